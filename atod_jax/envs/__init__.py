@@ -1,0 +1,1 @@
+"""Text environments; each module or package exports `tasks`, `make` and `TEMPLATES`."""

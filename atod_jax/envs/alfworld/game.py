@@ -1,0 +1,46 @@
+"""The plain-data description of one household game, whatever it was made from.
+
+Sources (generated scenes, games.jsonl files, PDDL problems, official folders) all build a `Game`;
+the engine plays nothing else.
+"""
+
+import dataclasses
+
+TASK_TYPES = (
+    "pick_and_place_simple",
+    "look_at_obj_in_light",
+    "pick_clean_then_place_in_recep",
+    "pick_heat_then_place_in_recep",
+    "pick_cool_then_place_in_recep",
+    "pick_two_obj_and_place",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Receptacle:
+    name: str  # "cabinet 3", as in the text
+    type: str  # "Cabinet"
+    openable: bool
+    loc: str  # receptacles with the same loc are reachable from it together
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    name: str  # "mug 1"
+    type: str  # "Mug"
+    inside: str | None  # name of its receptacle, or None
+
+
+@dataclasses.dataclass(frozen=True)
+class Game:
+    id: str
+    split: str  # train | valid_seen | valid_unseen
+    task_type: str  # one of TASK_TYPES
+    goal: str  # the sentence after "Your task is to: ", without the final dot
+    object_target: str  # "Mug"
+    parent_target: str  # "Shelf"; "" for look_at_obj_in_light
+    toggle_target: str  # "DeskLamp"; "" for the others
+    agent_start: str  # a loc
+    receptacles: tuple[Receptacle, ...]
+    items: tuple[Item, ...]
+    plan: tuple[str, ...] | None = None  # commands known or believed to win

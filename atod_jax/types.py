@@ -1,0 +1,139 @@
+"""The shared vocabulary: host records and device trees that cross module borders.
+
+Axes, everywhere the same letters:
+    P tasks per step, G rollouts per task, B = P*G trajectories, K turns, N rows (one row = one
+    turn, padded to a fixed count), P_ prompt columns, R response columns, V vocabulary, D width.
+
+A row is a prompt and the action the student sampled for it. Prompts are padded on the LEFT and
+actions on the RIGHT, so the token that predicts the first action token always sits in the last
+prompt column and every per-token stream of the method is a plain [N, R] array. Streams are indexed
+by the token they describe (never shifted); natural logarithms, so units are nats.
+
+Padding rows carry `traj = B` (one past the last trajectory) and an all-false `action_mask`;
+`segment_sum(..., num_segments=B)` drops them without a branch.
+"""
+
+import dataclasses
+import enum
+from typing import Any
+
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+# ------------------------------------------------------------------------------------- host records
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One problem to play. `kind` groups results (e.g. the ALFWorld task type); `payload` is the environment's."""
+
+    id: str
+    kind: str
+    payload: Any
+
+
+class StopReason(enum.Enum):
+    done = "done"  # the environment ended the episode
+    max_turns = "max_turns"  # the turn limit of the rollout
+    prompt_too_long = "prompt_too_long"  # the next prompt did not fit its bucket
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One model response. Token ids are exactly those the sampler saw and produced."""
+
+    prompt: np.ndarray  # i32[p]
+    action: np.ndarray  # i32[a], including the end-of-turn token when it was produced
+    logp: np.ndarray  # f32[a], log-probability under the sampling policy
+    observation: str  # what the environment showed before the action
+    response: str  # decoded text of `action`
+    command: str  # what was sent to the environment
+    valid: bool  # the response parsed into an action (feeds the invalid-action penalty)
+    reward: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    task: Task
+    group: int  # global index of the task in this step's batch
+    turns: tuple[Turn, ...]
+    success: bool
+    stop: StopReason
+
+    @property
+    def total_reward(self) -> float:
+        return float(sum(t.reward for t in self.turns))
+
+
+# ------------------------------------------------------------------------------------- device trees
+
+
+@struct.dataclass(kw_only=True)
+class Rows:
+    """Model inputs, one row per turn."""
+
+    prompt: Int[Array, "N P"]  # left-padded
+    prompt_length: Int[Array, "N"]
+    action: Int[Array, "N R"]  # right-padded
+    action_mask: Bool[Array, "N R"]  # True where the student sampled the token
+    sampler_logp: Float[Array, "N R"]
+    traj: Int[Array, "N"]  # = B on padding rows
+    turn: Int[Array, "N"]  # 0-based index inside its trajectory
+    action_valid: Bool[Array, "N"]
+
+
+@struct.dataclass(kw_only=True)
+class TurnBatch:
+    """One step of experience: rows plus the table of trajectories they belong to."""
+
+    rows: Rows
+    returns: Float[Array, "B"]  # summed environment reward
+    group: Int[Array, "B"]  # trajectories of one task share a group; ids are 0..P-1
+
+
+@struct.dataclass(kw_only=True)
+class TokenStats:
+    """What a model says about the sampled tokens; zero where `action_mask` is false. Nats."""
+
+    logp: Float[Array, "N R"]
+    entropy: Float[Array, "N R"]
+
+
+@struct.dataclass(kw_only=True)
+class Signal:
+    """What the learner executes, whatever the algorithm.
+
+    Loss = [ sum of surrogate(logp, old_logp, advantage) - ce_weight * logp ] / norm, over action tokens.
+    """
+
+    advantage: Float[Array, "N R"]
+    ce_weight: Float[Array, "N R"]  # cross-entropy on the sampled ids (supervised terms)
+    old_logp: Float[Array, "N R"]
+    norm: Float[Array, ""]  # number of action tokens of the full batch
+    diagnostics: dict[str, "Mean"]
+
+
+@struct.dataclass(kw_only=True)
+class Mean:
+    """A weighted mean as (sum, weight), so adding over micro-batches and hosts is exact."""
+
+    total: Float[Array, ""]
+    weight: Float[Array, ""]
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(total=self.total + other.total, weight=self.weight + other.weight)
+
+    def value(self) -> float:
+        """The mean as a Python float; nan when nothing was counted."""
+        weight = float(self.weight)
+        return float(self.total) / weight if weight else float("nan")
+
+
+@struct.dataclass(kw_only=True)
+class TrainState:
+    """Everything that defines the future of a run. `step` counts iterations (one rollout each)."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
