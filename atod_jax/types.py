@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One problem to play. `kind` groups results (e.g. the ALFWorld task type); `payload` is the environment's."""
+    """One problem to play. `kind` groups results; `payload` is the environment's business."""
 
     id: str
     kind: str
@@ -36,7 +36,6 @@ class Task:
 class StopReason(enum.Enum):
     done = "done"  # the environment ended the episode
     max_turns = "max_turns"  # the turn limit of the rollout
-    prompt_too_long = "prompt_too_long"  # the next prompt did not fit its bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +103,8 @@ class TokenStats:
 class Signal:
     """What the learner executes, whatever the algorithm.
 
-    Loss = [ sum of surrogate(logp, old_logp, advantage) - ce_weight * logp ] / norm, over action tokens.
+    Loss = sum over action tokens of [surrogate(logp, old_logp, advantage) - ce_weight * logp],
+    divided by norm.
     """
 
     advantage: Float[Array, "N R"]

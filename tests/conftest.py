@@ -15,7 +15,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", "/tmp/atod_jax_test_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-install_import_hook(["atod_jax.core", "atod_jax.algorithms", "atod_jax.types"], "beartype.beartype")
+install_import_hook(["atod_jax.core", "atod_jax.algorithms"], "beartype.beartype")
 
 REPO = Path(__file__).resolve().parents[1]
 

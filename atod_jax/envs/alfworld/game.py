@@ -32,6 +32,33 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
+class Facts:
+    """What can be done with what in one game, and how it starts; every string is a name.
+
+    Sources that spell this out (PDDL) fill it in. Where a `Game` has none, the by-type tables of
+    `affordances` decide.
+    """
+
+    pickupable: frozenset[str]
+    cleanable: frozenset[str]
+    heatable: frozenset[str]
+    coolable: frozenset[str]
+    sliceable: frozenset[str]
+    toggleable: frozenset[str]
+    vessels: frozenset[str]  # items that look like containers when examined, such as bowls
+    can_contain: frozenset[tuple[str, str]]  # (receptacle type, item type)
+    inside: frozenset[tuple[str, str]]  # (item, receptacle)
+    at: frozenset[tuple[str, str]]  # (item, loc)
+    nested: frozenset[tuple[str, str]] = frozenset()  # (inner item, outer item)
+    opened: frozenset[str] = frozenset()
+    clean: frozenset[str] = frozenset()
+    hot: frozenset[str] = frozenset()
+    cool: frozenset[str] = frozenset()
+    sliced: frozenset[str] = frozenset()
+    toggled: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
 class Game:
     id: str
     split: str  # train | valid_seen | valid_unseen
@@ -44,3 +71,4 @@ class Game:
     receptacles: tuple[Receptacle, ...]
     items: tuple[Item, ...]
     plan: tuple[str, ...] | None = None  # commands known or believed to win
+    facts: Facts | None = None  # None: inferred from types

@@ -1,0 +1,205 @@
+"""Train states on disk, by way of Orbax.
+
+One folder per step holds the state (step, parameters, optimiser) and the resolved config as JSON.
+The teacher is never saved: it is frozen and the config names it. A step gets its name only once it
+is whole, so a run may be killed at any moment and started again with the same command.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from atod_jax.types import TrainState
+
+
+class Checkpointer:
+    """The checkpoints of one run; saving happens in the background.
+
+    Args:
+        directory: the folder with one sub-folder per step; made when missing, unless `read_only`.
+        keep: how many of the latest steps to keep; None keeps all.
+        config: the resolved configuration, as JSON-compatible values; saved with every step.
+        read_only: touch nothing, so that the folder of a live run can be evaluated.
+
+    Raises:
+        FileNotFoundError: `read_only` and no such folder.
+        ValueError: `directory` is a file or a URL.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self._directory = _checked(directory, must_exist=read_only)
+        self._config = dict(config or {})
+        if not read_only and jax.process_index() == 0:
+            _set_broken_aside(self._directory)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "config": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(
+            self._directory, options=options, item_handlers=handlers
+        )
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts writing `state` as `step`; a step that is already there is left as it is.
+
+        The arrays are copied before this returns, so the caller may donate them.
+        """
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(_as_dict(state)), config=ocp.args.JsonSave(self._config)
+        )
+        with jax.transfer_guard("allow"):  # writing to disk is a transfer, and a wanted one
+            self._manager.save(step, args=items, force=True)
+
+    def steps(self) -> list[int]:
+        """The steps on disk that are whole, in rising order."""
+        return sorted(int(folder.name) for folder in _steps(self._directory) if _is_whole(folder))
+
+    def latest_step(self) -> int | None:
+        """The highest step that is whole, or None."""
+        return max(self.steps(), default=None)
+
+    def restore_latest(self, abstract_state: TrainState) -> TrainState | None:
+        """The state of the latest whole step, or None when nothing was saved; see `restore`."""
+        step = self.latest_step()
+        return None if step is None else self.restore(step, abstract_state)
+
+    def restore(self, step: int, abstract_state: TrainState) -> TrainState:
+        """Reads one step straight into the shardings of `abstract_state`.
+
+        Args:
+            step: a step that was saved.
+            abstract_state: the same tree of `jax.ShapeDtypeStruct`s (or arrays) with shardings,
+                which may differ from those it was saved with.
+
+        Raises:
+            FileNotFoundError: there is no such step.
+            ValueError: the files are damaged, belong to another model, or a sharding is missing.
+        """
+        target = jax.tree.map_with_path(_with_sharding, _as_dict(abstract_state))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        with self._readable(step), jax.transfer_guard("allow"):
+            _require_fit(self._manager.item_metadata(step)["state"].tree, target)
+            return TrainState(**self._manager.restore(step, args=args)["state"])
+
+    def saved_config(self, step: int) -> dict[str, Any]:
+        """The config that was saved with `step`; raises like `restore`."""
+        args = ocp.args.Composite(config=ocp.args.JsonRestore())
+        with self._readable(step):
+            return self._manager.restore(step, args=args)["config"]
+
+    def wait(self) -> None:
+        """Blocks until the saves under way are on disk; raises what went wrong with them."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the background threads."""
+        self.wait()
+        self._manager.close()
+
+    @contextlib.contextmanager
+    def _readable(self, step: int) -> Iterator[None]:
+        """Turns errors on reading `step` into one line that names the folder and the fix."""
+        self.wait()
+        folder, steps = self._directory / str(step), self.steps()
+        if step not in steps:
+            raise FileNotFoundError(f"no whole step {step} in {self._directory}; it has {steps}")
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"cannot restore {folder}: it is damaged or belongs to another model or optimiser. "
+                "Use the config it was saved with, or delete that folder to fall back to the step "
+                f"before it. ({type(error).__name__}: {reason})"
+            ) from error
+
+
+def _checked(directory: str | Path, *, must_exist: bool) -> Path:
+    if "://" in str(directory):
+        raise ValueError(f"{directory} is a URL; mount the bucket and give the path of the mount")
+    path = Path(directory).absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; give the checkpoints a folder of their own")
+    if must_exist and not path.is_dir():
+        raise FileNotFoundError(f"no checkpoint folder {path}; give the workdir of a training run")
+    return path
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    """The state with names instead of a class, so that what is on disk outlives the class."""
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def _with_sharding(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+    """The leaf's shape, type and sharding; without a sharding Orbax would use the saved devices."""
+    if leaf.sharding is None:
+        name = jax.tree_util.keystr(path)
+        raise ValueError(f"{name} has no sharding; give the abstract state the shardings to use")
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _require_fit(saved: Any, target: Any) -> None:
+    """Compares names and shapes before any array is read, to say which one differs."""
+    there, here = _shapes(saved), _shapes(target)
+    differing = [k for k in there.keys() | here.keys() if there.get(k) != here.get(k)]
+    if differing:
+        # Parameters first: the optimiser's arrays mirror them under less telling names.
+        name = min(differing, key=lambda k: (not k.startswith("params"), k))
+        raise ValueError(
+            f"{len(differing)} of {len(here)} arrays differ; the first, {name}, is "
+            f"{there.get(name, 'absent')} on disk and {here.get(name, 'absent')} in this model"
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
+def _set_broken_aside(directory: Path) -> None:
+    """Renames steps that are not whole (a half-finished copy or deletion) to `<step>.broken`.
+
+    Left alone, such a step would pass for the latest one and keep its number from being saved.
+    """
+    for folder in _steps(directory):
+        if not _is_whole(folder):
+            aside = folder.with_name(f"{folder.name}.broken")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
+
+def _steps(directory: Path) -> list[Path]:
+    return [f for f in directory.glob("[0-9]*") if f.name.isdecimal() and f.is_dir()]
+
+
+def _is_whole(folder: Path) -> bool:
+    """True where Orbax's mark of a finished step and the state are there."""
+    try:
+        mark = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(mark.get("commit_timestamp_nsecs")) and (folder / "state" / "_METADATA").is_file()

@@ -1,0 +1,247 @@
+"""Every knob of a run, once: defaults, validation and the road from ConfigDict to typed sections.
+
+ConfigDict stops here: `section(cls, cfg.x)` turns a part of it into the frozen dataclass that the
+code below uses. A `configs/*.py` file is `base()` plus a few overrides.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from atod_jax.core.losses import LossConfig
+from atod_jax.optim import OptimConfig
+
+T = TypeVar("T")
+
+
+def base() -> ConfigDict:
+    """All options with their defaults: those of the released ATOD runs where they have one."""
+    c = ConfigDict()
+    c.seed = 0
+    c.total_steps = 150  # iterations: one rollout and one pass of updates each
+
+    c.student = ConfigDict()
+    c.student.path = ""  # Hugging Face folder; household/<name> for a shipped one
+    c.student.fresh = ConfigDict()  # sizes of a new Qwen3 model with the tokenizer of that folder
+    c.student.fresh.hidden_size = 0  # 0 = load the folder's weights instead
+    c.student.fresh.num_hidden_layers = 2
+    c.student.fresh.num_attention_heads = 4
+    c.student.fresh.num_key_value_heads = 2
+    c.student.fresh.head_dim = 16
+    c.student.fresh.intermediate_size = 192
+    c.student.remat = "full"  # what the backward pass recomputes: none | dots | full
+    c.teacher = ConfigDict()
+    c.teacher.path = ""  # Hugging Face folder; unused by algorithms without a teacher
+
+    c.env = ConfigDict()
+    c.env.name = "alfworld"  # a module of atod_jax/envs
+    c.env.games = ""  # "" = generated games; else a games.jsonl[.xz|.gz] file
+    c.env.seed = 0  # of the generated games
+    c.env.win_reward = 10.0
+    c.env.train_split = "train"
+    c.env.template = "paper"  # how an episode is shown: paper | compact
+    c.env.history = 2  # past (observation, command) pairs in the prompt
+    c.env.max_turns = 50
+
+    c.rollout = ConfigDict()
+    c.rollout.source = "student"  # who plays: student | expert (supervised turns)
+    c.rollout.tasks = 16  # per iteration
+    c.rollout.group = 8  # rollouts per task
+
+    c.sampling = ConfigDict()
+    c.sampling.temperature = 1.0
+    c.sampling.top_k = 0  # 0 = off
+    c.sampling.top_p = 1.0  # 1 = off
+    c.sampling.max_new_tokens = 512
+    c.sampling.prompt_buckets = (512, 1024, 2048)  # compiled prompt lengths; the last is the limit
+
+    c.demos = ConfigDict()  # only with rollout.source = expert
+    c.demos.noise = (0.0, 0.0)  # per-trajectory chance of a random command, uniform in this range
+    c.demos.label = "expert"  # what the turn teaches: expert | executed
+    c.demos.absent = 0.3  # share of random commands that name a receptacle which may be absent
+    c.demos.thoughts = False  # a short thought before the command
+
+    c.algorithm = ConfigDict()
+    c.algorithm.name = "atod"  # a module of atod_jax/algorithms
+    for name in plugin_names("algorithms"):
+        c.algorithm[name] = defaults(load_plugin("algorithms", name).Config)
+
+    c.loss = defaults(LossConfig)
+    c.packing = ConfigDict()
+    c.packing.minibatch_rows = 256  # rows per optimiser step
+    c.packing.micro_rows = 32  # rows per forward/backward pass
+    c.packing.head_block = 1024  # action tokens per block of the vocabulary head
+
+    c.optim = defaults(OptimConfig)
+
+    c.mesh = ConfigDict()  # devices per axis; -1 (one axis) = all that are left
+    c.mesh.data = -1
+    c.mesh.fsdp = 1
+    c.mesh.tensor = 1
+
+    c.eval = ConfigDict()
+    c.eval.split = "valid_unseen"
+    c.eval.tasks = 128  # while training; 0 = the whole split
+    c.eval.final_tasks = 0  # at the start, at the end and for the teacher; 0 = the whole split
+    c.eval.temperatures = (0.4,)  # of the start, end and teacher evaluations
+    c.eval.curve_temperature = 0.4  # of the evaluations while training
+    c.eval.slots = 128  # episodes played side by side
+    c.eval.every = 5  # iterations; 0 = never
+
+    c.save_every = 25  # iterations
+    c.keep_checkpoints = 2
+    c.log_transcripts = 4  # episodes written per evaluation
+    c.export = ""  # write the final student to this Hugging Face folder as well
+    return c
+
+
+def defaults(cls: type) -> ConfigDict:
+    """A ConfigDict with the default of every field of a dataclass."""
+    return ConfigDict({f.name: f.default for f in dataclasses.fields(cls)})
+
+
+def section(cls: type[T], cfg: ConfigDict, **given: Any) -> T:
+    """The typed form of a config section; `given` fills fields that are not options."""
+    return cls(**{f.name: given.get(f.name, cfg.get(f.name)) for f in dataclasses.fields(cls)})
+
+
+def parse_arg(arg: str | None, **options: Any) -> ConfigDict:
+    """Reads `configs/file.py:key=value,flag` into a ConfigDict of `options`.
+
+    Raises:
+      ValueError: an unknown key, with the nearest known one.
+    """
+    result = ConfigDict(options)
+    for item in filter(None, (arg or "").split(",")):
+        key, _, value = item.partition("=")
+        if key not in options:
+            raise ValueError(
+                f"config variant {key!r} is unknown{_nearest(key, options)}; "
+                f"choose from {', '.join(sorted(options))}"
+            )
+        default = options[key]
+        result[key] = True if isinstance(default, bool) and not value else type(default)(value)
+    return result
+
+
+def plugin_names(kind: str) -> list[str]:
+    """The modules of atod_jax/<kind> that can be named in a config."""
+    package = importlib.import_module(f"atod_jax.{kind}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _INTERNAL)
+
+
+_INTERNAL = {"base", "pool"}
+
+
+def load_plugin(kind: str, name: str) -> ModuleType:
+    """Imports atod_jax/<kind>/<name>; the file name is the plug-in's name.
+
+    Raises:
+      ValueError: no such module, with the names there are.
+    """
+    names = plugin_names(kind)
+    if name not in names:
+        raise ValueError(
+            f"unknown {kind} {name!r}{_nearest(name, names)}; there are {', '.join(names)}"
+        )
+    return importlib.import_module(f"atod_jax.{kind}.{name}")
+
+
+def _nearest(word: str, known: Any) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def validate(cfg: ConfigDict) -> None:
+    """Checks what can be checked without loading anything.
+
+    Raises:
+      ValueError: one message that lists every problem as key, value and fix.
+    """
+    problems = [*_ranges(cfg), *_choices(cfg), *_shapes(cfg)]
+    if problems:
+        raise ValueError("invalid config:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+def _ranges(cfg: ConfigDict) -> list[str]:
+    positive = {
+        "total_steps": cfg.total_steps,
+        "rollout.tasks": cfg.rollout.tasks,
+        "rollout.group": cfg.rollout.group,
+        "env.max_turns": cfg.env.max_turns,
+        "sampling.max_new_tokens": cfg.sampling.max_new_tokens,
+        "packing.minibatch_rows": cfg.packing.minibatch_rows,
+        "packing.micro_rows": cfg.packing.micro_rows,
+        "packing.head_block": cfg.packing.head_block,
+        "eval.slots": cfg.eval.slots,
+        "save_every": cfg.save_every,
+        "keep_checkpoints": cfg.keep_checkpoints,
+    }
+    problems = [f"{k}={v}: must be at least 1" for k, v in positive.items() if v < 1]
+    if not 0 < cfg.sampling.top_p <= 1:
+        problems.append(f"sampling.top_p={cfg.sampling.top_p}: must be in (0, 1]; 1 turns it off")
+    if cfg.sampling.temperature <= 0:
+        problems.append(
+            f"sampling.temperature={cfg.sampling.temperature}: training samples, so it must be > 0"
+        )
+    return problems
+
+
+def _choices(cfg: ConfigDict) -> list[str]:
+    allowed = {
+        "rollout.source": (cfg.rollout.source, ("student", "expert")),
+        "demos.label": (cfg.demos.label, ("expert", "executed")),
+        "student.remat": (cfg.student.remat, ("none", "dots", "full")),
+        "optim.schedule": (cfg.optim.schedule, ("constant", "cosine")),
+        "env.name": (cfg.env.name, tuple(plugin_names("envs"))),
+        "algorithm.name": (cfg.algorithm.name, tuple(plugin_names("algorithms"))),
+    }
+    problems = [
+        f"{key}={value!r}: choose from {', '.join(choices)}"
+        for key, (value, choices) in allowed.items()
+        if value not in choices
+    ]
+    if (cfg.rollout.source == "expert") != (cfg.algorithm.name == "sft"):
+        problems.append(
+            f"rollout.source={cfg.rollout.source!r} with algorithm.name={cfg.algorithm.name!r}: "
+            "expert turns are for sft and sft needs them; change one of the two"
+        )
+    return problems
+
+
+def _shapes(cfg: ConfigDict) -> list[str]:
+    problems = []
+    if cfg.packing.minibatch_rows % cfg.packing.micro_rows:
+        problems.append(
+            f"packing.minibatch_rows={cfg.packing.minibatch_rows}: must be a multiple of "
+            f"packing.micro_rows={cfg.packing.micro_rows}"
+        )
+    buckets = tuple(cfg.sampling.prompt_buckets)
+    if not buckets or list(buckets) != sorted(buckets):
+        problems.append(f"sampling.prompt_buckets={buckets}: give increasing lengths")
+    if not cfg.student.path:
+        problems.append("student.path='': name a Hugging Face folder or household/<name>")
+    return problems
+
+
+def validate_mesh(cfg: ConfigDict, shards: int, mesh_shape: dict[str, int]) -> None:
+    """Rows and episodes must divide over the data axes.
+
+    Raises:
+      ValueError: names the key, the value and the next value that fits.
+    """
+    for key, value in {
+        "packing.micro_rows": cfg.packing.micro_rows,
+        "eval.slots": cfg.eval.slots,
+        "rollout.tasks * rollout.group": cfg.rollout.tasks * cfg.rollout.group,
+    }.items():
+        if value % shards:
+            raise ValueError(
+                f"{key}={value} is not divisible by the {shards} data shards of the mesh "
+                f"{mesh_shape}; use {-(-value // shards) * shards} or lower mesh.data/mesh.fsdp"
+            )

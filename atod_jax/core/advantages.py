@@ -1,0 +1,167 @@
+"""Advantages from rewards: group-relative (GRPO) and with a per-state term (GiGPO).
+
+One number per row; the algorithms spread it over the row's tokens.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from atod_jax.core import masked
+from atod_jax.types import TurnBatch
+
+STATISTICS = ("turns", "trajectories")
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupConfig:
+    """How scores are normalised inside a group of rollouts of one task."""
+
+    statistics: str = "turns"  # over turn-rows of the group | over its trajectories
+    scale: bool = True  # divide by the standard deviation
+    invalid_penalty: float = 0.1  # off the score of a row whose action is invalid
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        if self.statistics not in STATISTICS:
+            raise ValueError(f"statistics={self.statistics!r}: choose from {', '.join(STATISTICS)}")
+        if self.statistics == "trajectories" and self.invalid_penalty:
+            raise ValueError(
+                f"invalid_penalty={self.invalid_penalty} with statistics='trajectories': a group "
+                "with equal returns would divide the penalty by eps; set invalid_penalty=0 or "
+                "statistics='turns'"
+            )
+
+
+def row_advantages(batch: TurnBatch, *, cfg: GroupConfig) -> Float[Array, "N"]:
+    """The group-relative advantage of every row of a batch: `row_scores`, then `group_relative`."""
+    rows = batch.rows
+    scores = row_scores(
+        batch.returns, rows.traj, rows.action_valid, invalid_penalty=cfg.invalid_penalty
+    )
+    return group_relative(scores, rows.traj, batch.group, cfg=cfg)
+
+
+def row_scores(
+    returns: Float[Array, "B"],
+    traj: Int[Array, "N"],
+    action_valid: Bool[Array, "N"],
+    *,
+    invalid_penalty: float,
+) -> Float[Array, "N"]:
+    """Return of the row's trajectory, minus `invalid_penalty` where its own action is invalid.
+
+    The penalty is per row, so the rows of one trajectory can differ. Padding rows score 0.
+    """
+    scores = masked.spread(returns, traj, fill=0.0)
+    penalised = ~action_valid & (traj < returns.shape[0])
+    return jnp.where(penalised, scores - invalid_penalty, scores)
+
+
+def group_relative(
+    scores: Float[Array, "N"],
+    traj: Int[Array, "N"],
+    group: Int[Array, "B"],
+    *,
+    cfg: GroupConfig,
+) -> Float[Array, "N"]:
+    """A_b = (r_b - mu_g) / (sigma_g + eps) per row, sigma the unbiased standard deviation.
+
+    With statistics "turns" mu and sigma run over the rows of the group, so long trajectories weigh
+    more; with "trajectories" over one score per trajectory, that of its first row in the batch.
+    A group with one sample has mu = 0 and sigma = 1. Equal scores give exactly 0. Padding rows
+    get 0.
+
+    Args:
+      scores: see `row_scores`.
+      traj: trajectory of each row, B on padding rows.
+      group: group of each trajectory, ids below B.
+      cfg: convention and scaling.
+    """
+    num = group.shape[0]
+    row_group = masked.spread(group, traj, fill=num)
+    sampled = row_group
+    if cfg.statistics == "trajectories":
+        sampled = jnp.where(first_rows(traj, jnp.zeros_like(traj), num=num), row_group, num)
+    single = masked.segment_count(sampled, num=num) == 1
+    centred = jnp.where(
+        masked.spread(single, row_group, fill=False),
+        scores,
+        masked.segment_centre(scores, row_group, sampled, num=num),
+    )
+    std = jnp.where(single, 1.0, masked.segment_std(scores, sampled, num=num))
+    divisor = std + cfg.eps if cfg.scale else jnp.ones_like(std)
+    return jnp.where(traj < num, centred / masked.spread(divisor, row_group, fill=1.0), 0.0)
+
+
+def first_rows(ids: Int[Array, "N"], order: Int[Array, "N"], *, num: int) -> Bool[Array, "N"]:
+    """True on the row of each segment with the smallest `order`; ties go to the earlier row."""
+    index = jnp.arange(ids.shape[0])
+    leads = order == masked.spread(masked.segment_min(order, ids, num=num), ids, fill=-1)
+    first = masked.segment_min(jnp.where(leads, index, ids.shape[0]), ids, num=num)
+    return index == masked.spread(first, ids, fill=-1)
+
+
+def step_returns(
+    rewards: Float[Array, "N"], traj: Int[Array, "N"], turn: Int[Array, "N"], *, gamma: float
+) -> Float[Array, "N"]:
+    """G_k = r_k + gamma G_{k+1} along the turns of each trajectory, rows in any order."""
+    order = jnp.lexsort((turn, traj))
+    sorted_traj = traj[order]
+    follows = jnp.append(sorted_traj[1:] == sorted_traj[:-1], False)
+
+    def back(later, step):
+        reward, discount = step
+        value = reward + discount * later
+        return value, value
+
+    discounts = jnp.where(follows, gamma, 0.0)
+    _, values = jax.lax.scan(back, jnp.zeros(()), (rewards[order], discounts), reverse=True)
+    return jnp.zeros_like(rewards).at[order].set(values)
+
+
+def gigpo(
+    scores: Float[Array, "N"],
+    step_scores: Float[Array, "N"],
+    traj: Int[Array, "N"],
+    group: Int[Array, "B"],
+    *,
+    anchor: Int[Array, "N"],
+    step_weight: float,
+    cfg: GroupConfig,
+) -> Float[Array, "N"]:
+    """GiGPO (arXiv 2505.10978): A = E + step_weight * S per row.
+
+    E is `group_relative` on the episode scores. S compares the step scores of rows that share a
+    group and an anchor (identical observation): minus their mean, over deviation + eps if scaled;
+    0 for a row alone in its cluster.
+
+    Args:
+      scores: episode score of each row, see `row_scores`.
+      step_scores: discounted step return of each row (`step_returns`), minus its own penalty.
+      traj: trajectory of each row, B on padding rows.
+      group: group of each trajectory, ids below B.
+      anchor: id of the observation the row answered.
+      step_weight: weight of S.
+      cfg: convention and scaling of E, scaling of S.
+    """
+    num = traj.shape[0]
+    row_group = masked.spread(group, traj, fill=group.shape[0])
+    cluster = jnp.where(traj < group.shape[0], _pair_ids(row_group, anchor), num)
+    step = masked.segment_centre(step_scores, cluster, cluster, num=num)
+    if cfg.scale:
+        std = masked.segment_std(step_scores, cluster, num=num)
+        step = step / (masked.spread(std, cluster, fill=0.0) + cfg.eps)
+    step = jnp.where(cluster < num, step, 0.0)
+    return group_relative(scores, traj, group, cfg=cfg) + step_weight * step
+
+
+def _pair_ids(a: Int[Array, "N"], b: Int[Array, "N"]) -> Int[Array, "N"]:
+    """Dense ids 0.. of the distinct pairs (a, b)."""
+    order = jnp.lexsort((b, a))
+    a_sorted, b_sorted = a[order], b[order]
+    new = (a_sorted[1:] != a_sorted[:-1]) | (b_sorted[1:] != b_sorted[:-1])
+    dense = jnp.cumsum(jnp.append(jnp.zeros(1, bool), new))
+    return jnp.zeros_like(dense).at[order].set(dense)

@@ -1,0 +1,135 @@
+"""The small tokenizer of the built-in household models: fewest pieces, and lossless on any text.
+
+A Unigram model in which every piece scores the same finds the segmentation with the fewest pieces.
+Pieces are whole phrases, " cabinet 3"-like names and single characters; everything else falls back
+to bytes, so no text is ever lost. A name is one piece with its leading space wherever it stands, in
+prompts and in commands alike, which is what lets a tiny model copy it.
+
+    python -m atod_jax.envs.alfworld.tokenizer --out DIR
+"""
+
+import argparse
+import pathlib
+import string
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from atod_jax.envs.alfworld import prompts
+from atod_jax.envs.alfworld.affordances import CAN_CONTAIN, FIXED
+from atod_jax.envs.alfworld.furniture import ITEM_NAMES, RECEPTACLE_NAMES
+from atod_jax.envs.alfworld.generate import GOALS
+
+PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+MODEL_MAX_LENGTH = 4096
+
+# The role is not printed: user and assistant take turns. `enable_thinking` is accepted and ignored.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['content'] + '<|im_end|>' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>' -}}{%- endif -%}"
+)
+
+_PIECE_SCORE = -1.0
+# Far below any run of characters, so that a literal "<0x41>" in a text stays six characters.
+_BYTE_SCORE = -100.0
+_HIGHEST_NUMBER = 40
+
+_COMMANDS = "go to|take|move|open|close|use|heat|cool|clean|slice|examine|look|inventory|help"
+_TAGS = "<think>|</think>|<action>|</action>"
+_COMPACT = "task:|room:|at| the middle| hold| nothing happens| closed| ok"
+_ENGINE = (
+    "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around"
+    " you, you see a|\n\nYour task is to:|You are in the middle of a room. Looking quickly around"
+    " you, you see nothing.|You arrive at|. On the|On the|, you see a|, you see nothing.|, a"
+    "|, and a|. The|The| is closed.| is open. In it, you see a| is open. In it, you see nothing."
+    "|You open the|You close the|You pick up the| from the|You move the| to the|You heat the"
+    "|You cool the|You clean the| using the|You turn on the|You are facing the|, and"
+    "|. Next to it, you see nothing.|You are not carrying anything.|You are carrying: a"
+    "|There's nothing special about|Nothing happens.|This is a normal|. In it, you see nothing."
+)
+_THOUGHTS = (
+    "need|hold|what| is| at| in| it| the| a| has| have| not| no| seen| yet| known| now| so| to| of"
+    "| and| one| here| find| bring| put| place| use| for| with| from| try| go| on| go to| go on to"
+    "| take| move| open| close| heat| cool| clean| slice| examine| look| inventory| what| nothing"
+    "| hot| two| some| them| under"
+)
+
+
+def _words(text: str) -> list[str]:
+    return text.split("|")
+
+
+def _type_words() -> list[str]:
+    kinds = {kind for pair in CAN_CONTAIN for kind in pair} | FIXED
+    return sorted(f" {kind.lower()}" for kind in kinds)
+
+
+def _goal_phrases() -> list[str]:
+    """The fixed parts of the goal sentences, as they follow "task:" or "Your task is to:"."""
+    found = []
+    for template in (t for templates in GOALS.values() for t in templates):
+        before, _, rest = template.partition(" {obj}")
+        between = rest.partition(" {place}")[0]
+        found += [f" {before}", between]
+    return found
+
+
+def _prompt_phrases() -> list[str]:
+    return [
+        *(prompts.PAPER_ROLE, prompts.PAPER_INSTRUCTIONS, prompts.PAPER_NOW, prompts.PAPER_ACTIONS),
+        *("[Observation", ": '", "', Action", "']", "',\n '", "\n '"),
+    ]
+
+
+def pieces() -> tuple[str, ...]:
+    """All pieces of the vocabulary in id order, the byte tokens excluded."""
+    groups: Iterable[Iterable[str]] = (
+        (PAD, START, END),
+        _words(_TAGS),
+        ("\n", "\t", *(c for c in string.printable if c.isprintable())),
+        (f" {name}" for name in (*RECEPTACLE_NAMES, *ITEM_NAMES)),
+        _type_words(),
+        (f" {n}" for n in range(1, _HIGHEST_NUMBER + 1)),
+        (*_words(_COMMANDS), *_words(_COMPACT), *_words(_THOUGHTS)),
+        (*_goal_phrases(), *_words(_ENGINE), *_prompt_phrases()),
+    )
+    return tuple(dict.fromkeys(piece for group in groups for piece in group if piece))
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer as a `transformers` object; END is the end-of-sequence token."""
+    scored = [(piece, _PIECE_SCORE) for piece in pieces()]
+    scored += [(f"<0x{byte:02X}>", _BYTE_SCORE) for byte in range(256)]
+    # Byte fallback covers every unknown character, so the "unknown" id 0 is never produced.
+    inner = Tokenizer(models.Unigram(scored, unk_id=0, byte_fallback=True))
+    inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    inner.add_special_tokens([AddedToken(t, normalized=False) for t in (PAD, START, END)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token=PAD,
+        bos_token=START,
+        eos_token=END,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=MODEL_MAX_LENGTH,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build(out_dir: str | pathlib.Path) -> None:
+    """Writes the tokenizer as a Hugging Face folder for `AutoTokenizer.from_pretrained`."""
+    make_tokenizer().save_pretrained(str(out_dir))
+
+
+def main() -> None:
+    """Command line: `--out DIR` names the folder to write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", required=True, help="folder to write")
+    build(parser.parse_args().out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""`python -m atod_jax.evaluate --config=… --checkpoint=…`: how well a policy plays."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from atod_jax import assembly, cli
+from atod_jax.assembly import Model
+from atod_jax.checkpoint import Checkpointer
+from atod_jax.config import section
+from atod_jax.evaluation import Evaluator
+from atod_jax.learner import init_state
+from atod_jax.optim import OptimConfig, make_optimizer
+from atod_jax.report import evaluation_table
+from atod_jax.types import TrainState
+
+
+def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
+    """Student parameters of a training run's latest (or a given) step.
+
+    Args:
+      checkpoint: a workdir, its `checkpoints` folder, or one step inside it.
+    """
+    folder = checkpoint / "checkpoints" if (checkpoint / "checkpoints").is_dir() else checkpoint
+    step = int(folder.name) if folder.name.isdigit() else None
+    checkpointer = Checkpointer(folder.parent if step is not None else folder)
+    state: TrainState = init_state(student.params, make_optimizer(section(OptimConfig, cfg.optim)))
+    step = checkpointer.latest_step() if step is None else step
+    if step is None:
+        raise FileNotFoundError(f"--checkpoint={checkpoint}: no saved step there")
+    return checkpointer.restore(step, jax.tree.map(_abstract, state)).params
+
+
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "", "a workdir of train, a step folder in it, or a Hugging Face folder"
+)
+
+
+def main(cfg: ConfigDict, workdir: str) -> None:
+    """Evaluates one policy on cfg.eval.split at cfg.eval.temperatures; writes JSON and Markdown."""
+    path = Path(CHECKPOINT.value)
+    is_hf = (path / "config.json").is_file() or not path.exists()
+    if CHECKPOINT.value and is_hf:
+        cfg.student.path = CHECKPOINT.value
+    mesh = assembly.mesh_of(cfg)
+    with jax.set_mesh(mesh):
+        model = assembly.load_student(cfg, mesh)
+        params = model.params
+        if CHECKPOINT.value and not is_hf:
+            params = restore_params(cfg, path, model)
+        env = assembly.environment(cfg, model.tokenizer)
+        tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
+        results = {}
+        for temperature in cfg.eval.temperatures:
+            evaluator = Evaluator(cfg, model, mesh, env, temperature=temperature)
+            results[f"T={temperature}"], _ = evaluator.run(params, tasks)
+        env.pool.close()
+    table = evaluation_table(results)
+    print(f"{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
+    if workdir:
+        out = Path(workdir)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "evaluation.md").write_text(table + "\n")
+        payload = {name: result.to_json() for name, result in results.items()}
+        (out / "evaluation.json").write_text(json.dumps(payload))
+
+
+if __name__ == "__main__":
+    cli.run(main, workdir_required=False)

@@ -1,0 +1,37 @@
+"""What the rest of the package knows of a model: four members, no framework."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax import Array
+
+from atod_jax.models import transformer
+from atod_jax.models.transformer import Cache, ModelConfig
+
+__all__ = ["Cache", "LanguageModel", "ModelConfig", "build"]
+
+
+class LanguageModel(NamedTuple):
+    """Pure functions around one architecture; hashable, so it can be static under jit.
+
+    init(key) -> params                                   plain nested dict of float32
+    hidden(params, tokens i32[n,l], valid bool[n,l], *, tail, cache=None) -> (f[n,tail,D], cache)
+    head(params) -> f[V,D]                                logits are hidden @ head.T
+    """
+
+    config: ModelConfig
+    init: Callable[[Array], Any]
+    hidden: Callable[..., tuple[Array, Cache | None]]
+    head: Callable[[Any], Array]
+
+
+@functools.lru_cache(maxsize=None)
+def build(config: ModelConfig) -> LanguageModel:
+    """The model of a config. Equal configs give the same object, so nothing compiles twice."""
+    return LanguageModel(
+        config=config,
+        init=functools.partial(transformer.init_params, config),
+        hidden=functools.partial(transformer.hidden_states, config),
+        head=functools.partial(transformer.head_matrix, config),
+    )

@@ -1,0 +1,167 @@
+"""What a training run shows of itself: evaluations, transcripts with the turn table, the curve."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from atod_jax import assembly, config
+from atod_jax.algorithms import atod
+from atod_jax.assembly import Environment, Model
+from atod_jax.evaluation import Evaluator
+from atod_jax.intervals import EvalResult
+from atod_jax.metrics import Writer
+from atod_jax.packing import pack_turns
+from atod_jax.scoring import make_score
+from atod_jax.sharding import to_global
+from atod_jax.streams import Stream, rng
+from atod_jax.types import TokenStats, Trajectory, TurnBatch
+
+
+class BatchScorer:
+    """Scores all rows of a batch, one minibatch at a time, so that one shape compiles."""
+
+    def __init__(self, model: Model, cfg: ConfigDict, pad_id: int):
+        self._score = make_score(model.lm, assembly.score_config(cfg, pad_id))
+        self._rows = cfg.packing.minibatch_rows
+
+    def __call__(self, params: Any, batch: TurnBatch) -> TokenStats:
+        size = self._rows
+        count = batch.rows.prompt.shape[0] // size
+        pieces = [
+            self._score(
+                params, jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], batch.rows)
+            )
+            for m in range(count)
+        ]
+        return jax.tree.map(lambda *x: jax.numpy.concatenate(x), *pieces)
+
+
+def pack(
+    cfg: ConfigDict, mesh: Mesh, trajectories: Sequence[Trajectory], pad_id: int, step: int
+) -> TurnBatch:
+    """Trajectories as device rows; prompt columns are the smallest bucket that fits."""
+    longest = max(len(turn.prompt) for t in trajectories for turn in t.turns)
+    fitting = [b for b in cfg.sampling.prompt_buckets if b >= longest]
+    batch = pack_turns(
+        trajectories,
+        minibatch_rows=cfg.packing.minibatch_rows,
+        prompt_columns=fitting[0] if fitting else cfg.sampling.prompt_buckets[-1],
+        response_columns=cfg.sampling.max_new_tokens,
+        pad_id=pad_id,
+        rng=rng(cfg.seed, Stream.packing, step),
+    )
+    return to_global(batch, mesh)
+
+
+class TurnTable:
+    """Per-turn disagreement d, uncertainty h and T-DUR weight w of finished episodes (nats)."""
+
+    def __init__(self, cfg: ConfigDict, mesh: Mesh, student: Model, teacher: Model):
+        self._cfg, self._mesh, self._teacher = cfg, mesh, teacher
+        self._pad = student.tokenizer.pad_token_id
+        self._scorers = BatchScorer(student, cfg, self._pad), BatchScorer(teacher, cfg, self._pad)
+        self._settings = config.section(atod.Config, cfg.algorithm.atod)
+
+    def __call__(
+        self, params: Any, trajectories: Sequence[Trajectory]
+    ) -> dict[str, list[list[float]]]:
+        """name -> [trajectory][turn], names "d", "h" and "w"."""
+        batch = pack(self._cfg, self._mesh, trajectories, self._pad, 0)
+        score_student, score_teacher = self._scorers
+        student = score_student(params, batch)
+        teacher = score_teacher(self._teacher.params, batch)
+        table = jax.device_get(atod.turn_table(self._settings, batch, student, teacher))
+        traj, turn = np.asarray(batch.rows.traj), np.asarray(batch.rows.turn)
+        order = np.lexsort((turn, traj))
+        counts = [len(t.turns) for t in trajectories]
+        starts = np.cumsum([0, *counts])
+        return {
+            short: [
+                [float(v) for v in table[name][order[start : start + count]]]
+                for start, count in zip(starts, counts)
+            ]
+            for short, name in (("d", "divergence"), ("h", "uncertainty"), ("w", "weight"))
+        }
+
+
+class Observer:
+    """Evaluates while training and keeps what it found in the workdir."""
+
+    def __init__(
+        self,
+        cfg: ConfigDict,
+        mesh: Mesh,
+        env: Environment,
+        student: Model,
+        teacher: Model | None,
+        writer: Writer,
+        out: Path,
+        between_turns: Callable[[], None],
+    ):
+        self._cfg, self._mesh, self._env, self._writer = cfg, mesh, env, writer
+        self._folder, self._stop = out / "evaluations", between_turns
+        self._curve = Evaluator(
+            cfg, student, mesh, env, temperature=cfg.eval.curve_temperature, stop=between_turns
+        )
+        self._tasks = env.tasks(cfg.eval.split, cfg.eval.tasks)
+        self._turn_table = TurnTable(cfg, mesh, student, teacher) if teacher else None
+        self.references: dict[str, list[EvalResult]] = {}
+
+    def reference(self, name: str, model: Model, params: Any) -> None:
+        """The full evaluation of one policy at every final temperature; stored, so run once."""
+        tasks = self._env.tasks(self._cfg.eval.split, self._cfg.eval.final_tasks)
+        self.references[name] = []
+        for temperature in self._cfg.eval.temperatures:
+            path = self._folder / f"{name}-T{temperature:g}.json"
+            if not path.is_file():
+                evaluator = Evaluator(
+                    self._cfg,
+                    model,
+                    self._mesh,
+                    self._env,
+                    temperature=temperature,
+                    stop=self._stop,
+                )
+                store(path, evaluator.run(params, tasks)[0])
+            self.references[name].append(load(path))
+
+    def points(self) -> list[tuple[int, EvalResult]]:
+        """(step, result) of every curve evaluation of this run, resumed parts included."""
+        return [(int(p.stem), load(p)) for p in sorted((self._folder / "curve").glob("*.json"))]
+
+    def curve(self, step: int, params: Any) -> None:
+        """One point of the success curve, with a few episodes to read."""
+        result, trajectories = self._curve.run(params, self._tasks)
+        rate = result.rate()
+        scalars = {
+            "eval/success": rate.value,
+            "eval/success_low": rate.low,
+            "eval/success_high": rate.high,
+            "eval/turns": float(np.mean(result.turns)),
+            "eval/valid_actions": result.valid_rate,
+        }
+        scalars |= {f"eval/success/{k}": r.value for k, r in result.rate_by_kind().items()}
+        self._writer.scalars(step, scalars)
+        store(self._folder / "curve" / f"{step:06d}.json", result)
+        shown = trajectories[: self._cfg.log_transcripts]
+        columns = self._turn_table(params, shown) if self._turn_table and shown else None
+        self._writer.transcripts(step, "eval", shown, columns=columns)
+
+
+def load(path: Path) -> EvalResult:
+    """Reads what `store` wrote."""
+    return EvalResult.from_json(json.loads(path.read_text()))
+
+
+def store(path: Path, result: EvalResult) -> None:
+    """Writes a result as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result.to_json()))
+    partial.replace(path)

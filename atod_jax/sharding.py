@@ -1,0 +1,145 @@
+"""Devices as one named mesh, and the two small tables that put arrays on it.
+
+A model names the logical axes of its parameters (pattern -> axes); the rules say which mesh axes
+carry a logical axis. Everything else follows by propagation in `jax.jit`.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor", "expert")
+BATCH_AXES = ("data", "fsdp")  # mesh axes that split the rows of a batch
+
+# Logical axis -> mesh axis (None: replicated).
+RULES: Mapping[str, str | None] = {
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "layers": None,
+}
+
+AxesTable = Sequence[tuple[str, tuple[str | None, ...]]]
+
+
+def make_mesh(shape: Mapping[str, int]) -> Mesh:
+    """A mesh over all devices of all processes.
+
+    Args:
+      shape: sizes of the axes data, fsdp, tensor, expert; those not named have size 1.
+
+    Raises:
+      ValueError: an unknown axis, a size below 1, or a product other than the device count.
+    """
+    unknown = sorted(set(shape) - set(AXES))
+    if unknown:
+        raise ValueError(f"mesh axes {unknown} are unknown; choose from {AXES}")
+    sizes = tuple(shape.get(axis, 1) for axis in AXES)
+    if min(sizes) < 1 or math.prod(sizes) != jax.device_count():
+        raise ValueError(
+            f"mesh {dict(zip(AXES, sizes))} needs {math.prod(sizes)} devices, there are "
+            f"{jax.device_count()}; make the product of its sizes equal that"
+        )
+    # Auto: under the default (Explicit) an embedding lookup has to name its output sharding.
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def param_shardings(
+    abstract_params: Any, axes: AxesTable, rules: Mapping[str, str | None], mesh: Mesh
+) -> Any:
+    """A NamedSharding per parameter.
+
+    Args:
+      abstract_params: nested dict of arrays or ShapeDtypeStructs.
+      axes: (pattern, logical axes) pairs; a pattern must match a whole name like "last/mlp/up/kernel".
+      rules: logical axis -> mesh axis or None.
+      mesh: the device mesh.
+
+    Raises:
+      ValueError: a parameter matches no pattern or several, has another rank than its axes, or a
+        dimension is not divisible by its mesh axis; a logical axis without a rule.
+    """
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        name = "/".join(str(key.key) for key in path)
+        return NamedSharding(mesh, _spec(name, leaf.shape, _logical(name, axes), rules, mesh))
+
+    return jax.tree_util.tree_map_with_path(one, abstract_params)
+
+
+def _logical(name: str, axes: AxesTable) -> tuple[str | None, ...]:
+    found = [(pattern, names) for pattern, names in axes if re.fullmatch(pattern, name)]
+    if len(found) != 1:
+        patterns = [pattern for pattern, _ in found]
+        raise ValueError(f"parameter {name} must match one axes pattern, matches {patterns}")
+    return found[0][1]
+
+
+def _spec(
+    name: str,
+    shape: tuple[int, ...],
+    logical: tuple[str | None, ...],
+    rules: Mapping[str, str | None],
+    mesh: Mesh,
+) -> PartitionSpec:
+    if len(logical) != len(shape):
+        raise ValueError(f"parameter {name} has shape {shape} but logical axes {logical}")
+    unruled = sorted({axis for axis in logical if axis is not None} - set(rules))
+    if unruled:
+        raise ValueError(f"parameter {name}: no sharding rule for the logical axes {unruled}")
+    physical = [None if axis is None else rules[axis] for axis in logical]
+    for size, axis, mesh_axis in zip(shape, logical, physical):
+        if mesh_axis is not None and size % mesh.shape[mesh_axis]:
+            raise ValueError(
+                f"parameter {name} {shape}: its axis {axis!r} of size {size} is not divisible by "
+                f"the {mesh.shape[mesh_axis]} devices of mesh axis {mesh_axis!r}; change the mesh"
+            )
+    return PartitionSpec(*physical)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows (the leading axis) split over data and fsdp; all other axes whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def local_shards(mesh: Mesh) -> int:
+    """Into how many pieces this process's rows are split."""
+    return math.prod(mesh.local_mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def to_global(host_tree: Any, mesh: Mesh) -> Any:
+    """This process's rows of each array -> the global array, split over data and fsdp.
+
+    Scalars are replicated and must be equal in all processes.
+
+    Raises:
+      ValueError: a leading axis is not divisible by this process's share of the batch axes.
+    """
+    split, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    shards = local_shards(mesh)
+
+    def one(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        if x.ndim and x.shape[0] % shards:
+            raise ValueError(
+                f"{x.shape[0]} rows are not divisible by the {shards} local data shards; "
+                f"pad them to {-(-x.shape[0] // shards) * shards}"
+            )
+        return jax.make_array_from_process_local_data(split if x.ndim else whole, x)
+
+    return jax.tree.map(one, host_tree)
+
+
+def to_local(x: jax.Array) -> np.ndarray:
+    """The rows this process owns: the inverse of `to_global` for one array."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    pieces = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(pieces[start]) for start in sorted(pieces)])

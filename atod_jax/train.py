@@ -1,0 +1,304 @@
+"""`python -m atod_jax.train --config=configs/<file>.py[:variant] --workdir=DIR`: the training loop.
+
+One iteration: rollout -> pack -> score (student, teacher) -> signal -> update. Everything that
+defines the future of a run is the train state and the config, so an iteration can be abandoned at
+any point and played again; stopping and resuming rely on that.
+"""
+
+import contextlib
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from atod_jax import assembly, cli, config, demos, learner, rollout
+from atod_jax.assembly import Environment, Model
+from atod_jax.checkpoint import Checkpointer
+from atod_jax.core.losses import LossConfig
+from atod_jax.metrics import Progress, Writer
+from atod_jax.models import save_hf
+from atod_jax.observer import BatchScorer, Observer, pack
+from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
+from atod_jax.report import config_digest, package_versions, write_report
+from atod_jax.streams import Stream, key, rng
+from atod_jax.tasks import TaskSource
+from atod_jax.types import Mean, Trajectory
+
+
+def main(cfg: ConfigDict, workdir: str) -> None:
+    """Runs a whole training run, or what is left of it."""
+    out = open_workdir(Path(workdir), cfg)
+    mesh = assembly.mesh_of(cfg)
+    with jax.set_mesh(mesh), cli.StopRequest() as stop, contextlib.ExitStack() as stack:
+        # --- models ---------------------------------------------------------------------------
+        student = assembly.load_student(cfg, mesh)
+        teacher = assembly.load_teacher(cfg, student, mesh)
+        algorithm = config.load_plugin("algorithms", cfg.algorithm.name)
+        algo_cfg = config.section(algorithm.Config, cfg.algorithm[cfg.algorithm.name])
+        require_teacher(cfg, teacher, algorithm.needs_teacher(algo_cfg, 0))
+        optim_cfg = config.section(OptimConfig, cfg.optim)
+        tx, rate = make_optimizer(optim_cfg), make_learning_rate(optim_cfg, cfg.total_steps)
+        checkpoints = Checkpointer(
+            out / "checkpoints", keep=cfg.keep_checkpoints, config=cfg.to_dict()
+        )
+        # The loaded weights stay around for the "start" evaluation; the state owns a copy.
+        state = learner.init_state(jax.tree.map(jnp.copy, student.params), tx)
+        state = checkpoints.restore_latest(jax.tree.map(abstract, state)) or state
+        first = int(state.step)
+
+        # --- environment side -----------------------------------------------------------------
+        env = assembly.environment(cfg, student.tokenizer)
+        source = TaskSource(env.module.tasks(env.settings, cfg.env.train_split), cfg.seed)
+        collect = make_collect(cfg, student, mesh, env, source, stop.check)
+
+        # --- compiled functions ---------------------------------------------------------------
+        score_cfg = assembly.score_config(cfg, env.renderer.pad_id)
+        score_s = BatchScorer(student, cfg, env.renderer.pad_id)
+        score_t = BatchScorer(teacher, cfg, env.renderer.pad_id) if teacher else None
+        signal = jax.jit(functools.partial(algorithm.signal, algo_cfg))
+        update = learner.make_update(
+            student.lm, tx, rate, loss=config.section(LossConfig, cfg.loss), score=score_cfg
+        )
+
+        # --- loop -----------------------------------------------------------------------------
+        writer = Writer(out, resume_step=first)
+        for part in (checkpoints, writer, env.pool):
+            stack.callback(part.close)
+        observer = Observer(cfg, mesh, env, student, teacher, writer, out, stop.check)
+        try:
+            observer.reference("start", student, student.params)
+            if teacher:
+                observer.reference("teacher", teacher, teacher.params)
+            bar = stack.enter_context(Progress(cfg.total_steps, start=first))
+            for step in range(first, cfg.total_steps):
+                # Order matters: both see the parameters that this step samples from.
+                if due(step, cfg.eval.every):
+                    observer.curve(step, state.params)
+                if due(step, cfg.save_every) and step > first:
+                    checkpoints.save(step, state)
+
+                clock = Clock()
+                trajectories = collect(step, state.params)
+                clock.lap("rollout")
+                batch = pack(cfg, mesh, trajectories, env.renderer.pad_id, step)
+                clock.lap("pack")
+                s = score_s(state.params, batch)
+                t = score_t(teacher.params, batch) if teacher else None
+                sig = signal(batch, s, t, state.step)
+                means = jax.block_until_ready(sig.diagnostics)
+                clock.lap("score")
+                for rows, cut in learner.minibatches(batch.rows, sig, cfg.packing.minibatch_rows):
+                    state, metrics = update(state, rows, cut)
+                    means = add_means(means, metrics)
+                scalars = finite_scalars(means, step, out)
+                state = state.replace(step=state.step + 1)
+                clock.lap("update")
+
+                scalars |= rollout_scalars(trajectories) | clock.scalars()
+                writer.scalars(step, scalars)
+                bar.update(step + 1, status(scalars))
+            checkpoints.save(cfg.total_steps, state)
+            observer.curve(cfg.total_steps, state.params)
+            observer.reference("final", student, state.params)
+        except cli.Interrupted:
+            checkpoints.save(int(state.step), state)
+            raise
+        conclude(cfg, out, student, state.params, observer)
+
+
+def open_workdir(out: Path, cfg: ConfigDict) -> Path:
+    """Creates the folder and pins the config to it.
+
+    Raises:
+      ValueError: the folder holds a run with another config; lists the keys that differ.
+    """
+    record, resolved = out / "config.json", cli.to_json(cfg)
+    if record.is_file() and record.read_text() != resolved:
+        old, new = (flatten(json.loads(text)) for text in (record.read_text(), resolved))
+        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        shown = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in differing[:5])
+        raise ValueError(
+            f"--workdir={out} holds a run with another config: {shown}; use a new folder, or the "
+            "same config to resume it"
+        )
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--workdir={out} is a file; name a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(resolved)
+    return out
+
+
+def conclude(cfg: ConfigDict, out: Path, student: Model, params: Any, observer: Observer) -> None:
+    """Writes the report and, if asked, the student as a Hugging Face folder."""
+    artifacts = {
+        "metrics": "metrics.jsonl, tensorboard/",
+        "transcripts with d, h and w per turn": "transcripts/",
+        "evaluations": "evaluations/",
+        "checkpoints": "checkpoints/",
+    }
+    if cfg.export:
+        save_hf(cfg.export, student.lm.config, params, tokenizer=student.tokenizer)
+        artifacts["trained student, Hugging Face format"] = cfg.export
+    device = jax.devices()[0]
+    path = write_report(
+        out,
+        title=f"{cfg.algorithm.name} on {cfg.env.name}, {cfg.total_steps} steps",
+        command="python -m atod_jax.train " + " ".join(sys.argv[1:]),
+        evaluations=observer.references,
+        curve=observer.points(),
+        settings={
+            "config digest": config_digest(cfg.to_dict()),
+            "student": str(cfg.student.path),
+            "teacher": str(cfg.teacher.path) or "none",
+            "seed": cfg.seed,
+            "evaluation split": cfg.eval.split,
+            "devices": f"{jax.device_count()} x {device.platform} {device.device_kind}",
+        }
+        | package_versions(),
+        artifacts=artifacts,
+    )
+    print(f"report: {path}")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for name, value in tree.items():
+        key_name = f"{prefix}{name}"
+        flat |= flatten(value, key_name + ".") if isinstance(value, dict) else {key_name: value}
+    return flat
+
+
+def require_teacher(cfg: ConfigDict, teacher: Model | None, needed: bool) -> None:
+    """An algorithm that distils needs someone to distil from.
+
+    Raises:
+      ValueError: it has no teacher.
+    """
+    if needed and teacher is None:
+        raise ValueError(
+            f"teacher.path='': algorithm.name={cfg.algorithm.name!r} needs a teacher; "
+            "set --config.teacher.path to a Hugging Face folder or household/<name>"
+        )
+
+
+def make_collect(
+    cfg: ConfigDict,
+    student: Model,
+    mesh: Mesh,
+    env: Environment,
+    source: TaskSource,
+    between_turns: Callable[[], None],
+) -> Callable[[int, Any], list[Trajectory]]:
+    """`collect(step, params)`: the experience of one iteration, from the student or the expert."""
+    slots = cfg.rollout.tasks * cfg.rollout.group
+    policy = assembly.policy(cfg, student, mesh, cfg.sampling.temperature, slots)
+    demo_cfg = config.section(demos.DemoConfig, cfg.demos)
+
+    def student_plays(step: int, params: Any) -> list[Trajectory]:
+        return rollout.collect(
+            assembly.actor(policy, params, key(cfg.seed, Stream.rollout, step)),
+            env.renderer,
+            env.pool,
+            source.batch(step, cfg.rollout.tasks),
+            group_size=cfg.rollout.group,
+            max_turns=cfg.env.max_turns,
+            between_turns=between_turns,
+        )
+
+    def expert_plays(step: int, params: Any) -> list[Trajectory]:
+        return demos.collect_demos(
+            env.module.expert,
+            env.renderer,
+            env.pool,
+            source.batch(step, slots),
+            max_turns=cfg.env.max_turns,
+            cfg=demo_cfg,
+            rng=rng(cfg.seed, Stream.demonstrations, step),
+            between_turns=between_turns,
+        )
+
+    return student_plays if cfg.rollout.source == "student" else expert_plays
+
+
+def add_means(a: dict[str, Mean], b: dict[str, Mean]) -> dict[str, Mean]:
+    """Merges two dicts of means; shared names are pooled."""
+    return a | {name: a[name] + mean if name in a else mean for name, mean in b.items()}
+
+
+def finite_scalars(means: dict[str, Mean], step: int, out: Path) -> dict[str, float]:
+    """Fetches the metrics of one iteration.
+
+    Raises:
+      FloatingPointError: the loss or the gradient is not finite.
+    """
+    scalars = {name: mean.value() for name, mean in jax.device_get(means).items()}
+    for name in ("loss/total", "update/grad_norm"):
+        if not np.isfinite(scalars[name]):
+            raise FloatingPointError(
+                f"{name}={scalars[name]} at step {step}: training diverged; lower optim.lr or "
+                f"optim.clip_norm and resume from the last checkpoint in {out / 'checkpoints'}"
+            )
+    return scalars
+
+
+def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """What the episodes of one iteration looked like from outside."""
+    turns = [turn for t in trajectories for turn in t.turns]
+    return {
+        "rollout/success": float(np.mean([t.success for t in trajectories])),
+        "rollout/return": float(np.mean([t.total_reward for t in trajectories])),
+        "rollout/turns": float(np.mean([len(t.turns) for t in trajectories])),
+        "rollout/valid_actions": float(np.mean([turn.valid for turn in turns])),
+        "rollout/rows": float(len(turns)),
+        "rollout/action_tokens": float(np.mean([len(turn.action) for turn in turns])),
+        "rollout/prompt_tokens": float(np.mean([len(turn.prompt) for turn in turns])),
+    }
+
+
+def status(scalars: Mapping[str, float]) -> str:
+    """The few numbers worth a place beside the progress bar."""
+    return (
+        f"success {scalars['rollout/success']:.2f}  turns {scalars['rollout/turns']:.1f}  "
+        f"loss {scalars['loss/total']:.3f}  {scalars['seconds/step']:.1f} s/step"
+    )
+
+
+class Clock:
+    """Seconds per phase of one iteration."""
+
+    def __init__(self) -> None:
+        self._last, self._laps = time.perf_counter(), {}
+
+    def lap(self, name: str) -> None:
+        """Books the time since the last lap under `name`."""
+        now = time.perf_counter()
+        self._laps[f"seconds/{name}"] = now - self._last
+        self._last = now
+
+    def scalars(self) -> dict[str, float]:
+        """The laps and their sum."""
+        return {**self._laps, "seconds/step": sum(self._laps.values())}
+
+
+def due(step: int, every: int) -> bool:
+    """True on multiples of `every`; never when it is 0."""
+    return every > 0 and step % every == 0
+
+
+def abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and sharding of an array, to restore into."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+if __name__ == "__main__":
+    cli.run(main, workdir_required=True)

@@ -1,0 +1,68 @@
+"""The embedded setting: generated household games, tiny shipped models, no download.
+
+    python -m atod_jax.train --config=configs/household.py:algo=atod,teacher=mid --workdir=runs/atod
+
+Variants: algo=atod|opd|grpo, teacher=mid|good, weighting=tdur|uniform, steps=N, seed=N, smoke.
+"""
+
+from ml_collections import ConfigDict
+
+from atod_jax import config
+
+
+def games(c: ConfigDict) -> ConfigDict:
+    """The task, its prompts and the shapes that fit them; shared by every household config."""
+    c.env.name = "alfworld"
+    c.env.template = "compact"
+    c.env.history = 2
+    c.env.max_turns = 20
+    c.sampling.max_new_tokens = 6
+    c.sampling.prompt_buckets = (64, 96)
+    c.packing.minibatch_rows = 512
+    c.packing.micro_rows = 32  # fits the cache of a CPU core
+    c.packing.head_block = 192
+    c.student.remat = "none"
+    c.eval.split = "valid_unseen"
+    c.eval.temperatures = (1.0, 0.4)
+    c.eval.curve_temperature = 1.0
+    c.eval.tasks = 256
+    c.eval.final_tasks = 512
+    c.eval.every = 10
+    return c
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of one variant."""
+    v = config.parse_arg(
+        arg, algo="atod", teacher="mid", weighting="tdur", steps=180, seed=0, smoke=False
+    )
+    c = games(config.base())
+    c.seed = v.seed
+    c.total_steps = v.steps
+    c.student.path = "household/student"
+    c.teacher.path = f"household/teacher-{v.teacher}"
+    c.algorithm.name = v.algo
+    c.algorithm.atod.weighting = v.weighting
+    c.algorithm.atod.anneal_steps = v.steps // 2
+    c.rollout.tasks = 12
+    c.rollout.group = 8
+    c.optim.lr = 5e-4
+    c.optim.b2 = 0.95
+    c.optim.weight_decay = 0.0
+    if v.smoke:
+        shrink(c)
+    return c
+
+
+def shrink(c: ConfigDict) -> None:
+    """A few steps on a few games: shows that everything runs, teaches nothing."""
+    c.total_steps = 3
+    c.rollout.tasks = 2
+    c.rollout.group = 4
+    c.env.max_turns = min(c.env.max_turns, 8)
+    c.packing.minibatch_rows = 64
+    c.eval.tasks = 16
+    c.eval.final_tasks = 16
+    c.eval.slots = 16
+    c.eval.every = 2
+    c.save_every = 2
