@@ -1,7 +1,9 @@
 """Builds the parts of a run from its config; shared by train, evaluate and the notebooks."""
 
+import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,16 +16,18 @@ from transformers import PreTrainedTokenizerFast
 
 from atod_jax import config as config_lib
 from atod_jax.envs.pool import EnvPool
-from atod_jax.models import LanguageModel, load_model
+from atod_jax.models import LanguageModel, ModelConfig, build, qwen3
+from atod_jax.models.checkpoint_io import load_hf
 from atod_jax.render import Renderer, load_tokenizer
 from atod_jax.rollout import Act
 from atod_jax.sampling import Policy, SamplingConfig
 from atod_jax.scoring import ScoreConfig
-from atod_jax.sharding import batch_shards, make_mesh
+from atod_jax.sharding import RULES, local_shards, make_mesh, param_shardings
 from atod_jax.streams import Stream, key
 from atod_jax.types import Task
 
 ASSETS = Path(__file__).parent / "assets"
+FRESH = {"model_type": "qwen3", "rope_theta": 1e4, "rms_norm_eps": 1e-6}  # of new small models
 
 
 class Model(NamedTuple):
@@ -49,44 +53,50 @@ class Environment(NamedTuple):
         return [tasks[i] for i in range(min(count or len(tasks), len(tasks)))]
 
 
-def model_path(name: str, key_name: str) -> Path:
+def model_path(name: str, key_name: str, file: str) -> Path:
     """A model folder by path, or a shipped one by name such as "household/student".
 
     Raises:
-      FileNotFoundError: neither exists.
+      FileNotFoundError: neither exists with `file` in it.
     """
     for candidate in (Path(name), ASSETS / name):
-        if name and (candidate / "config.json").is_file():
+        if name and (candidate / file).is_file():
             return candidate
     shipped = sorted(str(p.parent.relative_to(ASSETS)) for p in ASSETS.glob("*/*/config.json"))
     raise FileNotFoundError(
-        f"{key_name}={name!r}: no folder with a config.json there; "
+        f"{key_name}={name!r}: no folder with a {file} there; "
         f"shipped models: {', '.join(shipped)}"
     )
 
 
 def load(name: str, key_name: str, *, remat: str, mesh: Mesh) -> Model:
     """Loads a Hugging Face folder, weights placed on the mesh."""
-    path = model_path(name, key_name)
-    tokenizer = load_tokenizer(str(path))
-    lm, params = load_model(path, remat=remat, mesh=mesh)
-    if len(tokenizer) > lm.config.vocab_size:
-        raise ValueError(
-            f"{key_name}={name!r}: the tokenizer has {len(tokenizer)} ids but the model's "
-            f"vocab_size is {lm.config.vocab_size}; use the tokenizer the model was trained with"
-        )
-    return Model(path=path, lm=lm, params=params, tokenizer=tokenizer)
+    path = model_path(name, key_name, "config.json")
+    config, weights = load_hf(path)
+    return _place(path, dataclasses.replace(config, remat=remat), weights, key_name, mesh)
 
 
 def load_student(cfg: ConfigDict, mesh: Mesh) -> Model:
-    """The student, with fresh weights if the config asks for them."""
-    student = load(cfg.student.path, "student.path", remat=cfg.student.remat, mesh=mesh)
-    if cfg.student.random_init:
-        fresh = jax.jit(
-            student.lm.init, out_shardings=jax.tree.map(lambda x: x.sharding, student.params)
+    """The student: the folder's weights, or a new model of the sizes in student.fresh."""
+    if not cfg.student.fresh.hidden_size:
+        return load(cfg.student.path, "student.path", remat=cfg.student.remat, mesh=mesh)
+    path = model_path(cfg.student.path, "student.path", "tokenizer.json")
+    sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
+    lm_config = qwen3.config_from_hf(FRESH | sizes | cfg.student.fresh.to_dict())
+    lm_config = dataclasses.replace(lm_config, remat=cfg.student.remat)
+    weights = build(lm_config).init(key(cfg.seed, Stream.init))
+    return _place(path, lm_config, weights, "student.path", mesh)
+
+
+def _place(path: Path, config: ModelConfig, weights: Any, key_name: str, mesh: Mesh) -> Model:
+    tokenizer = load_tokenizer(str(path))
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{key_name}={str(path)!r}: the tokenizer has {len(tokenizer)} ids but the model's "
+            f"vocab_size is {config.vocab_size}; use the tokenizer the model was trained with"
         )
-        student = student._replace(params=fresh(key(cfg.seed, Stream.init)))
-    return student
+    params = jax.device_put(weights, param_shardings(weights, qwen3.AXES, RULES, mesh))
+    return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
 
 
 def load_teacher(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model | None:
@@ -152,7 +162,7 @@ def policy(cfg: ConfigDict, model: Model, mesh: Mesh, temperature: float, max_ro
         max_new_tokens=cfg.sampling.max_new_tokens,
         prompt_buckets=tuple(cfg.sampling.prompt_buckets),
         max_rows=max_rows,
-        eos_id=model.tokenizer.eos_token_id,
+        eos_ids=(model.tokenizer.eos_token_id,),
         pad_id=model.tokenizer.pad_token_id,
         forbidden=(model.tokenizer.pad_token_id,),
     )
@@ -167,7 +177,18 @@ def actor(policy: Policy, params: Any, key: jax.Array) -> Act:
 
 
 def mesh_of(cfg: ConfigDict) -> Mesh:
-    """The device mesh of the config, checked against the batch sizes."""
-    mesh = make_mesh({"data": cfg.mesh.data, "fsdp": cfg.mesh.fsdp, "tensor": cfg.mesh.tensor})
-    config_lib.validate_mesh(cfg, batch_shards(mesh), dict(mesh.shape))
+    """The device mesh of the config, checked against the batch sizes.
+
+    Raises:
+      ValueError: the axes do not fit the devices, or the batch does not fit the axes.
+    """
+    shape = cfg.mesh.to_dict()
+    open_axes = [axis for axis, size in shape.items() if size == -1]
+    if len(open_axes) > 1:
+        raise ValueError(f"mesh axes {open_axes} are all -1; only one can take what is left")
+    for axis in open_axes:
+        others = math.prod(size for name, size in shape.items() if name != axis)
+        shape[axis] = max(1, jax.device_count() // others)
+    mesh = make_mesh(shape)
+    config_lib.validate_mesh(cfg, local_shards(mesh), shape)
     return mesh

@@ -18,7 +18,7 @@ from atod_jax.intervals import EvalResult
 from atod_jax.metrics import Writer
 from atod_jax.packing import pack_turns
 from atod_jax.scoring import make_score
-from atod_jax.sharding import to_global
+from atod_jax.sharding import replicate, to_global
 from atod_jax.streams import Stream, rng
 from atod_jax.types import TokenStats, Trajectory, TurnBatch
 
@@ -56,7 +56,11 @@ def pack(
         pad_id=pad_id,
         rng=rng(cfg.seed, Stream.packing, step),
     )
-    return to_global(batch, mesh)
+    return TurnBatch(
+        rows=to_global(batch.rows, mesh),
+        returns=replicate(batch.returns, mesh),
+        group=replicate(batch.group, mesh),
+    )
 
 
 class TurnTable:
@@ -106,12 +110,19 @@ class Observer:
     ):
         self._cfg, self._mesh, self._env, self._writer = cfg, mesh, env, writer
         self._folder, self._stop = out / "evaluations", between_turns
-        self._curve = Evaluator(
-            cfg, student, mesh, env, temperature=cfg.eval.curve_temperature, stop=between_turns
-        )
+        self._evaluators: dict[tuple[Any, float], Evaluator] = {}  # compiled once each
+        self._curve = self._evaluator(student, cfg.eval.curve_temperature)
         self._tasks = env.tasks(cfg.eval.split, cfg.eval.tasks)
         self._turn_table = TurnTable(cfg, mesh, student, teacher) if teacher else None
         self.references: dict[str, list[EvalResult]] = {}
+
+    def _evaluator(self, model: Model, temperature: float) -> Evaluator:
+        slot = (model.lm, temperature)
+        if slot not in self._evaluators:
+            self._evaluators[slot] = Evaluator(
+                self._cfg, model, self._mesh, self._env, temperature=temperature, stop=self._stop
+            )
+        return self._evaluators[slot]
 
     def reference(self, name: str, model: Model, params: Any) -> None:
         """The full evaluation of one policy at every final temperature; stored, so run once."""
@@ -120,15 +131,7 @@ class Observer:
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
             if not path.is_file():
-                evaluator = Evaluator(
-                    self._cfg,
-                    model,
-                    self._mesh,
-                    self._env,
-                    temperature=temperature,
-                    stop=self._stop,
-                )
-                store(path, evaluator.run(params, tasks)[0])
+                store(path, self._evaluator(model, temperature).run(params, tasks)[0])
             self.references[name].append(load(path))
 
     def points(self) -> list[tuple[int, EvalResult]]:

@@ -57,7 +57,7 @@ def write_report(
     """
     _check(evaluations)
     temperatures = sorted({t for results in evaluations.values() for t in results}, reverse=True)
-    parts = [f"# {title}", *(f"- {_sentence(evaluations, t)}" for t in temperatures)]
+    parts = [f"# {title}", "\n".join(f"- {_sentence(evaluations, t)}" for t in temperatures)]
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if curve:
@@ -146,7 +146,7 @@ def _comparisons(evaluations: Evaluations, temperature: float) -> dict[tuple[str
     }
 
 
-# ---------------------------------------------------------------------------------------------- text
+# --------------------------------------------------------------------------------------------- text
 
 SUCCESS = "Share of tasks solved, in percent, with 95 % Wilson intervals."
 DIFFERENCES = (
@@ -216,7 +216,7 @@ def _difference_table(evaluations: Evaluations, temperatures: Sequence[float]) -
     return _table(["difference", "temperature", "points", "zero excluded"], rows)
 
 
-# ---------------------------------------------------------------------------------------------- plot
+# --------------------------------------------------------------------------------------------- plot
 
 
 def _draw_curve(

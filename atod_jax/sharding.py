@@ -58,7 +58,7 @@ def param_shardings(
 
     Args:
       abstract_params: nested dict of arrays or ShapeDtypeStructs.
-      axes: (pattern, logical axes) pairs; a pattern must match a whole name like "last/mlp/up/kernel".
+      axes: (pattern, logical axes) pairs; a pattern matches a whole name ("last/mlp/up/kernel").
       rules: logical axis -> mesh axis or None.
       mesh: the device mesh.
 
@@ -137,9 +137,16 @@ def to_global(host_tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(one, host_tree)
 
 
+def replicate(x: Any, mesh: Mesh) -> jax.Array:
+    """A host array, equal in all processes, whole on every device."""
+    return jax.make_array_from_process_local_data(
+        NamedSharding(mesh, PartitionSpec()), np.asarray(x)
+    )
+
+
 def to_local(x: jax.Array) -> np.ndarray:
     """The rows this process owns: the inverse of `to_global` for one array."""
     if x.is_fully_addressable:
-        return np.asarray(x)
+        return jax.device_get(x)
     pieces = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-    return np.concatenate([np.asarray(pieces[start]) for start in sorted(pieces)])
+    return np.concatenate([jax.device_get(pieces[start]) for start in sorted(pieces)])

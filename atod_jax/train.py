@@ -25,7 +25,7 @@ from atod_jax.assembly import Environment, Model
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.core.losses import LossConfig
 from atod_jax.metrics import Progress, Writer
-from atod_jax.models import save_hf
+from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.observer import BatchScorer, Observer, pack
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.report import config_digest, package_versions, write_report
@@ -78,7 +78,8 @@ def main(cfg: ConfigDict, workdir: str) -> None:
             observer.reference("start", student, student.params)
             if teacher:
                 observer.reference("teacher", teacher, teacher.params)
-            bar = stack.enter_context(Progress(cfg.total_steps, start=first))
+            bar = Progress(cfg.total_steps, start=first, description=cfg.algorithm.name)
+            stack.callback(bar.close)
             for step in range(first, cfg.total_steps):
                 # Order matters: both see the parameters that this step samples from.
                 if due(step, cfg.eval.every):
@@ -105,7 +106,7 @@ def main(cfg: ConfigDict, workdir: str) -> None:
 
                 scalars |= rollout_scalars(trajectories) | clock.scalars()
                 writer.scalars(step, scalars)
-                bar.update(step + 1, status(scalars))
+                bar.advance(scalars)
             checkpoints.save(cfg.total_steps, state)
             observer.curve(cfg.total_steps, state.params)
             observer.reference("final", student, state.params)
@@ -263,14 +264,6 @@ def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "rollout/action_tokens": float(np.mean([len(turn.action) for turn in turns])),
         "rollout/prompt_tokens": float(np.mean([len(turn.prompt) for turn in turns])),
     }
-
-
-def status(scalars: Mapping[str, float]) -> str:
-    """The few numbers worth a place beside the progress bar."""
-    return (
-        f"success {scalars['rollout/success']:.2f}  turns {scalars['rollout/turns']:.1f}  "
-        f"loss {scalars['loss/total']:.3f}  {scalars['seconds/step']:.1f} s/step"
-    )
 
 
 class Clock:

@@ -26,7 +26,7 @@ if [[ ${selection[1]:-} == parity ]] && ! .venv/bin/python -c 'import torch' 2>/
   .venv/bin/python -m pip install --quiet --disable-pip-version-check "$torch"
 fi
 
-command=(.venv/bin/python -m pytest -q tests ${selection[@]+"${selection[@]}"}
+command=(.venv/bin/python -m pytest -q ${selection[@]+"${selection[@]}"}
   ${arguments[@]+"${arguments[@]}"})
 echo "+ ${command[*]}" >&2
 exec "${command[@]}"

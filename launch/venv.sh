@@ -3,7 +3,7 @@
 #
 #   launch/venv.sh requirements.txt tests/requirements.txt
 #
-# Costs: about a minute, 500 MB of downloads and 1.2 GB of disk the first time; then nothing until
+# Costs: one to four minutes, 500 MB of downloads and 1.2 GB of disk the first time; then nothing until
 # a requirement file changes. PYTHON=/path/to/python3.12 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

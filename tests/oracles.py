@@ -155,7 +155,7 @@ def atod_advantage(batch, student, teacher, *, kappa, rho, penalty, statistics="
     return np.where(mask, kappa * weights[:, None] * gap + rho * reward[:, None], 0.0)
 
 
-# ------------------------------------------------------------------------------------ random batches
+# ----------------------------------------------------------------------------------- random batches
 
 
 def ragged_batch(seed, *, trajectories=8, group_size=4, width=7, rows=64, longest=7):

@@ -174,7 +174,7 @@ def test_text_is_kept_beside_the_numbers(tmp_path):
 
 
 def test_progress_without_a_terminal_prints_a_line_every_few_seconds():
-    """6 s per step, ten steps from step 10: a line at 6 s, then after 15 s or more, and the last."""
+    """6 s per step, from step 10: a line at 6 s, then after 15 s or more, and the last."""
     now, out = [0.0], io.StringIO()
     progress = Progress(
         20, start=10, description="atod", show=("a", "absent"), stream=out, clock=lambda: now[0]

@@ -1,4 +1,4 @@
-"""The report: every number in it follows from the results, and the picture shows what is claimed."""
+"""The report: its numbers follow from the results, and the picture shows what is claimed."""
 
 import json
 

@@ -15,14 +15,14 @@ from atod_jax.core.schedules import AnnealConfig
 from atod_jax.core.tdur import TdurConfig, turn_signals, turn_weights
 from atod_jax.types import Mean, Signal, TokenStats, TurnBatch
 
-WEIGHTINGS = ("tdur", "uniform")
+WEIGHTINGS = ("tdur", "token", "uniform")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Options; the defaults are `preset("released")`."""
 
-    weighting: str = "tdur"  # of turns: tdur | uniform (ablation, every turn counts 1)
+    weighting: str = "tdur"  # per turn; ablations: token (per token) | uniform (all 1)
     score: str = "softor"  # softor | divergence_only | entropy_only
     min_turns: int = 3  # shorter trajectories keep weight 1
     min_divergence: float = 0.01  # nats; trajectories below it on every turn keep weight 1
@@ -121,28 +121,46 @@ def signal(
     """
     if teacher is None and needs_teacher(cfg, cfg.anneal_steps):
         raise ValueError("atod has teacher=None but kappa never reaches 0; score with a teacher")
-    rows, mask = batch.rows, batch.rows.action_mask
-    judge = student if teacher is None else teacher
-    weight = turn_table(cfg, batch, student, judge)["weight"]
+    mask = batch.rows.action_mask
     kappa, rho = schedules.mix(step + 1, cfg=cfg.schedule)
-    reward = row_advantages(batch, cfg=cfg.group)[:, None]
-    opd = jnp.where(mask, kappa * (weight[:, None] * (judge.logp - student.logp)), 0.0)
-    rl = jnp.where(mask, rho * reward, 0.0)
-    own = {
-        "mix/kappa": diagnostics.scalar(kappa),
-        "mix/rho": diagnostics.scalar(rho),
-        "opd/abs_mean": masked.masked_mean(jnp.abs(opd), mask),
-        "rl/abs_mean": masked.masked_mean(jnp.abs(rl), mask),
-    }
+    rl = _on_tokens(rho * row_advantages(batch, cfg=cfg.group), mask)
+    opd, report = jnp.zeros_like(rl), {}
     if teacher is not None:
-        own |= diagnostics.of_teacher(rows, student, teacher) | _weight_means(batch, weight)
+        weight = weights(cfg, batch, student, teacher)
+        opd = jnp.where(mask, kappa * (weight * (teacher.logp - student.logp)), 0.0)
+        report = diagnostics.of_teacher(batch.rows, student, teacher)
+        report |= _weight_means(cfg, batch, weight)
     return Signal(
         advantage=opd + rl,
         ce_weight=jnp.zeros_like(student.logp),
         old_logp=student.logp,
-        norm=diagnostics.token_count(rows),
-        diagnostics=diagnostics.of_student(batch, student) | own,
+        norm=diagnostics.token_count(batch.rows),
+        diagnostics={
+            **diagnostics.of_student(batch, student),
+            **report,
+            "mix/kappa": diagnostics.scalar(kappa),
+            "mix/rho": diagnostics.scalar(rho),
+            "opd/abs_mean": masked.masked_mean(jnp.abs(opd), mask),
+            "rl/abs_mean": masked.masked_mean(jnp.abs(rl), mask),
+        },
     )
+
+
+def weights(
+    cfg: Config, batch: TurnBatch, student: TokenStats, teacher: TokenStats
+) -> Float[Array, "N R"]:
+    """Weight of the distillation term on every action token; 1 elsewhere."""
+    mask = batch.rows.action_mask
+    if cfg.weighting == "token":
+        return token_weights(
+            student.logp,
+            teacher.logp,
+            mask,
+            min_divergence=cfg.min_divergence,
+            smoothing=cfg.smoothing,
+        )
+    per_turn = turn_table(cfg, batch, student, teacher)["weight"]
+    return jnp.where(mask, per_turn[:, None], 1.0)
 
 
 def turn_table(

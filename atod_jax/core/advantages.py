@@ -122,6 +122,36 @@ def step_returns(
     return jnp.zeros_like(rewards).at[order].set(values)
 
 
+def return_to_go(
+    x: Float[Array, "N R"], mask: Bool[Array, "N R"], *, gamma: float, normalise: bool
+) -> Float[Array, "N R"]:
+    """S_t = sum over u >= t in the row of gamma^(u-t) m_u x_u, 0 off the mask.
+
+    With `normalise`, over max(sum of gamma^(u-t) m_u, 1). For gamma < 1 credit stops at a hole of
+    the mask; the plain sum of gamma = 1 crosses it.
+    """
+    kept = jnp.where(mask, x, 0.0)
+    total = _discounted(kept, mask, gamma)
+    if normalise:
+        total = total / jnp.maximum(_discounted(mask.astype(x.dtype), mask, gamma), 1.0)
+    return jnp.where(mask, total, 0.0)
+
+
+def _discounted(
+    x: Float[Array, "N R"], mask: Bool[Array, "N R"], gamma: float
+) -> Float[Array, "N R"]:
+    if gamma == 1.0:
+        return jnp.cumsum(x[:, ::-1], axis=1)[:, ::-1]
+
+    def back(later, column):
+        value, inside = column
+        total = value + gamma * later
+        return jnp.where(inside, total, 0.0), total
+
+    _, totals = jax.lax.scan(back, jnp.zeros_like(x[:, 0]), (x.T, mask.T), reverse=True)
+    return totals.T
+
+
 def gigpo(
     scores: Float[Array, "N"],
     step_scores: Float[Array, "N"],

@@ -6,7 +6,7 @@ term is silent). All are (sum, weight), so they add up exactly.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from atod_jax.core import masked
 from atod_jax.types import Mean, Rows, TokenStats, TurnBatch
@@ -53,3 +53,19 @@ def of_teacher(rows: Rows, student: TokenStats, teacher: TokenStats) -> dict[str
         "kl/verb": masked.masked_mean(gap[:, :1], mask[:, :1]),
         "kl/argument": masked.masked_mean(gap[:, 1:], mask[:, 1:]),
     }
+
+
+def by_turn(
+    x: Float[Array, "N R"],
+    mask: Bool[Array, "N R"],
+    turn: Int[Array, "N"],
+    *,
+    last: int,
+) -> tuple[Float[Array, "K"], Float[Array, "K"]]:
+    """(token mean of `x`, rows with tokens) per turn index 0..last; later turns join the last."""
+    bucket = jnp.minimum(turn, last)
+    tokens = jnp.sum(mask, axis=1, dtype=jnp.float32)
+    total = masked.segment_sum(jnp.sum(jnp.where(mask, x, 0.0), axis=1), bucket, num=last + 1)
+    weight = masked.segment_sum(tokens, bucket, num=last + 1)
+    rows = masked.segment_sum((tokens > 0).astype(jnp.float32), bucket, num=last + 1)
+    return total / jnp.maximum(weight, 1.0), rows

@@ -99,6 +99,17 @@ def objective(
     }
 
 
+def k3(
+    logp: Float[Array, "N R"], reference_logp: Float[Array, "N R"], *, bound: float = 10.0
+) -> Float[Array, "N R"]:
+    """KL estimate per token, clip(exp(q) - q - 1, -bound, bound) with q = reference_logp - logp.
+
+    Non-negative and unbiased for samples of the policy (Schulman 2020), in nats.
+    """
+    q = jnp.minimum(reference_logp - logp, _MAX_LOG_RATIO)
+    return jnp.clip(jnp.exp(q) - q - 1.0, -bound, bound)
+
+
 def _branches(
     log_ratio: Float[Array, "N R"], advantage: Float[Array, "N R"], cfg: LossConfig
 ) -> tuple[Float[Array, "N R"], Float[Array, "N R"]]:

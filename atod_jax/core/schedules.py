@@ -7,6 +7,7 @@ it costs no recompilation and its value is logged like any other metric.
 import dataclasses
 from types import ModuleType
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -49,3 +50,28 @@ def mix(
     kappa = cfg.kappa_start - (cfg.kappa_start - cfg.kappa_end) * p
     rho = cfg.rho_start + (cfg.rho_end - cfg.rho_start) * p
     return xp.maximum(cfg.kappa_end, kappa) if annealed else kappa, rho
+
+
+@dataclasses.dataclass(frozen=True)
+class CurriculumConfig:
+    """Soft curriculum over turns; off in the released runs and not in the paper."""
+
+    updates_per_turn: float = 6.0  # the window grows by one turn every so many updates
+    softness: float = 1.0  # turns
+    bias: float = 0.5  # turns
+    weight_min: float = 0.05
+    weight_max: float = 1.0
+    warmup: int = 0  # updates with the largest weight on every turn
+
+
+def soft_curriculum(
+    update: Int[Array, ""], turn: Int[Array, "N"], *, cfg: CurriculumConfig
+) -> Float[Array, "N"]:
+    """c_k = clip(sigmoid((W - k + bias) / softness), min, max), W = 1 + update / updates_per_turn.
+
+    Later turns are distilled later; `turn` counts from 0.
+    """
+    window = 1.0 + update / cfg.updates_per_turn
+    weight = jax.nn.sigmoid((window - turn + cfg.bias) / cfg.softness)
+    weight = jnp.clip(weight, cfg.weight_min, cfg.weight_max)
+    return jnp.where(update < cfg.warmup, cfg.weight_max, weight)

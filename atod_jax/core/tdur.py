@@ -87,6 +87,48 @@ def turn_weights(
     return jnp.where(masked.spread(enough & diverse, traj, fill=False), z, 1.0)
 
 
+def token_weights(
+    student_logp: Float[Array, "N R"],
+    teacher_logp: Float[Array, "N R"],
+    action_mask: Bool[Array, "N R"],
+    *,
+    min_divergence: float,
+    smoothing: float,
+    quantile: float = 0.98,
+) -> Float[Array, "N R"]:
+    """The ablation with tokens in place of turns: Soft-OR of |lpS - lpT| and -lpS, one per token.
+
+    Both are min-max scaled over the action tokens of the batch, -lpS after a cut at its `quantile`
+    (linear interpolation). All 1 if no token has a divergence of `min_divergence` nats, and 1 off
+    the mask.
+    """
+    divergence = jnp.abs(student_logp - teacher_logp)
+    cut = _masked_quantile(-student_logp, action_mask, quantile)
+    d = _token_min_max(divergence, action_mask)
+    h = _token_min_max(jnp.minimum(-student_logp, cut), action_mask)
+    z = 1 - (1 - d) * (1 - h)
+    z = (1 - smoothing) * z + smoothing
+    largest = jnp.max(divergence, where=action_mask, initial=-jnp.inf)
+    return jnp.where(action_mask & (largest >= min_divergence), z, 1.0)
+
+
+def _masked_quantile(
+    x: Float[Array, "N R"], mask: Bool[Array, "N R"], q: float
+) -> Float[Array, ""]:
+    ascending = jnp.sort(jnp.where(mask, x, jnp.inf).reshape(-1))
+    last = jnp.maximum(jnp.sum(mask) - 1, 0)
+    place = q * last
+    below = jnp.floor(place).astype(jnp.int32)
+    low, high = ascending[below], ascending[jnp.minimum(below + 1, last)]
+    return low + (place - below) * (high - low)
+
+
+def _token_min_max(x: Float[Array, "N R"], mask: Bool[Array, "N R"]) -> Float[Array, "N R"]:
+    low = jnp.min(x, where=mask, initial=jnp.inf)
+    high = jnp.max(x, where=mask, initial=-jnp.inf)
+    return jnp.clip((x - low) / jnp.maximum(high - low, _DEGENERATE), 0.0, 1.0)
+
+
 def _score(
     divergence: Float[Array, "N"],
     uncertainty: Float[Array, "N"],

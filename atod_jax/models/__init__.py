@@ -26,7 +26,7 @@ class LanguageModel(NamedTuple):
     head: Callable[[Any], Array]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def build(config: ModelConfig) -> LanguageModel:
     """The model of a config. Equal configs give the same object, so nothing compiles twice."""
     return LanguageModel(

@@ -94,7 +94,7 @@ def save_hf(
         shutil.rmtree(work, ignore_errors=True)
 
 
-# ------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------- reading
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _check_tied(folder: Path, head: Any, embedding: np.ndarray) -> None:
         raise ValueError(f"{folder}: tie_word_embeddings is true but lm_head.weight differs")
 
 
-# ------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------- writing
 
 
 def _take(params: Mapping[str, Any], config: ModelConfig, entry: qwen3.Entry) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Qwen3 as published on Hugging Face: its config, its tensor names, and the axes of our parameters."""
+"""Qwen3 as published on Hugging Face: config, tensor names, and the axes of our parameters."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -106,7 +106,7 @@ def _rope_theta(hf: Mapping[str, Any]) -> float:
 
 
 def config_to_hf(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
-    """A config.json that transformers turns into the same model; `dtype` is of the saved tensors."""
+    """A config.json that gives the same model in transformers; `dtype` is of the saved tensors."""
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     fields = {theirs: getattr(config, ours) for ours, theirs in _FIELDS.items()}
     fixed = {k: v for k, v in _FIXED.items() if v is not None}

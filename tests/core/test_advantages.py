@@ -19,13 +19,13 @@ compiled = jax.jit(row_advantages, static_argnames="cfg")
 def test_hand_numbers():
     """Rows score 10 10 0 -0.1 (two trajectories, the second with one invalid action).
 
-    Over rows: mean 4.975, squares 25.25 + 25.25 + 24.75 + 25.76 = 101.008, std 5.8024.
+    Over rows: mean 4.975, squares 2 * 5.025^2 + 4.975^2 + 5.075^2 = 101.0075, std 5.80251.
     Over trajectories: scores 10 and 0 (its first row): mean 5, std 7.0711.
     """
     scores = jnp.array([10.0, 10.0, 0.0, -0.1])
     traj, group = jnp.array([0, 0, 1, 1]), jnp.array([0, 0])
     got = group_relative(scores, traj, group, cfg=TURNS)
-    np.testing.assert_allclose(got, [0.86602, 0.86602, -0.85740, -0.87464], atol=1e-5)
+    np.testing.assert_allclose(got, [0.86600, 0.86600, -0.85739, -0.87462], atol=1e-5)
     got = group_relative(scores, traj, group, cfg=TRAJECTORIES)
     np.testing.assert_allclose(got, [0.70711, 0.70711, -0.70711, -0.72125], atol=1e-5)
 

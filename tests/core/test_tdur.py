@@ -51,7 +51,7 @@ def test_the_papers_example():
 
 
 def test_signals_hand_numbers():
-    """Two tokens with gaps 1 and 3; -lpS 2 and 4; the third column and the second row are masked."""
+    """Two tokens with gaps 1 and 3, -lpS 2 and 4; the third column and the second row are off."""
     student = jnp.array([[-2.0, -4.0, -9.0], [-1.0, -1.0, -1.0]])
     teacher = jnp.array([[-1.0, -7.0, 99.0], [5.0, 5.0, 5.0]])
     mask = jnp.array([[True, True, False], [False, False, False]])

@@ -195,6 +195,7 @@ def test_a_small_problem_becomes_a_game():
         ("(:goal", "(:aim", "section :goal is missing"),
         ("(atLocation agent1 loc_0)", "", r"expected one \(atLocation agent place\), found 0"),
         ("(pickupable Pen_bar_1)", "(pickupable Cup_bar_1)", "Cup_bar_1 has neither"),
+        ("(pickupable Pen_bar_1)", "(holds agent1 Pen_bar_1)", "begin with empty hands"),
         ("(pickupable Pen_bar_1)", "(pickupable)", r"fact \(pickupable\) needs 1 argument"),
         ("(pickupable Pen_bar_1)", "(not (openable Bed_bar_1))", "holds another expression"),
         ("(receptacleAtLocation Bed_bar_1 loc_1)", "", "Bed_bar_1 needs both"),

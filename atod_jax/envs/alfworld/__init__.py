@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import overload
 
 from atod_jax.envs.alfworld import generate
 from atod_jax.envs.alfworld.engine import Engine
@@ -37,10 +38,18 @@ class GeneratedTasks(collections.abc.Sequence[Task]):
     def __len__(self) -> int:
         return GENERATED[self._split]
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Task]: ...
+
+    def __getitem__(self, index: int | slice) -> Task | list[Task]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = range(len(self))[index]  # resolves negative indices, raises IndexError
+            return [self._build(number) for number in range(len(self))[index]]
+        return self._build(range(len(self))[index])  # negative indices too; raises IndexError
+
+    def _build(self, number: int) -> Task:
         return make_task(generate.generate(self._split, number, seed=self._seed))
 
 

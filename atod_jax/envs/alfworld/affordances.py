@@ -82,7 +82,7 @@ CAN_CONTAIN = frozenset((holder, held) for holder, text in _HOLDS.items() for he
 def infer_facts(game: Game) -> Facts:
     """Returns the facts that a game's types imply; everything starts closed and untreated."""
     loc_of = {r.name: r.loc for r in game.receptacles}
-    placed = [i for i in game.items if i.inside is not None]
+    inside = {i.name: i.inside for i in game.items if i.inside is not None}
     return Facts(
         pickupable=frozenset(i.name for i in game.items if i.type not in FIXED),
         cleanable=_named(game, CLEANABLE),
@@ -92,8 +92,8 @@ def infer_facts(game: Game) -> Facts:
         toggleable=_named(game, TOGGLEABLE),
         vessels=_named(game, VESSELS),
         can_contain=CAN_CONTAIN,
-        inside=frozenset((i.name, i.inside) for i in placed),
-        at=frozenset((i.name, loc_of[i.inside]) for i in placed),
+        inside=frozenset(inside.items()),
+        at=frozenset((item, loc_of[receptacle]) for item, receptacle in inside.items()),
     )
 
 

@@ -175,6 +175,8 @@ def _build(problem: _Problem, game: Game) -> Game:
     if kinds.keys() != places.keys():
         odd = min(kinds.keys() ^ places.keys())
         raise ValueError(f"receptacle {odd} needs both a receptacleType and a receptacleAtLocation")
+    if any(a[0] == "holds" for a in problem.atoms):
+        raise ValueError("the agent holds something at the start; begin with empty hands")
     names = name_entities([*kinds, *items])
     facts = _facts(problem.atoms, names)
     holder = dict(sorted(facts.inside, reverse=True))

@@ -1,0 +1,164 @@
+"""ATOD against loops, its two limits, and what it reports."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atod_jax.algorithms import atod, grpo, opd
+
+signal = jax.jit(atod.signal, static_argnums=0)
+ONLY_REWARD = atod.Config(anneal="constant", kappa_start=0.0)
+ONLY_TEACHER = atod.Config(anneal="constant", rho_start=0.0, weighting="uniform")
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("step", [0, 39, 79, 500])
+@pytest.mark.parametrize("seed", range(2))
+def test_released_settings_agree_with_loops(seed, step, jit):
+    batch, student, teacher = oracles.ragged_batch(seed)
+    fn = signal if jit else atod.signal
+    got = fn(atod.Config(), batch, student, teacher, jnp.array(step))
+    kappa, rho = oracles.mix(step + 1)
+    expected = oracles.atod_advantage(batch, student, teacher, kappa=kappa, rho=rho, penalty=0.1)
+    np.testing.assert_allclose(got.advantage, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_paper_settings_agree_with_loops():
+    batch, student, teacher = oracles.ragged_batch(7, longest=3)
+    got = signal(atod.preset("paper"), batch, student, teacher, jnp.array(9))
+    kappa, rho = oracles.mix(10)
+    expected = oracles.atod_advantage(
+        batch,
+        student,
+        teacher,
+        kappa=kappa,
+        rho=rho,
+        penalty=0.0,
+        statistics="trajectories",
+        min_turns=1,
+        min_divergence=0.0,
+    )
+    np.testing.assert_allclose(got.advantage, expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_without_the_teacher_term_it_is_grpo_bit_for_bit(seed):
+    batch, student, teacher = oracles.ragged_batch(seed)
+    got = signal(ONLY_REWARD, batch, student, teacher, jnp.array(3))
+    grpo_signal = jax.jit(grpo.signal, static_argnums=0)
+    expected = grpo_signal(grpo.Config(), batch, student, None, jnp.array(3))
+    np.testing.assert_array_equal(got.advantage, expected.advantage)
+    np.testing.assert_array_equal(got.old_logp, expected.old_logp)
+    assert float(got.norm) == float(expected.norm)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_without_the_reward_term_it_is_opd_bit_for_bit(seed):
+    batch, student, teacher = oracles.ragged_batch(seed)
+    got = signal(ONLY_TEACHER, batch, student, teacher, jnp.array(3))
+    expected = jax.jit(opd.signal, static_argnums=0)(
+        opd.Config(), batch, student, teacher, jnp.array(3)
+    )
+    np.testing.assert_array_equal(got.advantage, expected.advantage)
+
+
+def test_equal_returns_leave_exactly_the_teacher_term():
+    batch, student, teacher = oracles.ragged_batch(2)
+    valid = jnp.ones_like(batch.rows.action_valid)
+    batch = batch.replace(
+        rows=batch.rows.replace(action_valid=valid), returns=jnp.full_like(batch.returns, 9.9)
+    )
+    got = signal(atod.Config(), batch, student, teacher, jnp.array(0))
+    assert got.diagnostics["rl/abs_mean"].value() == 0.0
+    assert got.diagnostics["rollout/mixed_groups"].value() == 0.0
+    no_reward = dataclasses.replace(atod.Config(), rho_start=0.0, rho_end=0.0)
+    expected = signal(no_reward, batch, student, teacher, jnp.array(0))
+    np.testing.assert_array_equal(got.advantage, expected.advantage)
+
+
+def test_weights_touch_only_the_teacher_term():
+    batch, student, teacher = oracles.ragged_batch(1)
+    uniform = atod.Config(weighting="uniform")
+    zero = jnp.array(0)
+    table = atod.turn_table(atod.Config(), batch, student, teacher)
+    weighted = signal(atod.Config(), batch, student, teacher, zero).advantage
+    plain = signal(uniform, batch, student, teacher, zero).advantage
+    reward = signal(dataclasses.replace(uniform, kappa_start=0.0, kappa_end=0.0), batch, student,
+                    teacher, zero).advantage  # fmt: skip
+    expected = np.asarray(table["weight"])[:, None] * np.asarray(plain - reward)
+    np.testing.assert_allclose(weighted - reward, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_streams_are_zero_off_the_mask_and_carry_no_supervised_term():
+    batch, student, teacher = oracles.ragged_batch(5)
+    got = signal(atod.Config(), batch, student, teacher, jnp.array(0))
+    assert not np.any(np.asarray(got.advantage)[~np.asarray(batch.rows.action_mask)])
+    assert not np.any(got.ce_weight)
+    np.testing.assert_array_equal(got.old_logp, student.logp)
+    assert float(got.norm) == int(jnp.sum(batch.rows.action_mask))
+
+
+def test_diagnostics_agree_with_numpy():
+    batch, student, teacher = oracles.ragged_batch(6)
+    got = signal(atod.Config(), batch, student, teacher, jnp.array(0))
+    values = {k: v.value() for k, v in got.diagnostics.items()}
+    rows, mask = batch.rows, np.asarray(batch.rows.action_mask)
+    real = np.asarray(rows.traj) < len(batch.returns)
+    gap = np.asarray(student.logp - teacher.logp)
+    weight = np.asarray(atod.turn_table(atod.Config(), batch, student, teacher)["weight"])[real]
+    returns = np.asarray(batch.returns).reshape(2, 4)
+    expected = {
+        "mix/kappa": 0.98875,
+        "mix/rho": 1.0125,
+        "kl/token": gap[mask].mean(),
+        "kl/verb": gap[:, 0][mask[:, 0]].mean(),
+        "kl/argument": gap[:, 1:][mask[:, 1:]].mean(),
+        "student/entropy": np.asarray(student.entropy)[mask].mean(),
+        "student/sampler_gap": np.abs(np.asarray(rows.sampler_logp - student.logp))[mask].mean(),
+        "rollout/valid_action": np.asarray(rows.action_valid)[real].mean(),
+        "rollout/mixed_groups": (returns.min(1) < returns.max(1)).mean(),
+        "turn_weight/mean": weight.mean(),
+        "turn_weight/min": weight.min(),
+        "turn_weight/max": weight.max(),
+    }
+    assert set(values) == {*expected, "opd/abs_mean", "rl/abs_mean"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_the_teacher_is_needed_until_kappa_is_zero():
+    fading = atod.Config(kappa_end=0.0, anneal_steps=10)
+    assert [atod.needs_teacher(fading, s) for s in (0, 8, 9, 50)] == [True, True, False, False]
+    assert atod.needs_teacher(atod.Config(), 10_000)
+    assert not atod.needs_teacher(ONLY_REWARD, 0)
+    batch, student, teacher = oracles.ragged_batch(0)
+    late = jnp.array(9)
+    without = signal(fading, batch, student, None, late).advantage
+    np.testing.assert_array_equal(without, signal(fading, batch, student, teacher, late).advantage)
+
+
+def test_a_missing_teacher_is_an_error():
+    batch, student, _ = oracles.ragged_batch(0)
+    with pytest.raises(ValueError, match="teacher=None"):
+        atod.signal(atod.Config(), batch, student, None, jnp.array(0))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("weighting", "best"), ("anneal", "cosine"), ("score", "sum")]
+)
+def test_bad_options_are_named(option, value):
+    with pytest.raises(ValueError, match=value):
+        atod.Config(**{option: value})
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(ValueError, match="fast"):
+        atod.preset("fast")
