@@ -27,7 +27,7 @@ def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
     """
     folder = checkpoint / "checkpoints" if (checkpoint / "checkpoints").is_dir() else checkpoint
     step = int(folder.name) if folder.name.isdigit() else None
-    checkpointer = Checkpointer(folder.parent if step is not None else folder)
+    checkpointer = Checkpointer(folder.parent if step is not None else folder, read_only=True)
     state: TrainState = init_state(student.params, make_optimizer(section(OptimConfig, cfg.optim)))
     step = checkpointer.latest_step() if step is None else step
     if step is None:

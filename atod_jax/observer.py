@@ -74,8 +74,8 @@ class TurnTable:
 
     def __call__(
         self, params: Any, trajectories: Sequence[Trajectory]
-    ) -> dict[str, list[list[float]]]:
-        """name -> [trajectory][turn], names "d", "h" and "w"."""
+    ) -> list[dict[str, list[float]]]:
+        """Per trajectory {"d": [...], "h": [...], "w": [...]}, one number per turn."""
         batch = pack(self._cfg, self._mesh, trajectories, self._pad, 0)
         score_student, score_teacher = self._scorers
         student = score_student(params, batch)
@@ -85,13 +85,11 @@ class TurnTable:
         order = np.lexsort((turn, traj))
         counts = [len(t.turns) for t in trajectories]
         starts = np.cumsum([0, *counts])
-        return {
-            short: [
-                [float(v) for v in table[name][order[start : start + count]]]
-                for start, count in zip(starts, counts)
-            ]
-            for short, name in (("d", "divergence"), ("h", "uncertainty"), ("w", "weight"))
-        }
+        columns = (("d", "divergence"), ("h", "uncertainty"), ("w", "weight"))
+        return [
+            {short: table[name][order[start : start + count]].tolist() for short, name in columns}
+            for start, count in zip(starts, counts)
+        ]
 
 
 class Observer:
@@ -114,7 +112,7 @@ class Observer:
         self._curve = self._evaluator(student, cfg.eval.curve_temperature)
         self._tasks = env.tasks(cfg.eval.split, cfg.eval.tasks)
         self._turn_table = TurnTable(cfg, mesh, student, teacher) if teacher else None
-        self.references: dict[str, list[EvalResult]] = {}
+        self.references: dict[str, dict[float, EvalResult]] = {}
 
     def _evaluator(self, model: Model, temperature: float) -> Evaluator:
         slot = (model.lm, temperature)
@@ -127,16 +125,13 @@ class Observer:
     def reference(self, name: str, model: Model, params: Any) -> None:
         """The full evaluation of one policy at every final temperature; stored, so run once."""
         tasks = self._env.tasks(self._cfg.eval.split, self._cfg.eval.final_tasks)
-        self.references[name] = []
+        self.references[name] = {}
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
             if not path.is_file():
                 store(path, self._evaluator(model, temperature).run(params, tasks)[0])
-            self.references[name].append(load(path))
-
-    def points(self) -> list[tuple[int, EvalResult]]:
-        """(step, result) of every curve evaluation of this run, resumed parts included."""
-        return [(int(p.stem), load(p)) for p in sorted((self._folder / "curve").glob("*.json"))]
+            stored = json.loads(path.read_text())
+            self.references[name][temperature] = EvalResult.from_json(stored)
 
     def curve(self, step: int, params: Any) -> None:
         """One point of the success curve, with a few episodes to read."""
@@ -151,15 +146,9 @@ class Observer:
         }
         scalars |= {f"eval/success/{k}": r.value for k, r in result.rate_by_kind().items()}
         self._writer.scalars(step, scalars)
-        store(self._folder / "curve" / f"{step:06d}.json", result)
         shown = trajectories[: self._cfg.log_transcripts]
         columns = self._turn_table(params, shown) if self._turn_table and shown else None
         self._writer.transcripts(step, "eval", shown, columns=columns)
-
-
-def load(path: Path) -> EvalResult:
-    """Reads what `store` wrote."""
-    return EvalResult.from_json(json.loads(path.read_text()))
 
 
 def store(path: Path, result: EvalResult) -> None:

@@ -41,6 +41,7 @@ class Slot:
     won: bool = False
 
     def record(self, turn: Turn, result: StepResult, max_turns: int) -> None:
+        """Books a turn and what it led to."""
         self.turns.append(turn)
         past = (*self.episode.past, (self.episode.current.text, turn.command))
         self.episode = Episode(past=past, current=result.observation)
@@ -51,6 +52,7 @@ class Slot:
             self.stop = StopReason.max_turns
 
     def trajectory(self) -> Trajectory:
+        """The finished episode."""
         assert self.stop is not None
         return Trajectory(
             task=self.task,

@@ -28,7 +28,7 @@ from atod_jax.metrics import Progress, Writer
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.observer import BatchScorer, Observer, pack
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
-from atod_jax.report import config_digest, package_versions, write_report
+from atod_jax.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.streams import Stream, key, rng
 from atod_jax.tasks import TaskSource
 from atod_jax.types import Mean, Trajectory
@@ -122,7 +122,7 @@ def open_workdir(out: Path, cfg: ConfigDict) -> Path:
     Raises:
       ValueError: the folder holds a run with another config; lists the keys that differ.
     """
-    record, resolved = out / "config.json", cli.to_json(cfg)
+    record, resolved = out / "run_config.json", cli.to_json(cfg)
     if record.is_file() and record.read_text() != resolved:
         old, new = (flatten(json.loads(text)) for text in (record.read_text(), resolved))
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
@@ -155,7 +155,8 @@ def conclude(cfg: ConfigDict, out: Path, student: Model, params: Any, observer: 
         title=f"{cfg.algorithm.name} on {cfg.env.name}, {cfg.total_steps} steps",
         command="python -m atod_jax.train " + " ".join(sys.argv[1:]),
         evaluations=observer.references,
-        curve=observer.points(),
+        curve=read_curve(out),
+        curve_temperature=cfg.eval.curve_temperature,
         settings={
             "config digest": config_digest(cfg.to_dict()),
             "student": str(cfg.student.path),

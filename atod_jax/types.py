@@ -34,6 +34,8 @@ class Task:
 
 
 class StopReason(enum.Enum):
+    """Why an episode ended."""
+
     done = "done"  # the environment ended the episode
     max_turns = "max_turns"  # the turn limit of the rollout
 
@@ -54,6 +56,8 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
+    """One finished episode."""
+
     task: Task
     group: int  # global index of the task in this step's batch
     turns: tuple[Turn, ...]
@@ -62,6 +66,7 @@ class Trajectory:
 
     @property
     def total_reward(self) -> float:
+        """The summed reward of its turns."""
         return float(sum(t.reward for t in self.turns))
 
 

@@ -3,8 +3,8 @@
 #
 #   launch/venv.sh requirements.txt tests/requirements.txt
 #
-# Costs: one to four minutes, 500 MB of downloads and 1.2 GB of disk the first time; then nothing until
-# a requirement file changes. PYTHON=/path/to/python3.12 chooses the interpreter.
+# Costs: one to four minutes, 0.5 GB of downloads and 1.5 GB of disk the first time; nothing until
+# a requirement file changes after that. PYTHON=/path/to/python3.12 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

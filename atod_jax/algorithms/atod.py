@@ -7,12 +7,12 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from atod_jax.core import diagnostics, masked, schedules
 from atod_jax.core.advantages import GroupConfig, row_advantages
 from atod_jax.core.schedules import AnnealConfig
-from atod_jax.core.tdur import TdurConfig, turn_signals, turn_weights
+from atod_jax.core.tdur import TdurConfig, token_weights, turn_signals, turn_weights
 from atod_jax.types import Mean, Signal, TokenStats, TurnBatch
 
 WEIGHTINGS = ("tdur", "token", "uniform")
@@ -123,13 +123,14 @@ def signal(
         raise ValueError("atod has teacher=None but kappa never reaches 0; score with a teacher")
     mask = batch.rows.action_mask
     kappa, rho = schedules.mix(step + 1, cfg=cfg.schedule)
-    rl = _on_tokens(rho * row_advantages(batch, cfg=cfg.group), mask)
-    opd, report = jnp.zeros_like(rl), {}
+    reward = row_advantages(batch, cfg=cfg.group)
+    gap, report = jnp.zeros_like(student.logp), {}
     if teacher is not None:
-        weight = weights(cfg, batch, student, teacher)
-        opd = jnp.where(mask, kappa * (weight * (teacher.logp - student.logp)), 0.0)
+        gap = weights(cfg, batch, student, teacher) * (teacher.logp - student.logp)
         report = diagnostics.of_teacher(batch.rows, student, teacher)
-        report |= _weight_means(cfg, batch, weight)
+        report |= _weight_means(batch, turn_table(cfg, batch, student, teacher)["weight"])
+    spread = jnp.broadcast_to(reward[:, None], gap.shape)
+    opd, rl = mixed_terms(gap, spread, mask, kappa=kappa, rho=rho)
     return Signal(
         advantage=opd + rl,
         ce_weight=jnp.zeros_like(student.logp),
@@ -144,6 +145,18 @@ def signal(
             "rl/abs_mean": masked.masked_mean(jnp.abs(rl), mask),
         },
     )
+
+
+def mixed_terms(
+    gap: Float[Array, "N R"],
+    reward: Float[Array, "N R"],
+    action_mask: Bool[Array, "N R"],
+    *,
+    kappa: schedules.Scalar,
+    rho: schedules.Scalar,
+) -> tuple[Float[Array, "N R"], Float[Array, "N R"]]:
+    """(kappa gap, rho reward), 0 off the mask: the two terms whose sum is the advantage."""
+    return jnp.where(action_mask, kappa * gap, 0.0), jnp.where(action_mask, rho * reward, 0.0)
 
 
 def weights(
@@ -166,7 +179,10 @@ def weights(
 def turn_table(
     cfg: Config, batch: TurnBatch, student: TokenStats, teacher: TokenStats
 ) -> dict[str, Float[Array, "N"]]:
-    """Per row, for transcripts: `divergence` and `uncertainty` in nats, and the turn `weight`."""
+    """Per row, for transcripts: `divergence` and `uncertainty` (nats) and the `weight`.
+
+    The weight is the row's mean where weights are per token.
+    """
     rows = batch.rows
     divergence, uncertainty = turn_signals(student.logp, teacher.logp, rows.action_mask)
     weight = jnp.ones_like(divergence)
@@ -179,6 +195,8 @@ def turn_table(
             num_traj=batch.returns.shape[0],
             cfg=cfg.tdur,
         )
+    if cfg.weighting == "token":
+        weight = masked.row_mean(weights(cfg, batch, student, teacher), rows.action_mask)
     return {"divergence": divergence, "uncertainty": uncertainty, "weight": weight}
 
 

@@ -16,12 +16,16 @@ from atod_jax.types import Task
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
+    """What the environment shows."""
+
     text: str
     commands: tuple[str, ...] = ()  # admissible actions, in the order they are shown
 
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
+    """What one command led to."""
+
     observation: Observation
     reward: float
     done: bool

@@ -5,6 +5,7 @@ The golden is legitimate to remake only when the tiny model below changes:
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,18 @@ def make_torch_model(*, tied: bool):
     return model.eval()
 
 
+def make_params(config: ModelConfig):
+    """The same recipe for our parameters."""
+
+    def one(path, x):
+        noise = rng.standard_normal(x.shape).astype(np.float32)
+        fan = math.prod(x.shape) // x.shape[-1] if path[-1].key == "kernel" else x.shape[-1]
+        return 1 + 0.3 * noise if path[-1].key == "scale" else noise * fan**-0.5
+
+    rng = np.random.default_rng(0)
+    return jax.tree_util.tree_map_with_path(one, build(config).init(jax.random.key(0)))
+
+
 def torch_logits(model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
     import torch
 
@@ -71,8 +84,13 @@ def torch_logits(model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 def our_logits(config: ModelConfig, params, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
     model = build(config)
-    hidden, _ = model.hidden(params, jnp.array(tokens), jnp.array(valid), tail=tokens.shape[1])
-    return np.asarray(jnp.einsum("nld,vd->nlv", hidden, model.head(params)))
+
+    @jax.jit
+    def logits(params):
+        hidden, _ = model.hidden(params, jnp.array(tokens), jnp.array(valid), tail=tokens.shape[1])
+        return jnp.einsum("nld,vd->nlv", hidden, model.head(params))
+
+    return np.asarray(logits(params))
 
 
 def assert_close(ours: np.ndarray, theirs: np.ndarray, valid: np.ndarray) -> None:
@@ -118,7 +136,7 @@ def test_our_checkpoint_in_their_decoder(tied, shard_bytes, tmp_path):
         rms_eps=1e-5,
         tie_embeddings=tied,
     )
-    params = jax.tree.map(lambda x: 6.0 * x, build(config).init(jax.random.key(0)))
+    params = make_params(config)
     save_hf(tmp_path / "out", config, params, shard_bytes=shard_bytes)
     theirs, report = Qwen3ForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -148,8 +166,10 @@ def test_greedy_decoding_agrees(tmp_path):
     prompts = [row[keep] for row, keep in zip(tokens, valid)]
     actions = Policy(build(config), cfg).act(params, prompts, [0, 1, 2], jax.random.key(0))
     for prompt, action in zip(prompts, actions):
+        ids = torch.from_numpy(prompt)[None].long()
         want = theirs.generate(
-            torch.from_numpy(prompt)[None].long(),
+            ids,
+            attention_mask=torch.ones_like(ids),
             max_new_tokens=8,
             do_sample=False,
             eos_token_id=TINY["vocab_size"] - 1,

@@ -129,6 +129,8 @@ def _next(view: View, place: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
+    """A command and the reasoning that led to it."""
+
     command: str
     thought: str
 

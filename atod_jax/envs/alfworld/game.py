@@ -18,6 +18,8 @@ TASK_TYPES = (
 
 @dataclasses.dataclass(frozen=True)
 class Receptacle:
+    """A place that holds things."""
+
     name: str  # "cabinet 3", as in the text
     type: str  # "Cabinet"
     openable: bool
@@ -26,6 +28,8 @@ class Receptacle:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
+    """A thing, and where it is at the start."""
+
     name: str  # "mug 1"
     type: str  # "Mug"
     inside: str | None  # name of its receptacle, or None
@@ -60,6 +64,8 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Game:
+    """One game: its room, what is where, and what is asked for."""
+
     id: str
     split: str  # train | valid_seen | valid_unseen
     task_type: str  # one of TASK_TYPES

@@ -1,0 +1,267 @@
+"""How each function of the golden index maps to the package's public functions.
+
+An adapter takes the parameters of a case and its prepared arrays, and returns the case's outputs
+by name. It holds no formula of the method: only argument building, sums and masks.
+"""
+
+import jax
+import jax.numpy as jnp
+from golden_inputs import (
+    anneal_config,
+    group_config,
+    loss_config,
+    make_batch,
+    models,
+    only,
+    tdur_config,
+)
+
+from atod_jax.algorithms import atod, opd
+from atod_jax.core import advantages, diagnostics, losses, masked, schedules, tdur
+from atod_jax.types import Signal, TokenStats
+
+
+def tdur_turn_weights(p, a):
+    d, h = tdur.turn_signals(a["student_logp"], a["teacher_logp"], a["mask"])
+    length = jnp.sum(a["mask"], axis=1)
+    options = {"num_traj": a["group"].shape[0], "cfg": tdur_config(p)}
+    per_row = tdur.turn_weights(d, h, a["traj"], length=length, **options)
+    return {"weights": jnp.where(a["mask"], per_row[:, None], 1.0)}
+
+
+def tdur_token_weights(p, a):
+    weights = tdur.token_weights(
+        a["student_logp"],
+        a["teacher_logp"],
+        a["mask"],
+        min_divergence=p["tip_min_divergence"],
+        smoothing=p["tip_smoothing"],
+        quantile=p["entropy_clip_quantile"],
+    )
+    return {"weights": weights}
+
+
+def anneal_coefs(p, a):
+    cfg = schedules.AnnealConfig(
+        kappa_start=p["kl_init"],
+        kappa_end=p["kl_min"],
+        rho_start=p["rl_init"],
+        rho_end=p["rl_max"],
+        steps=p["anneal_steps"],
+    )
+    steps = a["steps"].astype(jnp.result_type(int))  # int32 would divide in single precision
+    kappa, rho = jax.vmap(lambda s: schedules.mix(s, cfg=cfg))(steps)
+    unit = schedules.AnnealConfig(rho_start=0.0, rho_end=1.0, steps=p["anneal_steps"])
+    _, progress = jax.vmap(lambda s: schedules.mix(s, cfg=unit))(steps)
+    return {"kappa": kappa, "rho": rho, "progress": progress}
+
+
+def soft_curriculum_weights(p, a):
+    cfg = schedules.CurriculumConfig(
+        updates_per_turn=p["checkpoint_steps"],
+        softness=p["softness"],
+        bias=p["bias"],
+        weight_min=p["min_weight"],
+        weight_max=p["max_weight"],
+        warmup=p["warmup_steps"],
+    )
+    weight = schedules.soft_curriculum(jnp.array(p["global_step"]), a["turn_step"], cfg=cfg)
+    return {"weights": jnp.where(a["mask"], weight[:, None], 1.0)}
+
+
+def atod_advantage(p, a):
+    """The terms of the hybrid advantage, with the reward term given."""
+    mask, (student, teacher) = a["mask"], models(a)
+    update = jnp.array(p["global_step"])
+    gap = teacher.logp - student.logp
+    if p["enable_within_turn_rtg"]:
+        options = {"gamma": p["opd_gamma"], "normalise": p["opd_length_normalization"]}
+        gap = advantages.return_to_go(gap, mask, **options)
+    weight = jnp.ones_like(gap)
+    if p["enable_tip"] and p["tip_granularity"] == "turn":
+        weight = tdur_turn_weights(p, a)["weights"]
+    elif p["enable_tip"]:
+        quantile = p["tip_entropy_clip_quantile"]
+        weight = tdur_token_weights({**p, "entropy_clip_quantile": quantile}, a)["weights"]
+    if p["enable_soft_curriculum"]:
+        prefix = "curriculum_"
+        curriculum = {k.removeprefix(prefix): v for k, v in p.items() if k.startswith(prefix)}
+        weight *= soft_curriculum_weights({**curriculum, "global_step": update}, a)["weights"]
+    kappa, rho = schedules.mix(update, cfg=anneal_config(p))
+    terms = atod.mixed_terms(gap * weight, a["grpo_advantage"], mask, kappa=kappa, rho=rho)
+    return {"advantage": sum(terms)}
+
+
+def atod_pipeline(p, a):
+    """Rewards, penalty, group advantage, weights and annealing: the whole of `atod.signal`."""
+    only((p["enable_within_turn_rtg"], p["enable_soft_curriculum"]), (False, False))
+    turn, anneal, group = (dict(vars(f(p))) for f in (tdur_config, anneal_config, group_config))
+    fixed = turn.pop("ratio_min"), turn.pop("ratio_max"), group.pop("eps")
+    only(fixed, (0.5, 2.0, 1e-6))
+    kind = {"turn": "tdur", "token": "token"}[p["tip_granularity"]]
+    cfg = atod.Config(
+        weighting=kind if p["enable_tip"] else "uniform",
+        anneal=anneal.pop("kind"),
+        anneal_steps=anneal.pop("steps"),
+        **turn,
+        **anneal,
+        **group,
+    )
+    batch = make_batch(a)
+    signal = atod.signal(cfg, batch, *models(a), jnp.array(p["global_step"] - 1))
+    reward = advantages.row_advantages(batch, cfg=cfg.group)
+    grpo = jnp.where(a["mask"], reward[:, None], 0.0)
+    return {"advantage": signal.advantage, "grpo_advantage": grpo}
+
+
+def grpo_outcome_advantage(p, a):
+    scores = jnp.sum(a["token_level_rewards"], axis=1)
+    per_row = advantages.group_relative(scores, a["traj"], a["group"], cfg=group_config(p))
+    return {"advantage": jnp.where(a["mask"], per_row[:, None], 0.0)}
+
+
+def invalid_action_penalty(p, a):
+    """Rewards sit on the last valid token (column -1 of an empty row), one trajectory per row."""
+    scores = a["token_level_scores"]
+    rows, width = scores.shape
+    row, traj = jnp.arange(rows), jnp.arange(rows)
+    at = (jnp.sum(a["mask"], axis=1) - 1) % width
+    valid, coef = a["is_action_valid"] > 0, p["coef"]
+    new = advantages.row_scores(scores[row, at], traj, valid, invalid_penalty=coef)
+    return {"token_level_scores": scores.at[row, at].set(new)}
+
+
+def policy_loss(p, a):
+    only(p["loss_agg_mode"], "token-mean")
+    tokens = jnp.sum(a["mask"], dtype=jnp.float32)
+    (loss, metrics), grad = jax.value_and_grad(token_sum_loss, has_aux=True)(
+        a["logp"], a["old_logp"], a["advantages"], a["mask"], cfg=loss_config(p), norm=tokens
+    )
+    names = {
+        "clipfrac": "loss/clip_fraction",
+        "clipfrac_lower": "loss/clip_fraction_lower",
+        "ppo_kl": "loss/ppo_kl",
+    }
+    means = {k: metrics[v].total / metrics[v].weight for k, v in names.items()}
+    return {"loss": loss, "grad_logp": grad, **means}
+
+
+def policy_loss_micro_accumulated(p, a):
+    """The reference's mean of micro-batch means: each micro-batch brings its own denominator."""
+    only(p["loss_agg_mode"], "token-mean")
+    micro, mini = p["micro_batch"], p["mini_batch"]
+    pieces = [slice(i, i + micro) for i in range(0, a["logp"].shape[0], micro)]
+    values, grads = [], []
+    for piece in pieces:
+        args = [a[k][piece] for k in ("logp", "old_logp", "advantages", "mask")]
+        norm = jnp.sum(args[-1], dtype=jnp.float32)
+        (value, _), grad = jax.value_and_grad(token_sum_loss, has_aux=True)(
+            *args, cfg=loss_config(p), norm=norm
+        )
+        values.append(value)
+        grads.append(grad * (micro / mini))
+    return {"grad_logp": jnp.concatenate(grads), "micro_losses": jnp.stack(values)}
+
+
+def token_sum_loss(logp, old_logp, advantage, mask, *, cfg, norm):
+    stats = TokenStats(logp=logp, entropy=jnp.zeros_like(logp))
+    signal = Signal(
+        advantage=advantage,
+        ce_weight=jnp.zeros_like(logp),
+        old_logp=old_logp,
+        norm=norm,
+        diagnostics={},
+    )
+    return losses.objective(stats, mask, signal, cfg)
+
+
+def sod_opd_advantage(p, a):
+    only(p["mode"], "uniform")
+    student, teacher = models(a)
+    cfg = opd.Config(coef=p["opd_coef"])
+    signal = opd.signal(cfg, make_batch(a), student, teacher, jnp.array(0))
+    reward = jnp.where(a["mask"], a["grpo_advantage"], 0.0)
+    return {"advantage": signal.advantage + (0.0 if p["opd_only"] else reward)}
+
+
+def gigpo_advantage(p, a):
+    returns = advantages.step_returns(a["step_reward"], a["traj"], a["turn_step"], gamma=p["gamma"])
+    valid, coef = a["is_action_valid"] > 0, p["invalid_action_penalty_coef"]
+    own = jnp.arange(returns.shape[0])
+    penalised = advantages.row_scores(returns, own, valid, invalid_penalty=coef)
+    scale = {"mean_norm": False, "mean_std_norm": True}[p["mode"]]
+    per_row = advantages.gigpo(
+        jnp.sum(a["token_level_rewards"], axis=1),
+        penalised,
+        a["traj"],
+        a["group"],
+        anchor=a["anchor_id"],
+        step_weight=p["step_advantage_w"],
+        cfg=advantages.GroupConfig(scale=scale, eps=p["epsilon"]),
+    )
+    return {
+        "step_return": returns,
+        "step_reward_penalised": penalised,
+        "advantage": jnp.where(a["mask"], per_row[:, None], 0.0),
+    }
+
+
+def turn_segments(p, a):
+    start, end, count = masked.runs(a["mask"], limit=a["mask"].shape[1])
+    return {"start": start, "end": end, "count": count}
+
+
+def per_turn_diagnostics(p, a):
+    streams = {
+        "disagreement": jnp.abs(a["student_logp"] - a["teacher_logp"]),
+        "student_entropy": -a["student_logp"],
+        "teacher_entropy": -a["teacher_logp"],
+    }
+    out = {"turn": jnp.arange(p["max_turn_log"] + 1)}
+    for name, x in streams.items():
+        means, rows = diagnostics.by_turn(x, a["mask"], a["turn_step"], last=p["max_turn_log"])
+        whole = masked.masked_mean(x, a["mask"])
+        out |= {name: means, f"{name}_mean": whole.total / whole.weight}
+        out["count"] = rows
+    return out
+
+
+def k3_kl_loss(p, a):
+    only(p["loss_agg_mode"], "token-mean")
+
+    def loss(logp):
+        per_token = losses.k3(logp, a["ref_logp"], bound=p["clamp"])
+        mean = masked.masked_mean(per_token, a["mask"])
+        return mean.total / mean.weight, per_token
+
+    (value, per_token), grad = jax.value_and_grad(loss, has_aux=True)(a["logp"])
+    return {"per_token": per_token, "loss": value, "grad_logp": grad}
+
+
+def within_turn_rtg(p, a):
+    gap = a["teacher_logp"] - a["student_logp"]
+    options = {"gamma": p["opd_gamma"], "normalise": p["opd_length_normalization"]}
+    return {"signal": advantages.return_to_go(gap, a["mask"], **options)}
+
+
+ADAPTERS = {
+    f.__name__: f
+    for f in (
+        tdur_turn_weights,
+        tdur_token_weights,
+        anneal_coefs,
+        soft_curriculum_weights,
+        atod_advantage,
+        atod_pipeline,
+        grpo_outcome_advantage,
+        invalid_action_penalty,
+        policy_loss,
+        policy_loss_micro_accumulated,
+        sod_opd_advantage,
+        gigpo_advantage,
+        turn_segments,
+        per_turn_diagnostics,
+        k3_kl_loss,
+        within_turn_rtg,
+    )
+}

@@ -1,0 +1,106 @@
+"""Golden arrays and parameters as the package's types: batches, statistics, configs."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from atod_jax.core import advantages, losses, schedules, tdur
+from atod_jax.types import Rows, TokenStats, TurnBatch
+
+
+def prepared(arrays):
+    """Device inputs of a case: boolean mask, dense trajectory ids, tables per trajectory."""
+    a = {k.removeprefix("in_"): v for k, v in arrays.items() if k.startswith("in_")}
+    rows = len(next(iter(a.values())))
+    if "mask" in a:
+        a["mask"] = a["mask"] > 0
+    _, first, traj = np.unique(
+        a.get("traj_id", np.arange(rows)), return_index=True, return_inverse=True
+    )
+    a["traj"] = traj.astype(np.int32)
+    a["group"] = np.zeros(len(first), np.int32)
+    if "group_id" in a:
+        a["group"] = np.unique(a["group_id"], return_inverse=True)[1][first].astype(np.int32)
+    if "episode_reward" in a:
+        a["returns"] = a["episode_reward"][first]
+    return {k: jnp.asarray(v) for k, v in a.items()}
+
+
+def make_batch(a):
+    """A TurnBatch from the arrays of a case; fields the case lacks are neutral."""
+    mask = a["mask"]
+    n, num = mask.shape[0], a["group"].shape[0]
+    rows = Rows(
+        prompt=jnp.zeros((n, 1), jnp.int32),
+        prompt_length=jnp.ones(n, jnp.int32),
+        action=jnp.zeros(mask.shape, jnp.int32),
+        action_mask=mask,
+        sampler_logp=jnp.zeros(mask.shape),
+        traj=a["traj"],
+        turn=a.get("turn_step", jnp.zeros(n, jnp.int32)),
+        action_valid=a.get("is_action_valid", jnp.ones(n)) > 0,
+    )
+    return TurnBatch(rows=rows, returns=a.get("returns", jnp.zeros(num)), group=a["group"])
+
+
+def models(a):
+    """Student and teacher statistics; the method only looks at log-probabilities."""
+    zero = jnp.zeros_like(a["student_logp"])
+    return tuple(TokenStats(logp=a[f"{who}_logp"], entropy=zero) for who in ("student", "teacher"))
+
+
+def tdur_config(p):
+    only(p["tip_eps"], 1e-8)
+    return tdur.TdurConfig(
+        score=p["tip_score_mode"],
+        min_turns=p["tip_min_turns"],
+        min_divergence=p["tip_min_divergence"],
+        top_rho=p["tip_rho"],
+        smoothing=p["tip_smoothing"],
+        mean_preserving=p["tip_mean_preserve"],
+        ratio_min=p["tip_w_min"],
+        ratio_max=p["tip_w_max"],
+    )
+
+
+def anneal_config(p):
+    return schedules.AnnealConfig(
+        kappa_start=p["kl_coef"],
+        kappa_end=p["kl_coef_min"],
+        rho_start=p["rl_coef"],
+        rho_end=p["rl_coef_max"],
+        kind="linear" if p["enable_coef_anneal"] else "constant",
+        steps=p["coef_anneal_steps"],
+    )
+
+
+def group_config(p):
+    return advantages.GroupConfig(
+        statistics="turns" if p["cross_steps"] else "trajectories",
+        scale=p["norm_by_std"],
+        invalid_penalty=p.get("invalid_action_penalty_coef", 0.0),
+        eps=p.get("epsilon", p.get("grpo_epsilon")),
+    )
+
+
+def only(value, known):
+    """A case outside what the package has is refused, never answered approximately."""
+    if value != known:
+        raise NotImplementedError(f"{value!r}: the package has {known!r}")
+
+
+def fitted(name, got, expected, function):
+    """An output cut to the entries that the case lists."""
+    value = np.asarray(got[name])
+    if function == "per_turn_diagnostics" and value.ndim == 1:
+        return value[expected["turn"]]
+    if function == "turn_segments" and value.ndim == 2:
+        widest = expected[name].shape[1]
+        assert np.all(value[:, widest:] == -1)
+        return value[:, :widest]
+    return value
+
+
+def loss_config(p):
+    return losses.LossConfig(
+        clip_low=p["cliprange_low"], clip_high=p["cliprange_high"], dual_clip=p["clip_ratio_c"]
+    )

@@ -1,0 +1,208 @@
+"""The training loop from end to end, on random tiny models and generated games."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from atod_jax import assembly, cli, train
+from atod_jax.models import build, qwen3
+from atod_jax.models.checkpoint_io import load_hf, save_hf
+from atod_jax.render import load_tokenizer
+from configs import household
+
+TOKENIZER = assembly.ASSETS / "household" / "tokenizer"
+
+
+def save_random_model(folder, *, vocab_size=None, hidden=16, seed=0, tokenizer=TOKENIZER):
+    loaded = load_tokenizer(str(tokenizer))
+    sizes = {
+        "vocab_size": vocab_size or len(loaded), "hidden_size": hidden, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+        "intermediate_size": 32, "tie_word_embeddings": True,
+    }  # fmt: skip
+    config = qwen3.config_from_hf(assembly.FRESH | sizes)
+    params = jax.tree.map(lambda x: 3 * x, build(config).init(jax.random.key(seed)))
+    save_hf(folder, config, params, tokenizer=loaded)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    student = save_random_model(folder / "student")
+    return student, save_random_model(folder / "teacher", hidden=24, seed=1)
+
+
+def smoke_config(models, algo="atod", **changes):
+    c = household.get_config(f"algo={algo},smoke")
+    c.student.path, c.teacher.path = models
+    c.env.max_turns = 3
+    c.sampling.prompt_buckets = (160,)
+    c.rollout.tasks, c.rollout.group = 2, 4
+    c.packing.minibatch_rows, c.packing.micro_rows = 16, 8
+    c.eval.tasks = c.eval.final_tasks = c.eval.slots = 8
+    c.eval.temperatures = (1.0,)
+    if algo == "sft":
+        c.rollout.source = "expert"
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(folder):
+    return [
+        {k: v for k, v in r.items() if not k.startswith("seconds/")} for r in records(folder)
+    ]
+
+
+@pytest.mark.parametrize("algo", ["atod", "opd", "grpo", "sft"])
+def test_a_run_leaves_a_report_metrics_transcripts_and_a_loadable_student(algo, models, tmp_path):
+    cfg = smoke_config(models, algo, export=str(tmp_path / "student"))
+    train.main(cfg, str(tmp_path / "run"))
+    run = tmp_path / "run"
+    report = (run / "report.md").read_text()
+    assert "before training" in report
+    assert (run / "success_curve.png").stat().st_size > 10_000
+    steps = [r["step"] for r in records(run) if "loss/total" in r]
+    assert steps == [0, 1, 2]
+    curve = [r["step"] for r in records(run) if "eval/success" in r]
+    assert curve == [0, 2, 3]
+    (episode, *_) = (run / "transcripts" / "000002-eval.jsonl").read_text().splitlines()
+    assert {"observation", "response", "command", "d", "h", "w"} <= set(
+        json.loads(episode)["turns"][0]
+    )
+    config, params = load_hf(tmp_path / "student")
+    _, before = load_hf(models[0])
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), params, before)
+    # Nobody wins a game in three turns, so GRPO has no signal and must not move at all.
+    assert (max(jax.tree.leaves(moved)) > 0) == (algo != "grpo")
+    assert config.vocab_size == len(load_tokenizer(str(tmp_path / "student")))
+
+
+def test_the_sampler_and_the_scorer_agree_on_every_token(models, tmp_path):
+    train.main(smoke_config(models, total_steps=1), str(tmp_path))
+    assert records(tmp_path)[1]["student/sampler_gap"] < 1e-5
+
+
+def test_an_interrupted_run_ends_like_an_undisturbed_one(models, tmp_path, monkeypatch):
+    cfg = smoke_config(models)
+    train.main(cfg, str(tmp_path / "straight"))
+    calls = iter(range(1000))
+
+    def interrupt(self):
+        if next(calls) == 13:  # in the middle of a rollout
+            raise cli.Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.StopRequest, "check", interrupt)
+        with pytest.raises(cli.Interrupted):
+            train.main(cfg, str(tmp_path / "stopped"))
+    done = [r["step"] for r in records(tmp_path / "stopped") if "loss/total" in r]
+    assert done != [0, 1, 2]
+    train.main(cfg, str(tmp_path / "stopped"))
+    assert without_times(tmp_path / "stopped") == without_times(tmp_path / "straight")
+    for name in ("final-T1.json", "start-T1.json", "teacher-T1.json"):
+        one, two = (
+            (tmp_path / run / "evaluations" / name).read_text() for run in ("stopped", "straight")
+        )
+        assert one == two
+
+
+def test_a_finished_run_can_be_started_again_and_changes_nothing(models, tmp_path):
+    cfg = smoke_config(models, total_steps=1)
+    train.main(cfg, str(tmp_path))
+    before = without_times(tmp_path)
+    train.main(cfg, str(tmp_path))
+    assert [r for r in without_times(tmp_path) if "loss/total" in r] == [
+        r for r in before if "loss/total" in r
+    ]
+
+
+def test_steady_state_does_not_recompile(models, tmp_path):
+    compiled = []
+    step = [0]
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(step[0])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    original = train.rollout_scalars
+
+    def count(trajectories):
+        step[0] += 1
+        return original(trajectories)
+
+    train.rollout_scalars = count
+    try:
+        cfg = smoke_config(models, total_steps=5, **{"eval.every": 0, "save_every": 100})
+        train.main(cfg, str(tmp_path))
+    finally:
+        train.rollout_scalars = original
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled
+    assert not [s for s in compiled if s in (2, 3, 4)]
+
+
+# ---------------------------------------------------------------------------------------- bad input
+
+
+def test_another_config_in_the_workdir_is_refused(models, tmp_path):
+    cfg = smoke_config(models, total_steps=1)
+    train.open_workdir(tmp_path, cfg)
+    cfg.optim.lr = 0.5
+    with pytest.raises(ValueError, match=r"optim\.lr \(0\.0005 there, 0\.5 now\)"):
+        train.open_workdir(tmp_path, cfg)
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(models, tmp_path):
+    cfg = smoke_config(models, **{"optim.lr": 1e30, "save_every": 1, "eval.every": 0})
+    with pytest.raises(FloatingPointError, match=r"lower optim\.lr"):
+        train.main(cfg, str(tmp_path))
+    saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+    assert all(s <= 1 for s in saved)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(models, tmp_path):
+    other = save_random_model(tmp_path / "other", vocab_size=1000)
+    with pytest.raises(ValueError, match=r"teacher\.path.*vocabulary of 1000"):
+        train.main(smoke_config((models[0], other)), str(tmp_path / "run"))
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(models, tmp_path):
+    tokenizer = json.loads((TOKENIZER / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab[100], vocab[101] = vocab[101], vocab[100]
+    changed = tmp_path / "tokenizer"
+    changed.mkdir()
+    for file in TOKENIZER.iterdir():
+        (changed / file.name).write_text(file.read_text())
+    (changed / "tokenizer.json").write_text(json.dumps(tokenizer))
+    other = save_random_model(tmp_path / "other", tokenizer=changed)
+    with pytest.raises(ValueError, match=r"teacher\.path.*tokenizer differs"):
+        train.main(smoke_config((models[0], other)), str(tmp_path / "run"))
+
+
+def test_distillation_without_a_teacher_is_refused(models, tmp_path):
+    with pytest.raises(ValueError, match=r"teacher\.path='': .* needs a teacher"):
+        train.main(smoke_config((models[0], "")), str(tmp_path / "run"))
+
+
+def test_missing_models_name_the_option_and_the_shipped_ones(models, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"student\.path='nowhere'.*household"):
+        train.main(smoke_config(("nowhere", models[1])), str(tmp_path / "run"))
+
+
+def test_too_long_prompts_name_the_limit(models, tmp_path):
+    with pytest.raises(ValueError, match="prompt_buckets"):
+        train.main(smoke_config(models, **{"sampling.prompt_buckets": (16,)}), str(tmp_path))
+
+
+def test_batches_that_do_not_fit_the_mesh_name_the_next_size(models, tmp_path):
+    with pytest.raises(ValueError, match=r"packing\.micro_rows=4 .* use 8"):
+        train.main(smoke_config(models, **{"packing.micro_rows": 4}), str(tmp_path))
