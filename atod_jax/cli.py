@@ -42,9 +42,17 @@ def _parse() -> None:
         message = str(error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
         raise ValueError(f"unknown config key: {message}") from error
     except (flags.Error, TypeError) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_without_traceback(str(error))) from error
     if len(rest) > 1:
         raise ValueError(f"unexpected argument {rest[1]!r}; options look like --config.seed=1")
+
+
+def _without_traceback(message: str) -> str:
+    """What a message that quotes a whole traceback (as ml_collections' do) says in the end."""
+    if "Traceback" not in message:
+        return message
+    flag, last = message.split(":", 1)[0], message.strip().splitlines()[-1]
+    return f"{flag}: {last.partition(': ')[2] or last}"
 
 
 def _config(workdir_required: bool) -> ConfigDict:
@@ -54,7 +62,7 @@ def _config(workdir_required: bool) -> ConfigDict:
         raise ValueError("--workdir is missing: name a folder for this run, e.g. --workdir=runs/a")
     try:
         return ConfigDict(_CONFIG.value)
-    except (TypeError, AttributeError, FileNotFoundError) as error:
+    except OSError as error:
         raise FileNotFoundError(
             f"--config={flags.FLAGS['config'].config_filename}: no such config file"
         ) from error

@@ -72,7 +72,7 @@ class Action(NamedTuple):
     logp: np.ndarray  # f32[a]
 
 
-# ------------------------------------------------------------------- one distribution
+# --------------------------------------------------------------------- one distribution
 
 
 def mask_logits(logits: Float[Array, "B V"], forbidden: tuple[int, ...]) -> Float[Array, "B V"]:
@@ -284,10 +284,10 @@ class Policy:
         own prompts (possibly none) and row ids that are unique among all of them.
 
         Raises:
-          ValueError: a prompt is empty or longer than the largest bucket, or there are more than
-            max_rows prompts.
+          ValueError: a prompt is empty or longer than the largest bucket, there are more than
+            max_rows prompts, or not one row id per prompt.
         """
-        rows, columns = self._bucket(prompts)
+        rows, columns = self._bucket(prompts, row_ids)
         if rows == 0:
             return []
         tokens = np.full((rows, columns), self.cfg.pad_id, np.int32)
@@ -302,11 +302,17 @@ class Policy:
         out_tokens, logp, count = (to_local(x) for x in (out.tokens, out.logp, out.length))
         return [Action(out_tokens[i, :n], logp[i, :n]) for i, n in enumerate(count[: len(prompts)])]
 
-    def _bucket(self, prompts: Sequence[np.ndarray]) -> tuple[int, int]:
+    def compilations(self) -> int:
+        """How many shapes have been compiled so far."""
+        return self._generate._cache_size()
+
+    def _bucket(self, prompts: Sequence[np.ndarray], row_ids: Sequence[int]) -> tuple[int, int]:
         """The padded (rows, columns), agreed upon by all processes; (0, 0) without any prompt."""
         longest = max((len(p) for p in prompts), default=0)
         if any(len(p) == 0 for p in prompts):
             raise ValueError("an empty prompt: there is nothing to predict the first token from")
+        if len(row_ids) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts but {len(row_ids)} row ids")
         if longest > self.cfg.prompt_buckets[-1]:
             raise ValueError(
                 f"a prompt has {longest} tokens, the largest of {self.cfg.prompt_buckets=} is "

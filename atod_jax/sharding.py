@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor", "expert")
+MESH_AXES = ("data", "fsdp", "tensor", "expert")
 BATCH_AXES = ("data", "fsdp")  # mesh axes that split the rows of a batch
 
 # Logical axis -> mesh axis (None: replicated).
@@ -38,17 +38,17 @@ def make_mesh(shape: Mapping[str, int]) -> Mesh:
     Raises:
       ValueError: an unknown axis, a size below 1, or a product other than the device count.
     """
-    unknown = sorted(set(shape) - set(AXES))
+    unknown = sorted(set(shape) - set(MESH_AXES))
     if unknown:
-        raise ValueError(f"mesh axes {unknown} are unknown; choose from {AXES}")
-    sizes = tuple(shape.get(axis, 1) for axis in AXES)
+        raise ValueError(f"mesh axes {unknown} are unknown; choose from {MESH_AXES}")
+    sizes = tuple(shape.get(axis, 1) for axis in MESH_AXES)
     if min(sizes) < 1 or math.prod(sizes) != jax.device_count():
         raise ValueError(
-            f"mesh {dict(zip(AXES, sizes))} needs {math.prod(sizes)} devices, there are "
+            f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
             f"{jax.device_count()}; make the product of its sizes equal that"
         )
     # Auto: under the default (Explicit) an embedding lookup has to name its output sharding.
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def param_shardings(
@@ -64,7 +64,8 @@ def param_shardings(
 
     Raises:
       ValueError: a parameter matches no pattern or several, has another rank than its axes, or a
-        dimension is not divisible by its mesh axis; a logical axis without a rule.
+        dimension is not divisible by its mesh axis; a logical axis without a rule, or with one
+        that names no mesh axis; two axes of a parameter on one mesh axis.
     """
 
     def one(path: Any, leaf: Any) -> NamedSharding:
@@ -95,6 +96,12 @@ def _spec(
     if unruled:
         raise ValueError(f"parameter {name}: no sharding rule for the logical axes {unruled}")
     physical = [None if axis is None else rules[axis] for axis in logical]
+    used = [mesh_axis for mesh_axis in physical if mesh_axis is not None]
+    for axis, mesh_axis in zip(logical, physical):
+        if mesh_axis is not None and mesh_axis not in mesh.shape:
+            raise ValueError(f"rule {axis} -> {mesh_axis}: no such axis in {dict(mesh.shape)}")
+    if len(set(used)) != len(used):
+        raise ValueError(f"parameter {name} {logical} -> {physical} uses a mesh axis twice")
     for size, axis, mesh_axis in zip(shape, logical, physical):
         if mesh_axis is not None and size % mesh.shape[mesh_axis]:
             raise ValueError(

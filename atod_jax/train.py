@@ -93,7 +93,8 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                 batch = pack(cfg, mesh, trajectories, env.renderer.pad_id, step)
                 clock.lap("pack")
                 s = score_s(state.params, batch)
-                t = score_t(teacher.params, batch) if teacher else None
+                needed = score_t and algorithm.needs_teacher(algo_cfg, step)
+                t = score_t(teacher.params, batch) if needed else None
                 sig = signal(batch, s, t, state.step)
                 means = jax.block_until_ready(sig.diagnostics)
                 clock.lap("score")

@@ -17,7 +17,7 @@ def games(c: ConfigDict) -> ConfigDict:
     c.env.history = 2
     c.env.max_turns = 20
     c.sampling.max_new_tokens = 6
-    c.sampling.prompt_buckets = (64, 160)  # garbled commands of a bad policy lengthen prompts
+    c.sampling.prompt_buckets = (52, 72, 160)  # garbled commands of a bad policy lengthen prompts
     c.packing.minibatch_rows = 512
     c.packing.micro_rows = 32  # fits the cache of a CPU core
     c.packing.head_block = 192

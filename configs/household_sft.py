@@ -6,8 +6,8 @@ Stages (run in this order; launch/household_models.sh runs them all):
     student_base   a small model learns the expert's moves on clean and disturbed play
     student        the same model, un-sharpened on very noisy play (label = what was played):
                    weak at the game, but every sub-skill is there to be sharpened again
-    teacher_mid    a larger model on lightly disturbed play, stopped early
-    teacher_good   the largest, long, on strongly disturbed play with the expert's labels
+    teacher_good   a larger model on strongly disturbed play with the expert's labels
+    teacher_mid    the same, stopped early
 """
 
 from ml_collections import ConfigDict
@@ -18,10 +18,8 @@ from configs import household
 SIZES = {
     "student": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
                 "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 192},
-    "teacher_mid": {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6,
-                    "num_key_value_heads": 3, "head_dim": 16, "intermediate_size": 384},
-    "teacher_good": {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 8,
-                     "num_key_value_heads": 4, "head_dim": 16, "intermediate_size": 256},
+    "teacher": {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6,
+                "num_key_value_heads": 3, "head_dim": 16, "intermediate_size": 384},
 }  # fmt: skip
 
 
@@ -65,18 +63,16 @@ def student(c: ConfigDict) -> None:
 
 
 def teacher_mid(c: ConfigDict) -> None:
-    """A mediocre teacher: lightly disturbed play, few updates."""
-    _fresh(c, "teacher_mid")
-    c.total_steps = 200
-    c.optim.lr = 3e-3
-    c.demos.noise = (0.0, 0.3)
+    """A mediocre teacher: the good one's recipe, stopped early."""
+    teacher_good(c)
+    c.total_steps = 110
 
 
 def teacher_good(c: ConfigDict) -> None:
     """A good teacher: expert labels on strongly disturbed play."""
-    _fresh(c, "teacher_good")
-    c.total_steps = 500
-    c.optim.lr = 2e-3
+    _fresh(c, "teacher")
+    c.total_steps = 250
+    c.optim.lr = 3e-3
     c.demos.noise = (0.0, 0.5)
 
 

@@ -3,7 +3,9 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", "/tmp/atod_jax_test_cache"))
+jax.config.update(
+    "jax_compilation_cache_dir",
+    os.environ.get("JAX_COMPILATION_CACHE_DIR", "/tmp/atod_jax_test_cache"),
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 install_import_hook(["atod_jax.core", "atod_jax.algorithms"], "beartype.beartype")
@@ -22,7 +27,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of recorded real data (ATOD_DATA_DIR, default ../shared/data); skips where absent."""
+    """The recorded real data (ATOD_DATA_DIR, default ../shared/data); skips where absent."""
     path = Path(os.environ.get("ATOD_DATA_DIR", REPO.parent / "shared" / "data"))
     if not path.is_dir():
         pytest.skip(f"no recorded data at {path}; set ATOD_DATA_DIR")

@@ -73,8 +73,10 @@ def one_update(params, batch, *, score=SCORE):
     return grads, {name: mean.value() for name, mean in metrics.items()}
 
 
-def assert_trees_close(a, b, rtol=2e-5, atol=1e-6):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+def assert_trees_close(a, b):
+    """Equal to 1e-5 of the largest entry: float32 sums taken in another order."""
+    scale = max(float(np.abs(x).max()) for x in jax.tree.leaves(b))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * scale), a, b)
 
 
 def test_the_number_of_micro_batches_does_not_change_the_gradient(params):
@@ -115,7 +117,7 @@ def test_the_gradient_is_that_of_the_plain_objective(params):
     def plain_loss(p):
         tokens = jnp.concatenate([rows.prompt, rows.action], 1)
         valid = jnp.concatenate(
-            [jnp.arange(P) >= P - rows.prompt_length[:, None], rows.action_mask], 1
+            [jnp.arange(P)[None] >= P - rows.prompt_length[:, None], rows.action_mask], 1
         )
         hidden, _ = MODEL.hidden(p, tokens, valid, tail=P + R)
         logits = jnp.einsum("nld,vd->nlv", hidden, MODEL.head(p)).at[..., 0].set(-1e30)

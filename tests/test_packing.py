@@ -37,10 +37,10 @@ def make_trajectories(rng, lengths, group_size=2):
 
 
 def pack(trajectories, **changes):
-    options = dict(
-        minibatch_rows=8, prompt_columns=8, response_columns=4, pad_id=0,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
+    options = {
+        "minibatch_rows": 8, "prompt_columns": 8, "response_columns": 4, "pad_id": 0,
+        "rng": np.random.default_rng(0),
+    }  # fmt: skip
     return pack_turns(trajectories, **(options | changes))
 
 

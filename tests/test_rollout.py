@@ -61,7 +61,7 @@ def tasks(*needed):
 
 
 def play(act, task_list, **options):
-    options = dict(group_size=2, max_turns=4) | options
+    options = {"group_size": 2, "max_turns": 4} | options
     return collect(act, Letters(), EnvPool(Countdown), task_list, **options)
 
 

@@ -55,9 +55,7 @@ def records(folder):
 
 
 def without_times(folder):
-    return [
-        {k: v for k, v in r.items() if not k.startswith("seconds/")} for r in records(folder)
-    ]
+    return [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in records(folder)]
 
 
 @pytest.mark.parametrize("algo", ["atod", "opd", "grpo", "sft"])

@@ -1,1 +1,1 @@
-"""One file per algorithm; each exports `Config`, `needs_teacher` and `signal`. File name = config name."""
+"""One file per algorithm, named as in the config; exports Config, needs_teacher and signal."""

@@ -1,7 +1,7 @@
 """What every text environment and prompt template provides. No tokens here: text in, text out.
 
 An environment is a module or package `atod_jax/envs/<name>` that exports
-    tasks(cfg, split) -> Sequence[Task]     the tasks of a split, cheap to index (lazily built is fine)
+    tasks(cfg, split) -> Sequence[Task]     the tasks of a split, cheap to index
     make(cfg) -> TextEnv                    a player for one task at a time
     TEMPLATES: dict[str, Template]          how an episode is shown to the model
     SPLITS: tuple[str, ...]
@@ -44,7 +44,7 @@ class TextEnv(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """All a prompt may be built from: the past (observation shown, command sent) pairs and the present."""
+    """All a prompt may be built from: past (observation shown, command sent) pairs, the present."""
 
     past: tuple[tuple[str, str], ...]
     current: Observation
@@ -68,4 +68,4 @@ class Template(NamedTuple):
 
     prompt: Callable[[Episode, int], str]  # (episode, history length) -> user message
     project: Callable[[str, Sequence[str]], Projection]  # (response, admissible commands)
-    respond: Callable[[str, str], str]  # (command, thought or "") -> the response a perfect model would write
+    respond: Callable[[str, str], str]  # (command, thought or "") -> ideal response

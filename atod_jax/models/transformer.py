@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 REMAT = ("none", "full", "dots")
 DTYPES = ("float32", "bfloat16")
+_MASKED = -1e30  # finite, so that a row of padding stays free of nan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,25 @@ def rotate(x: Float[Array, "n l h d"], rope: tuple[Array, Array]) -> Float[Array
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
+def attend(
+    q: Float[Array, "n t h d"],
+    k: Float[Array, "n l kv d"],
+    v: Float[Array, "n l kv d"],
+    mask: Bool[Array, "n t l"],
+) -> Float[Array, "n t h d"]:
+    """softmax(q k^T / sqrt(d)) v with shared key heads; a row with no key to see averages all.
+
+    Written out because a training step of a tiny model on a CPU is faster than with
+    `jax.nn.dot_product_attention`.
+    """
+    n, t, h, d = q.shape
+    grouped = q.reshape(n, t, k.shape[2], -1, d)
+    scores = jnp.einsum("ntgrd,nlgd->ngrtl", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores * d**-0.5, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("ngrtl,nlgd->ntgrd", weights, v).reshape(n, t, h, d)
+
+
 class Attention(nn.Module):
     """Grouped-query attention of the last `tail` columns over all columns."""
 
@@ -131,7 +151,7 @@ class Attention(nn.Module):
         k = rotate(RMSNorm(c.rms_eps, name="k_norm")(k), rope)
         if slot is not None:
             slot, k, v = _through(slot, k, v)
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, -tail:])
+        y = attend(q, k, v, mask[:, -tail:])
         return Linear((c.hidden_size,), inputs=2, name="o")(y), slot
 
 
@@ -183,7 +203,7 @@ def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
     Returns: {"embed": {"embedding" [V, D]}, "layers": block stacked to [layers - 1, ...] (absent
     with one layer), "last": block, "norm": {"scale" [D]}, "head": {"embedding" [V, D]} if untied}.
     """
-    k_embed, k_layers, k_last, k_head = jax.random.split(key, 4)
+    k_embed, k_blocks, k_head = jax.random.split(key, 3)
     half = jnp.zeros((1, 1, config.head_dim // 2))
     dummy = (jnp.zeros((1, 1, config.hidden_size)), (half, half), jnp.ones((1, 1, 1), bool))
 
@@ -194,10 +214,11 @@ def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
         shape = (config.vocab_size, config.hidden_size)
         return {"embedding": 0.02 * jax.random.normal(k, shape, jnp.float32)}
 
-    params = {"embed": table(k_embed), "last": block(k_last)}
+    blocks = jax.vmap(block)(jax.random.split(k_blocks, config.num_layers))
+    params = {"embed": table(k_embed), "last": jax.tree.map(lambda x: x[-1], blocks)}
     params["norm"] = {"scale": jnp.ones((config.hidden_size,), jnp.float32)}
     if config.num_layers > 1:
-        params["layers"] = jax.vmap(block)(jax.random.split(k_layers, config.num_layers - 1))
+        params["layers"] = jax.tree.map(lambda x: x[:-1], blocks)
     if not config.tie_embeddings:
         params["head"] = table(k_head)
     return params
@@ -256,15 +277,14 @@ def hidden_states(
     before = jnp.sum(seen, axis=1, keepdims=True) - jnp.sum(valid, axis=1, keepdims=True)
     rope = rope_angles(config, before + jnp.cumsum(valid, axis=1) - 1)
     causal = jnp.arange(seen.shape[1])[None, :] <= index + jnp.arange(columns)[:, None]
-    mask = causal[None] & seen[:, None, :]
+    view = (rope, causal[None] & seen[:, None, :])
     if cache is None:
-        x = _scan(config, params, x, rope, mask)
-        x, _ = Block(config).apply({"params": params["last"]}, x, rope, mask, tail=tail)
+        x = _scan(config, params, x, view)
+        x, _ = _run(config, params["last"], x, view, tail=tail)
     else:
-        x, k, v = _scan_cached(config, params, x, rope, mask, cache=cache, tail=tail)
-        cache = Cache(k=k, v=v, valid=seen, index=index + columns)
-    x = RMSNorm(config.rms_eps).apply({"params": params["norm"]}, x)
-    return x, cache
+        x, slot = _scan_cached(config, params, x, view, cache=cache, tail=tail)
+        cache = Cache(k=slot.k, v=slot.v, valid=seen, index=index + columns)
+    return RMSNorm(config.rms_eps).apply({"params": params["norm"]}, x), cache
 
 
 def rope_angles(config: ModelConfig, positions: Int[Array, "n l"]) -> tuple[Array, Array]:
@@ -289,7 +309,20 @@ def _merge_valid(valid: Array, cache: Cache | None) -> tuple[Array, Array]:
     return jax.lax.dynamic_update_slice(cache.valid, valid, start), cache.index
 
 
-def _scan(config: ModelConfig, params: Any, x: Array, rope: Any, mask: Array) -> Array:
+def _run(
+    config: ModelConfig,
+    params: Any,
+    x: Array,
+    view: Any,
+    *,
+    tail: int,
+    slot: Slot | None = None,
+) -> Any:
+    """One block; `view` holds the rotations and the mask of all columns."""
+    return Block(config).apply({"params": params}, x, *view, tail=tail, slot=slot)
+
+
+def _scan(config: ModelConfig, params: Any, x: Array, view: Any) -> Array:
     """All layers but the last, without a cache.
 
     Only these are worth recomputing in the backward pass: the last layer's comes first, so what it
@@ -298,9 +331,8 @@ def _scan(config: ModelConfig, params: Any, x: Array, rope: Any, mask: Array) ->
     if config.num_layers == 1:
         return x
 
-    def layer(x: Array, block_params: Any) -> tuple[Array, None]:
-        y, _ = Block(config).apply({"params": block_params}, x, rope, mask, tail=x.shape[1])
-        return y, None
+    def layer(x: Array, block: Any) -> tuple[Array, None]:
+        return _run(config, block, x, view, tail=x.shape[1])[0], None
 
     if config.remat == "full":
         layer = jax.checkpoint(layer, prevent_cse=False)
@@ -311,31 +343,19 @@ def _scan(config: ModelConfig, params: Any, x: Array, rope: Any, mask: Array) ->
 
 
 def _scan_cached(
-    config: ModelConfig,
-    params: Any,
-    x: Array,
-    rope: Any,
-    mask: Array,
-    *,
-    cache: Cache,
-    tail: int,
-) -> tuple[Array, Array, Array]:
+    config: ModelConfig, params: Any, x: Array, view: Any, *, cache: Cache, tail: int
+) -> tuple[Array, Slot]:
     """All layers; the cache arrays travel in the carry so that XLA updates them in place."""
-    last = jnp.array(config.num_layers - 1, jnp.int32)
-    slot = Slot(k=cache.k, v=cache.v, layer=last, index=cache.index)
+    numbers = jnp.arange(config.num_layers, dtype=jnp.int32)
+    slot = Slot(k=cache.k, v=cache.v, layer=numbers[-1], index=cache.index)
 
-    def layer(carry: tuple[Array, Slot], xs: Any) -> tuple[tuple[Array, Slot], None]:
+    def layer(carry: tuple[Array, Slot], block: Any) -> tuple[tuple[Array, Slot], None]:
         x, slot = carry
-        block_params, number = xs
-        block = {"params": block_params}
-        x, slot = Block(config).apply(
-            block, x, rope, mask, tail=x.shape[1], slot=slot.replace(layer=number)
-        )
-        return (x, slot), None
+        params, number = block
+        slot = slot.replace(layer=number)
+        return _run(config, params, x, view, tail=x.shape[1], slot=slot), None
 
     if config.num_layers > 1:
-        numbers = jnp.arange(config.num_layers - 1, dtype=jnp.int32)
-        (x, slot), _ = jax.lax.scan(layer, (x, slot), (params["layers"], numbers))
-    block = {"params": params["last"]}
-    x, slot = Block(config).apply(block, x, rope, mask, tail=tail, slot=slot.replace(layer=last))
-    return x, slot.k, slot.v
+        (x, slot), _ = jax.lax.scan(layer, (x, slot), (params["layers"], numbers[:-1]))
+    slot = slot.replace(layer=numbers[-1])
+    return _run(config, params["last"], x, view, tail=tail, slot=slot)

@@ -112,9 +112,9 @@ def test_step_returns_agree_with_loops(seed):
     rows = oracles.ragged_batch(seed)[0].rows
     rewards = np.random.default_rng(seed).normal(size=len(rows.traj)).astype(np.float32)
     got = advantages.step_returns(jnp.asarray(rewards), rows.traj, rows.turn, gamma=0.9)
-    expected = oracles.step_returns(rewards, rows.traj, rows.turn, gamma=0.9)
-    real = np.asarray(rows.traj) < 8
-    np.testing.assert_allclose(got[real], expected[real], rtol=1e-5, atol=1e-5)
+    traj, turn = np.asarray(rows.traj), np.asarray(rows.turn)
+    expected = oracles.step_returns(rewards, traj, turn, gamma=0.9)
+    np.testing.assert_allclose(np.asarray(got)[traj < 8], expected[traj < 8], rtol=1e-5, atol=1e-5)
 
 
 def test_gigpo_hand_numbers():

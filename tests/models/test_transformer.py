@@ -29,8 +29,13 @@ CONFIG = ModelConfig(
 def loud_params(config: ModelConfig):
     """Random parameters large enough that attention is far from uniform and norms from one."""
     rng = np.random.default_rng(0)
-    params = jax.jit(build(config).init)(jax.random.key(0))
-    return jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape).astype(np.float32), params)
+
+    def one(path, x):
+        noise = 0.3 * rng.standard_normal(x.shape).astype(np.float32)
+        return 1 + noise if path[-1].key == "scale" else noise
+
+    shapes = jax.eval_shape(build(config).init, jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(one, shapes)
 
 
 def make_tokens(n: int, l: int, seed: int = 0) -> np.ndarray:

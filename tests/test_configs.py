@@ -1,0 +1,90 @@
+"""Configs: every file and variant loads and validates; bad values name key, value and fix."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from atod_jax import config
+from configs import household
+
+VARIANTS = {
+    "quickstart": [None],
+    "household": [None, "algo=opd", "algo=grpo,teacher=good,steps=9", "smoke", "weighting=uniform"],
+    "household_sft": [f"stage={s}" for s in ("student_base", "teacher_mid", "teacher_good")]
+    + ["stage=student,start=x"],
+    "household_teacher": ["start=x,lr=0.01,steps=3"],
+    "alfworld": ["smoke", "algo=grpo,smoke"],
+}
+
+
+@pytest.mark.parametrize(("name", "arg"), [(n, a) for n, args in VARIANTS.items() for a in args])
+def test_every_variant_loads_and_validates(name, arg):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    cfg = get_config() if name == "quickstart" else get_config(arg)
+    config.validate(cfg)
+    again = get_config() if name == "quickstart" else get_config(arg)
+    assert cfg.to_dict() == again.to_dict()
+
+
+def test_every_config_file_is_listed_here():
+    found = {m.name for m in __import__("pkgutil").iter_modules(__import__("configs").__path__)}
+    assert found == set(VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("packing.micro_rows", 100, r"packing\.minibatch_rows=512: must be a multiple"),
+        ("rollout.tasks", 0, r"rollout\.tasks=0: must be at least 1"),
+        ("sampling.top_p", 0.0, r"sampling\.top_p=0\.0"),
+        ("sampling.temperature", 0.0, r"sampling\.temperature=0\.0"),
+        ("optim.schedule", "cosin", r"optim\.schedule='cosin': choose from constant, cosine"),
+        ("algorithm.name", "atodd", r"algorithm\.name='atodd': choose from .*atod"),
+        ("rollout.source", "expert", r"expert turns are for sft"),
+        ("sampling.prompt_buckets", (64, 32), r"increasing"),
+        ("student.path", "", r"student\.path=''"),
+    ],
+)
+def test_bad_values_are_named(key, value, message):
+    cfg = household.get_config()
+    cfg.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=message):
+        config.validate(cfg)
+
+
+def test_all_problems_are_listed_at_once():
+    cfg = household.get_config()
+    cfg.rollout.tasks, cfg.env.max_turns = 0, -1
+    with pytest.raises(ValueError, match=r"(?s)rollout\.tasks.*env\.max_turns"):
+        config.validate(cfg)
+
+
+def test_unknown_variants_name_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'algo'"):
+        household.get_config("alg=atod")
+    with pytest.raises(ValueError, match="did you mean 'atod'"):
+        config.load_plugin("algorithms", "atodd")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/household.py", "--config.optim.lrr=1"], 'Did you mean "lr"'),
+        (["--config=configs/nowhere.py"], "nowhere.py"),
+        (["--config=configs/household.py", "--config.seed=abc"], "seed"),
+        (["--config=configs/household.py"], "--workdir is missing"),
+        (["--config=configs/household.py", "--workdr=x"], "workdir"),
+        (["--config=configs/household.py:algoo=opd", "--workdir=x"], "did you mean 'algo'"),
+    ],
+)
+def test_command_line_mistakes_are_one_line(arguments, message, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "atod_jax.train", *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert len([line for line in run.stderr.splitlines() if line.strip()]) == 1
