@@ -85,15 +85,15 @@ def evaluation_table(results: Mapping[str, EvalResult]) -> str:
     first = next(iter(results.values()))
     rates = [result.rate_by_kind() for result in results.values()]
     rows = [
-        ["**all tasks**", len(first.kinds), *(_percent(r.rate()) for r in results.values())],
+        ["**all tasks**", len(first.kinds), *(percent(r.rate()) for r in results.values())],
         *(
-            [kind, first.kinds.count(kind), *(_percent(rate[kind]) for rate in rates)]
+            [kind, first.kinds.count(kind), *(percent(rate[kind]) for rate in rates)]
             for kind in rates[0]
         ),
         ["turns per episode", "", *(f"{r.turns.mean():.1f}" for r in results.values())],
         ["valid responses (%)", "", *(f"{100 * r.valid_rate:.1f}" for r in results.values())],
     ]
-    return _table(["task type", "tasks", *results], rows)
+    return markdown_table(["task type", "tasks", *results], rows)
 
 
 def read_curve(workdir: str | Path) -> list[tuple[int, Interval]]:
@@ -156,17 +156,20 @@ DIFFERENCES = (
 SOLVED = {"start": "before training", "final": "after training", "teacher": "by the teacher"}
 
 
-def _percent(interval: Interval) -> str:
+def percent(interval: Interval) -> str:
+    """A share as "12.3 [10.0, 15.0]", in percent."""
     value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _points(interval: Interval) -> str:
+def points(interval: Interval) -> str:
+    """A difference of shares as "+1.2 [-0.5, +2.9]", in percentage points."""
     value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table whose first column is text and the others numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
@@ -176,20 +179,20 @@ def _cell(value: Any) -> str:
 
 
 def _list(values: Mapping[str, Any], first: str, second: str) -> str:
-    return _table([first, second], list(values.items()))
+    return markdown_table([first, second], list(values.items()))
 
 
 def _sentence(evaluations: Evaluations, temperature: float) -> str:
     """The result at one temperature, for the reader who reads no further."""
     at = {role: r[temperature] for role, r in evaluations.items() if temperature in r}
-    rates = ", ".join(f"{_percent(result.rate())} {SOLVED[role]}" for role, result in at.items())
+    rates = ", ".join(f"{percent(result.rate())} {SOLVED[role]}" for role, result in at.items())
     count = len(next(iter(at.values())).task_ids)
     text = f"**Temperature {temperature:g}**, {count} tasks, % solved: {rates}."
     gap = _comparisons(evaluations, temperature).get(("final", "teacher"))
     if gap is None:
         return text
     side = "above" if gap.low > 0 else "below" if gap.high < 0 else "not distinguishable from"
-    return f"{text} The trained student is {side} the teacher: {_points(gap)} points."
+    return f"{text} The trained student is {side} the teacher: {points(gap)} points."
 
 
 def _success_table(evaluations: Evaluations, temperature: float) -> str:
@@ -207,13 +210,13 @@ def _difference_table(evaluations: Evaluations, temperatures: Sequence[float]) -
         [
             f"{ROLES[first]} - {ROLES[second]}",
             f"{temperature:g}",
-            _points(gap),
+            points(gap),
             "yes" if gap.excludes(0.0) else "no",
         ]
         for temperature in temperatures
         for (first, second), gap in _comparisons(evaluations, temperature).items()
     ]
-    return _table(["difference", "temperature", "points", "zero excluded"], rows)
+    return markdown_table(["difference", "temperature", "points", "zero excluded"], rows)
 
 
 # --------------------------------------------------------------------------------------------- plot

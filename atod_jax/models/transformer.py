@@ -67,16 +67,6 @@ class Cache:
     index: Int[Array, ""]  # the next column to write
 
 
-@struct.dataclass(kw_only=True)
-class Slot:
-    """Where one layer finds and leaves its keys and values inside the cache arrays."""
-
-    k: Float[Array, "layers B S kv hd"]
-    v: Float[Array, "layers B S kv hd"]
-    layer: Int[Array, ""]
-    index: Int[Array, ""]
-
-
 # ------------------------------------------------------------------- the block
 
 
@@ -142,29 +132,28 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, rope, mask, *, tail: int, slot: Slot | None):
+    def __call__(self, x, rope, mask, *, tail: int, cache: Cache | None, layer: Array | int):
         c = self.config
         q = Linear((c.num_heads, c.head_dim), name="q")(x[:, -tail:])
         k = Linear((c.num_kv_heads, c.head_dim), name="k")(x)
         v = Linear((c.num_kv_heads, c.head_dim), name="v")(x)
         q = rotate(RMSNorm(c.rms_eps, name="q_norm")(q), tuple(t[:, -tail:] for t in rope))
         k = rotate(RMSNorm(c.rms_eps, name="k_norm")(k), rope)
-        if slot is not None:
-            slot, k, v = _through(slot, k, v)
+        if cache is not None:
+            cache, k, v = _through(cache, layer, k, v)
         y = attend(q, k, v, mask[:, -tail:])
-        return Linear((c.hidden_size,), inputs=2, name="o")(y), slot
+        return Linear((c.hidden_size,), inputs=2, name="o")(y), cache
 
 
-def _through(slot: Slot, k: Array, v: Array) -> tuple[Slot, Array, Array]:
+def _through(cache: Cache, layer: Array | int, k: Array, v: Array) -> tuple[Cache, Array, Array]:
     """Writes the new columns into the cache and reads all columns of this layer back."""
-    zero = jnp.zeros((), jnp.int32)
-    start = (slot.layer, zero, slot.index, zero, zero)
-    slot = slot.replace(
-        k=jax.lax.dynamic_update_slice(slot.k, k[None].astype(slot.k.dtype), start),
-        v=jax.lax.dynamic_update_slice(slot.v, v[None].astype(slot.v.dtype), start),
+    start = (layer, 0, cache.index, 0, 0)
+    cache = cache.replace(
+        k=jax.lax.dynamic_update_slice(cache.k, k[None], start),
+        v=jax.lax.dynamic_update_slice(cache.v, v[None], start),
     )
-    read = (jax.lax.dynamic_index_in_dim(t, slot.layer, keepdims=False) for t in (slot.k, slot.v))
-    return (slot, *read)
+    read = (jax.lax.dynamic_index_in_dim(t, layer, keepdims=False) for t in (cache.k, cache.v))
+    return (cache, *read)
 
 
 class Mlp(nn.Module):
@@ -180,18 +169,20 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One decoder layer; returns its output at the last `tail` columns and its cache slot."""
+    """One decoder layer; returns its output at the last `tail` columns, and the cache."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, rope, mask, *, tail: int, slot: Slot | None = None):
+    def __call__(
+        self, x, rope, mask, *, tail: int, cache: Cache | None = None, layer: Array | int = 0
+    ):
         c = self.config
         y = RMSNorm(c.rms_eps, name="attn_norm")(x)
-        y, slot = Attention(c, name="attn")(y, rope, mask, tail=tail, slot=slot)
+        y, cache = Attention(c, name="attn")(y, rope, mask, tail=tail, cache=cache, layer=layer)
         x = x[:, -tail:] + y
         x = x + Mlp(c, name="mlp")(RMSNorm(c.rms_eps, name="mlp_norm")(x))
-        return x, slot
+        return x, cache
 
 
 # ------------------------------------------------------------------- the functions
@@ -282,8 +273,8 @@ def hidden_states(
         x = _scan(config, params, x, view)
         x, _ = _run(config, params["last"], x, view, tail=tail)
     else:
-        x, slot = _scan_cached(config, params, x, view, cache=cache, tail=tail)
-        cache = Cache(k=slot.k, v=slot.v, valid=seen, index=index + columns)
+        x, cache = _scan_cached(config, params, x, view, cache=cache, tail=tail)
+        cache = cache.replace(valid=seen, index=index + columns)
     return RMSNorm(config.rms_eps).apply({"params": params["norm"]}, x), cache
 
 
@@ -309,17 +300,9 @@ def _merge_valid(valid: Array, cache: Cache | None) -> tuple[Array, Array]:
     return jax.lax.dynamic_update_slice(cache.valid, valid, start), cache.index
 
 
-def _run(
-    config: ModelConfig,
-    params: Any,
-    x: Array,
-    view: Any,
-    *,
-    tail: int,
-    slot: Slot | None = None,
-) -> Any:
+def _run(config: ModelConfig, params: Any, x: Array, view: Any, **where: Any) -> Any:
     """One block; `view` holds the rotations and the mask of all columns."""
-    return Block(config).apply({"params": params}, x, *view, tail=tail, slot=slot)
+    return Block(config).apply({"params": params}, x, *view, **where)
 
 
 def _scan(config: ModelConfig, params: Any, x: Array, view: Any) -> Array:
@@ -344,18 +327,15 @@ def _scan(config: ModelConfig, params: Any, x: Array, view: Any) -> Array:
 
 def _scan_cached(
     config: ModelConfig, params: Any, x: Array, view: Any, *, cache: Cache, tail: int
-) -> tuple[Array, Slot]:
-    """All layers; the cache arrays travel in the carry so that XLA updates them in place."""
-    numbers = jnp.arange(config.num_layers, dtype=jnp.int32)
-    slot = Slot(k=cache.k, v=cache.v, layer=numbers[-1], index=cache.index)
+) -> tuple[Array, Cache]:
+    """All layers; the cache travels in the carry, so that XLA updates it in place."""
+    last = config.num_layers - 1
 
-    def layer(carry: tuple[Array, Slot], block: Any) -> tuple[tuple[Array, Slot], None]:
-        x, slot = carry
+    def layer(carry: tuple[Array, Cache], block: Any) -> tuple[tuple[Array, Cache], None]:
+        x, cache = carry
         params, number = block
-        slot = slot.replace(layer=number)
-        return _run(config, params, x, view, tail=x.shape[1], slot=slot), None
+        return _run(config, params, x, view, tail=x.shape[1], cache=cache, layer=number), None
 
-    if config.num_layers > 1:
-        (x, slot), _ = jax.lax.scan(layer, (x, slot), (params["layers"], numbers[:-1]))
-    slot = slot.replace(layer=numbers[-1])
-    return _run(config, params["last"], x, view, tail=tail, slot=slot)
+    if last:
+        (x, cache), _ = jax.lax.scan(layer, (x, cache), (params["layers"], jnp.arange(last)))
+    return _run(config, params["last"], x, view, tail=tail, cache=cache, layer=last)

@@ -1,0 +1,49 @@
+"""The shipped models: loadable by anyone, of one family, and as good and as bad as described."""
+
+import jax
+import pytest
+
+from atod_jax import assembly
+from atod_jax.evaluation import Evaluator
+from configs import household
+
+FOLDER = assembly.ASSETS / "household"
+MODELS = ("student", "teacher-mid", "teacher-good")
+
+
+def test_the_shipped_files_stay_small():
+    assert sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file()) < 10 * 2**20
+    assert (FOLDER / "README.md").is_file()
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    cfg = household.get_config()
+    mesh = assembly.mesh_of(cfg)
+    models = {
+        name: assembly.load(f"household/{name}", "student.path", remat="none", mesh=mesh)
+        for name in MODELS
+    }
+    return cfg, mesh, models
+
+
+def test_all_speak_with_the_same_tokens(loaded):
+    _, _, models = loaded
+    digests = {assembly.tokenizer_digest(m.tokenizer) for m in models.values()}
+    assert len(digests) == 1
+    assert len({m.lm.config.vocab_size for m in models.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    # 96 games: the bounds are the promise of the model card, widened by 3 standard errors
+    [("student", 0.0, 0.20), ("teacher-mid", 0.35, 0.80), ("teacher-good", 0.62, 1.0)],
+)
+def test_success_on_unseen_games_is_as_described(name, low, high, loaded):
+    cfg, mesh, models = loaded
+    model = models[name]
+    env = assembly.environment(cfg, model.tokenizer)
+    with jax.set_mesh(mesh):
+        evaluator = Evaluator(cfg, model, mesh, env, temperature=1.0)
+        result, _ = evaluator.run(model.params, env.tasks("valid_unseen", 96))
+    assert low <= result.rate().value <= high
