@@ -64,8 +64,7 @@ def model_path(name: str, key_name: str, file: str) -> Path:
             return candidate
     shipped = sorted(str(p.parent.relative_to(ASSETS)) for p in ASSETS.glob("*/*/config.json"))
     raise FileNotFoundError(
-        f"{key_name}={name!r}: no folder with a {file} there; "
-        f"shipped models: {', '.join(shipped)}"
+        f"{key_name}={name!r}: no folder with a {file} there; shipped models: {', '.join(shipped)}"
     )
 
 

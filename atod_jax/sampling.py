@@ -19,11 +19,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from atod_jax.core.fused import mask_logits
 from atod_jax.models import Cache, LanguageModel
 from atod_jax.models.transformer import empty_cache, grow_cache
 from atod_jax.sharding import batch_sharding, local_shards, to_global, to_local
 
-NEVER = -1e30  # logit of a forbidden id: its probability is exactly 0, and 0 * logit is 0, not nan
 CDF_BLOCK = 512  # ids per block of the two-level search
 ROW_UNIT = 8  # the smallest row bucket
 
@@ -73,11 +73,6 @@ class Action(NamedTuple):
 
 
 # --------------------------------------------------------------------- one distribution
-
-
-def mask_logits(logits: Float[Array, "B V"], forbidden: tuple[int, ...]) -> Float[Array, "B V"]:
-    """The logits with forbidden ids at NEVER, so that they take no part in the softmax."""
-    return logits.at[:, jnp.array(forbidden)].set(NEVER) if forbidden else logits
 
 
 def pick(

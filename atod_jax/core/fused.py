@@ -58,6 +58,11 @@ def token_stats(
     )
 
 
+def mask_logits(logits: Float[Array, "T V"], forbidden: tuple[int, ...]) -> Float[Array, "T V"]:
+    """The logits without the forbidden ids; sampler and scorer share this, so they agree."""
+    return logits.at[:, jnp.array(forbidden)].set(_NEVER) if forbidden else logits
+
+
 def _block_stats(
     hidden: Float[Array, "T D"],
     action: Int[Array, "T"],
@@ -67,9 +72,7 @@ def _block_stats(
     forbidden: tuple[int, ...],
 ) -> tuple[Float[Array, "T"], Float[Array, "T"]]:
     logits = jnp.einsum("td,vd->tv", hidden, head, preferred_element_type=jnp.float32)
-    logits = logits / temperature
-    if forbidden:
-        logits = logits.at[:, jnp.array(forbidden)].set(_NEVER)
+    logits = mask_logits(logits / temperature, forbidden)
     logp = jax.nn.log_softmax(logits, axis=-1)
     entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
     return jnp.take_along_axis(logp, action[:, None], axis=-1)[:, 0], entropy

@@ -1,17 +1,15 @@
 """What the rest of the package knows of a model: four members, no framework."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax import Array
 
-from atod_jax.models import checkpoint_io, transformer
+from atod_jax.models import transformer
 from atod_jax.models.transformer import Cache, ModelConfig
 
-__all__ = ["Cache", "LanguageModel", "ModelConfig", "build", "load_model"]
+__all__ = ["Cache", "LanguageModel", "ModelConfig", "build"]
 
 
 class LanguageModel(NamedTuple):
@@ -37,21 +35,3 @@ def build(config: ModelConfig) -> LanguageModel:
         hidden=functools.partial(transformer.hidden_states, config),
         head=functools.partial(transformer.head_matrix, config),
     )
-
-
-def load_model(
-    path: str | Path, *, param_dtype: str = "float32", dtype: str = "float32", remat: str = "none"
-) -> tuple[LanguageModel, dict[str, Any]]:
-    """The model of a Hugging Face folder and its parameters, as NumPy arrays.
-
-    Args:
-      path: the folder.
-      param_dtype: how parameters are kept.
-      dtype: how they are used, see ModelConfig.
-      remat: what the backward pass recomputes, see ModelConfig.
-
-    Raises:
-      FileNotFoundError, ValueError: see `checkpoint_io.load_hf`.
-    """
-    config, params = checkpoint_io.load_hf(path, dtype=param_dtype)
-    return build(dataclasses.replace(config, dtype=dtype, remat=remat)), params

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from atod_jax.models import ModelConfig, build, load_model
+from atod_jax.models import ModelConfig, build
 from atod_jax.models.checkpoint_io import load_hf, save_hf
 from atod_jax.models.qwen3 import config_from_hf, config_to_hf, tensor_map
 
@@ -103,12 +103,6 @@ def test_bfloat16_both_ways(tmp_path):
     _, wide = load_hf(tmp_path / "m")
     assert {x.dtype for x in jax.tree.leaves(wide)} == {np.dtype(np.float32)}
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(np.float32), b), same, wide)
-
-
-def test_load_model_keeps_and_computes_as_told(folder):
-    model, params = load_model(folder, dtype="bfloat16", remat="full")
-    assert model is build(dataclasses.replace(CONFIG, dtype="bfloat16", remat="full"))
-    jax.tree.map(np.testing.assert_array_equal, params, make_params(CONFIG))
 
 
 def test_mixed_types_are_refused(tmp_path):
