@@ -30,7 +30,7 @@ ROW_UNIT = 8  # the smallest row bucket
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How actions are drawn. Hashable: one compiled loop per config, row and prompt bucket."""
+    """How actions are drawn. Hashable; `program` is the part that a compiled loop depends on."""
 
     max_new_tokens: int  # R
     prompt_buckets: tuple[int, ...]  # lengths a prompt is padded to, ascending
@@ -41,6 +41,12 @@ class SamplingConfig:
     top_k: int = 0  # keep the k likeliest ids; 0 = all
     top_p: float = 1.0  # keep the smallest set of ids with this probability; 1 = all
     forbidden: tuple[int, ...] = ()  # ids outside the policy's support, e.g. padding
+
+    @property
+    def program(self) -> "SamplingConfig":
+        """Equal for configs that share one compiled loop: what only the host or a number needs
+        is at a neutral value."""
+        return dataclasses.replace(self, temperature=1.0, max_rows=1, prompt_buckets=(1,))
 
     def __post_init__(self):
         if self.max_new_tokens < 1 or self.max_rows < 1:
@@ -76,22 +82,27 @@ class Action(NamedTuple):
 
 
 def pick(
-    logits: Float[Array, "B V"], uniform: Float[Array, "B"], cfg: SamplingConfig
+    logits: Float[Array, "B V"],
+    uniform: Float[Array, "B"],
+    temperature: Float[Array, ""] | float,
+    *,
+    cfg: SamplingConfig,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """One id per row and its log-probability, from one uniform number per row.
+
+    The temperature is an argument, not a constant: evaluating at two costs one compilation.
 
     Returns:
       The id, and log softmax(logits / temperature)[id] without forbidden ids (temperature 1 when
       greedy); truncation by top_k and top_p changes the draw, not the log-probability.
     """
-    scale = cfg.temperature or 1.0
+    sampled = jnp.asarray(temperature, jnp.float32) > 0
+    scale = jnp.where(sampled, temperature, 1.0)
     logits = mask_logits(logits.astype(jnp.float32) / scale, cfg.forbidden)
     top = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - top)
-    if cfg.temperature == 0:
-        token = jnp.argmax(logits, axis=-1)
-    else:
-        token = inverse_cdf(truncate(weights, top_k=cfg.top_k, top_p=cfg.top_p), uniform)
+    drawn = inverse_cdf(truncate(weights, top_k=cfg.top_k, top_p=cfg.top_p), uniform)
+    token = jnp.where(sampled, drawn, jnp.argmax(logits, axis=-1))
     chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
     return token.astype(jnp.int32), chosen - top[:, 0] - jnp.log(jnp.sum(weights, axis=-1))
 
@@ -173,6 +184,7 @@ def _generate(
     prompt_length: Int[Array, "B"],
     key: Array,
     row_id: Int[Array, "B"],
+    temperature: Float[Array, ""] | float,
     cfg: SamplingConfig,
 ) -> Generation:
     head = model.head(params)
@@ -182,7 +194,9 @@ def _generate(
         """Draws token t of every row from the last hidden state and writes it down."""
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, state.t)
         logits = jnp.einsum("bd,vd->bv", hidden[:, 0], head, preferred_element_type=jnp.float32)
-        token, logp = pick(logits, jax.vmap(jax.random.uniform)(keys), cfg)
+        token, logp = pick(
+            logits, jax.vmap(jax.random.uniform)(keys), temperature, cfg=cfg
+        )
         token = jnp.where(state.done, cfg.pad_id, token)
         logp = jnp.where(state.done, 0.0, logp)
         ended = functools.reduce(jnp.logical_or, [token == e for e in cfg.eos_ids], state.done)
@@ -246,10 +260,20 @@ def generate(
       row_id: what tells the draws of two rows apart; rows that share it share their numbers.
       cfg: static.
     """
-    return _generate(model, params, prompt, prompt_length, key, row_id, cfg)
+    return _generate(model, params, prompt, prompt_length, key, row_id, cfg.temperature, cfg)
 
 
 # ------------------------------------------------------------------- the host
+
+
+@functools.cache
+def _compiled(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Any:
+    """The jitted loop of `cfg.program`; policies that differ in host settings share it."""
+
+    def run(params, prompt, length, key, row_id, temperature):
+        return _generate(model, params, prompt, length, key, row_id, temperature, cfg)
+
+    return jax.jit(run, out_shardings=None if mesh is None else batch_sharding(mesh))
 
 
 class Policy:
@@ -258,13 +282,8 @@ class Policy:
     def __init__(self, model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None = None):
         self.model, self.cfg, self.mesh = model, cfg, mesh
         self._unit = math.lcm(ROW_UNIT, local_shards(mesh)) if mesh else ROW_UNIT
-        out = None if mesh is None else batch_sharding(mesh)
-        self._generate = jax.jit(
-            lambda params, prompt, length, key, row_id: _generate(
-                model, params, prompt, length, key, row_id, cfg
-            ),
-            out_shardings=out,
-        )
+        self._generate = _compiled(model, cfg.program, mesh)
+        self._temperature = jnp.float32(cfg.temperature)
 
     def act(
         self,
@@ -293,12 +312,12 @@ class Policy:
         ids[: len(prompts)] = row_ids
         host = (tokens, length, ids)
         put = jax.device_put(host) if self.mesh is None else to_global(host, self.mesh)
-        out = self._generate(params, put[0], put[1], key, put[2])
+        out = self._generate(params, put[0], put[1], key, put[2], self._temperature)
         out_tokens, logp, count = (to_local(x) for x in (out.tokens, out.logp, out.length))
         return [Action(out_tokens[i, :n], logp[i, :n]) for i, n in enumerate(count[: len(prompts)])]
 
     def compilations(self) -> int:
-        """How many shapes have been compiled so far."""
+        """How many shapes have been compiled so far, by all policies that share the loop."""
         return self._generate._cache_size()
 
     def _bucket(self, prompts: Sequence[np.ndarray], row_ids: Sequence[int]) -> tuple[int, int]:
@@ -323,8 +342,11 @@ class Policy:
 
 
 def row_bucket(rows: int, *, unit: int, most: int) -> int:
-    """The smallest of 0, unit, 2 unit, 4 unit, ..., and `most` (rounded up to units) that fits."""
+    """The smallest of 0, unit, 4 unit, 16 unit, ..., and `most` (rounded up to units) that fits.
+
+    Steps of four: a padded row costs little, a compiled shape seconds.
+    """
     if rows == 0:
         return 0
-    power = unit << max(0, math.ceil(math.log2(rows / unit)))
+    power = unit * 4 ** max(0, math.ceil(math.log2(rows / unit) / 2))
     return min(power, -(-most // unit) * unit)

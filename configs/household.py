@@ -2,7 +2,8 @@
 
     python -m atod_jax.train --config=configs/household.py:algo=atod,teacher=mid --workdir=runs/atod
 
-Variants: algo=atod|opd|grpo, teacher=mid|good, weighting=tdur|uniform, steps=N, seed=N, smoke.
+Variants: algo=atod|opd|grpo, teacher=mid|good, weighting=tdur|uniform, steps=N, seed=N, smoke;
+thoughts (with teacher=good): a pair of models that think aloud before they act.
 """
 
 from ml_collections import ConfigDict
@@ -10,13 +11,17 @@ from ml_collections import ConfigDict
 from atod_jax import config
 
 
-def games(c: ConfigDict) -> ConfigDict:
-    """The task, its prompts and the shapes that fit them; shared by every household config."""
+def games(c: ConfigDict, *, thoughts: bool = False) -> ConfigDict:
+    """The task, its prompts and the shapes that fit them; shared by every household config.
+
+    With `thoughts`, an answer is a short thought and a command: about 20 tokens instead of 4.
+    """
     c.env.name = "alfworld"
     c.env.template = "compact"
     c.env.history = 2
     c.env.max_turns = 20
-    c.sampling.max_new_tokens = 6
+    c.sampling.max_new_tokens = 28 if thoughts else 6
+    c.demos.thoughts = thoughts
     c.sampling.prompt_buckets = (52, 72, 160)  # garbled commands of a bad policy lengthen prompts
     c.packing.minibatch_rows = 512
     c.packing.micro_rows = 32  # fits the cache of a CPU core
@@ -34,13 +39,21 @@ def games(c: ConfigDict) -> ConfigDict:
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of one variant."""
     v = config.parse_arg(
-        arg, algo="atod", teacher="mid", weighting="tdur", steps=180, seed=0, smoke=False
+        arg,
+        algo="atod",
+        teacher="mid",
+        weighting="tdur",
+        steps=180,
+        seed=0,
+        smoke=False,
+        thoughts=False,
     )
-    c = games(config.base())
+    c = games(config.base(), thoughts=v.thoughts)
     c.seed = v.seed
     c.total_steps = v.steps
-    c.student.path = "household/student"
-    c.teacher.path = f"household/teacher-{v.teacher}"
+    suffix = "-thoughts" if v.thoughts else ""
+    c.student.path = f"household/student{suffix}"
+    c.teacher.path = f"household/teacher-{v.teacher}{suffix}"
     c.algorithm.name = v.algo
     c.algorithm.atod.weighting = v.weighting
     c.algorithm.atod.anneal_steps = v.steps // 2

@@ -8,6 +8,7 @@ Stages (run in this order; launch/household_models.sh runs them all):
                    weak at the game, but every sub-skill is there to be sharpened again
     teacher_good   a larger model on strongly disturbed play with the expert's labels
     teacher_mid    the same, stopped early
+With `thoughts` every answer is a short thought and a command.
 """
 
 from ml_collections import ConfigDict
@@ -25,8 +26,10 @@ SIZES = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of one stage."""
-    v = config.parse_arg(arg, stage="student_base", start="", export="", steps=0, seed=0)
-    c = household.games(config.base())
+    v = config.parse_arg(
+        arg, stage="student_base", start="", export="", steps=0, seed=0, thoughts=False
+    )
+    c = household.games(config.base(), thoughts=v.thoughts)
     c.seed = v.seed
     c.algorithm.name = "sft"
     c.rollout.source = "expert"
