@@ -27,6 +27,9 @@ def games(c: ConfigDict, *, thoughts: bool = False) -> ConfigDict:
     c.packing.micro_rows = 32  # fits the cache of a CPU core
     c.packing.head_block = 192
     c.student.remat = "none"
+    # With a penalty, groups that all fail teach nothing but valid commands, at full strength.
+    c.algorithm.atod.invalid_penalty = 0.0
+    c.algorithm.grpo.invalid_penalty = 0.0
     c.eval.split = "valid_unseen"
     c.eval.temperatures = (1.0, 0.4)
     c.eval.curve_temperature = 1.0

@@ -41,7 +41,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optim.schedule = "cosine"
     c.optim.warmup_steps = 5
     c.eval.every = 50
-    c.save_every = 100
+    c.eval.tasks = 128
+    c.eval.final_tasks = 128  # untrained models babble to the turn limit, which takes its time
+    c.save_every = 50
     c.export = v.export
     STAGES[v.stage](c)
     c.total_steps = v.steps or c.total_steps
@@ -68,7 +70,7 @@ def student(c: ConfigDict) -> None:
 def teacher_mid(c: ConfigDict) -> None:
     """A mediocre teacher: the good one's recipe, stopped early."""
     teacher_good(c)
-    c.total_steps = 110
+    c.total_steps = 150
 
 
 def teacher_good(c: ConfigDict) -> None:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes the shipped household models again, from nothing: one weak student and two teachers.
+# Makes the shipped household models again, from nothing.
 #
 #   launch/household_models.sh [OUT]      OUT defaults to runs/household_models
 #
-# Costs: about 40 minutes on two CPU cores. Killed? The same command goes on where it was.
+# Costs: about an hour on two CPU cores. Killed? The same command goes on where it was.
 # The results are Hugging Face folders in OUT/models; atod_jax/assets/household holds a copy.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,7 +11,7 @@ out=${1:-runs/household_models}
 
 bash launch/venv.sh requirements.txt
 
-train() {  # config, name of the model it makes
+train() {  # config with its variant, name of the model it makes
   if [[ -f $out/models/$2/config.json ]]; then
     echo "have $out/models/$2" >&2
     return
@@ -24,9 +24,15 @@ train() {  # config, name of the model it makes
 
 train household_sft.py:stage=student_base student-base
 train "household_sft.py:stage=student,start=$out/models/student-base" student
-train household_sft.py:stage=teacher_mid teacher-mid-sft
-train "household_teacher.py:start=$out/models/teacher-mid-sft,steps=24,lr=4e-4" teacher-mid
 train household_sft.py:stage=teacher_good teacher-good-sft
-train "household_teacher.py:start=$out/models/teacher-good-sft,steps=60,lr=1e-4" teacher-good
+train "household_teacher.py:start=$out/models/teacher-good-sft,steps=24" teacher-good
+train household_sft.py:stage=teacher_mid teacher-mid-sft
+train "household_teacher.py:start=$out/models/teacher-mid-sft,steps=40" teacher-mid
+
+# The pair that thinks aloud before it acts.
+train household_sft.py:stage=student_base,thoughts student-base-thoughts
+train "household_sft.py:stage=student,thoughts,start=$out/models/student-base-thoughts" \
+  student-thoughts
+train household_sft.py:stage=teacher_good,thoughts teacher-good-thoughts
 
 echo "Models: $out/models; numbers before and after: $out/runs/*/report.md"

@@ -88,7 +88,9 @@ def save_hf(
         (work / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
         if tokenizer is not None:
             tokenizer.save_pretrained(work)
-        work.chmod(0o755)  # mkdtemp makes private folders
+        work.chmod(0o755)  # mkdtemp and safetensors make private folders and files
+        for file in work.iterdir():
+            file.chmod(0o644)
         _swap_in(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
