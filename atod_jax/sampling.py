@@ -194,9 +194,7 @@ def _generate(
         """Draws token t of every row from the last hidden state and writes it down."""
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, state.t)
         logits = jnp.einsum("bd,vd->bv", hidden[:, 0], head, preferred_element_type=jnp.float32)
-        token, logp = pick(
-            logits, jax.vmap(jax.random.uniform)(keys), temperature, cfg=cfg
-        )
+        token, logp = pick(logits, jax.vmap(jax.random.uniform)(keys), temperature, cfg=cfg)
         token = jnp.where(state.done, cfg.pad_id, token)
         logp = jnp.where(state.done, 0.0, logp)
         ended = functools.reduce(jnp.logical_or, [token == e for e in cfg.eos_ids], state.done)

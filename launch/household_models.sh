@@ -27,7 +27,7 @@ train "household_sft.py:stage=student,start=$out/models/student-base" student
 train household_sft.py:stage=teacher_good teacher-good-sft
 train "household_teacher.py:start=$out/models/teacher-good-sft,steps=24" teacher-good
 train household_sft.py:stage=teacher_mid teacher-mid-sft
-train "household_teacher.py:start=$out/models/teacher-mid-sft,steps=40" teacher-mid
+train "household_teacher.py:start=$out/models/teacher-mid-sft,steps=70" teacher-mid
 
 # The pair that thinks aloud before it acts.
 train household_sft.py:stage=student_base,thoughts student-base-thoughts

@@ -26,7 +26,8 @@ if [[ ${selection[1]:-} == parity ]] && ! .venv/bin/python -c 'import torch' 2>/
   .venv/bin/python -m pip install --quiet --disable-pip-version-check "$torch"
 fi
 
-command=(.venv/bin/python -m pytest -q ${selection[@]+"${selection[@]}"}
+# Two processes: most of the time goes into compiling, which uses one core at a time.
+command=(.venv/bin/python -m pytest -q -n 2 --dist worksteal ${selection[@]+"${selection[@]}"}
   ${arguments[@]+"${arguments[@]}"})
 echo "+ ${command[*]}" >&2
 exec "${command[@]}"

@@ -72,7 +72,7 @@ def test_unknown_variants_name_the_nearest():
     ("arguments", "message"),
     [
         (["--config=configs/household.py", "--config.optim.lrr=1"], 'Did you mean "lr"'),
-        (["--config=configs/nowhere.py"], "nowhere.py"),
+        (["--config=configs/nowhere.py", "--workdir=x"], "nowhere.py"),
         (["--config=configs/household.py", "--config.seed=abc"], "seed"),
         (["--config=configs/household.py"], "--workdir is missing"),
         (["--config=configs/household.py", "--workdr=x"], "workdir"),

@@ -13,8 +13,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "launch" / "notebooks").glob("*.
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, monkeypatch):
-    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
-    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.delenv("XLA_FLAGS")  # one device, as a user has
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "commit without outputs"
     began = time.monotonic()

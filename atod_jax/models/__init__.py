@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from jax import Array
 
 from atod_jax.models import transformer
@@ -31,7 +32,7 @@ def build(config: ModelConfig) -> LanguageModel:
     """The model of a config. Equal configs give the same object, so nothing compiles twice."""
     return LanguageModel(
         config=config,
-        init=functools.partial(transformer.init_params, config),
+        init=jax.jit(functools.partial(transformer.init_params, config)),
         hidden=functools.partial(transformer.hidden_states, config),
         head=functools.partial(transformer.head_matrix, config),
     )
