@@ -13,6 +13,7 @@ from atod_jax.assembly import Model
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.config import section
 from atod_jax.evaluation import Evaluator
+from atod_jax.intervals import EvalResult
 from atod_jax.learner import init_state
 from atod_jax.optim import OptimConfig, make_optimizer
 from atod_jax.report import evaluation_table
@@ -45,16 +46,30 @@ CHECKPOINT = flags.DEFINE_string(
 
 
 def main(cfg: ConfigDict, workdir: str) -> None:
-    """Evaluates one policy on cfg.eval.split at cfg.eval.temperatures; writes JSON and Markdown."""
-    path = Path(CHECKPOINT.value)
+    """The command."""
+    evaluate(cfg, CHECKPOINT.value, workdir)
+
+
+def evaluate(cfg: ConfigDict, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
+    """Plays cfg.eval.split at cfg.eval.temperatures; prints a table, writes it and JSON.
+
+    Args:
+      checkpoint: a run of `train` (its latest step), one step of it, or a Hugging Face folder;
+        "" evaluates cfg.student.path as it is.
+      workdir: where evaluation.md and evaluation.json go; "" writes nothing.
+
+    Returns:
+      A result per temperature, named as in the table.
+    """
+    path = Path(checkpoint)
     is_hf = (path / "config.json").is_file() or not path.exists()
-    if CHECKPOINT.value and is_hf:
-        cfg.student.path = CHECKPOINT.value
+    if checkpoint and is_hf:
+        cfg.student.path, cfg.student.fresh.hidden_size = checkpoint, 0
     mesh = assembly.mesh_of(cfg)
     with jax.set_mesh(mesh):
         model = assembly.load_student(cfg, mesh)
         params = model.params
-        if CHECKPOINT.value and not is_hf:
+        if checkpoint and not is_hf:
             params = restore_params(cfg, path, model)
         env = assembly.environment(cfg, model.tokenizer)
         tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
@@ -71,6 +86,7 @@ def main(cfg: ConfigDict, workdir: str) -> None:
         (out / "evaluation.md").write_text(table + "\n")
         payload = {name: result.to_json() for name, result in results.items()}
         (out / "evaluation.json").write_text(json.dumps(payload))
+    return results
 
 
 if __name__ == "__main__":

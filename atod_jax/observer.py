@@ -1,6 +1,7 @@
 """What a training run shows of itself: evaluations, transcripts with the turn table, the curve."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,8 @@ class Observer:
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
             if not path.is_file():
+                what = f"{name}: playing {len(tasks)} tasks at temperature {temperature:g}"
+                print(what, file=sys.stderr, flush=True)
                 store(path, self._evaluator(model, temperature).run(params, tasks)[0])
             stored = json.loads(path.read_text())
             self.references[name][temperature] = EvalResult.from_json(stored)

@@ -1,0 +1,65 @@
+"""Evaluating shipped models, training runs and single steps."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from atod_jax import cli, train
+from atod_jax.evaluate import evaluate
+from configs import household
+
+
+def small_config(**changes):
+    c = household.get_config("algo=grpo,smoke")
+    c.env.max_turns = 3
+    c.sampling.prompt_buckets = (160,)
+    c.packing.minibatch_rows, c.packing.micro_rows = 16, 8
+    c.eval.tasks = c.eval.final_tasks = c.eval.slots = 16
+    c.eval.temperatures = (1.0,)
+    c.teacher.path = ""
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def test_a_run_and_its_last_step_evaluate_to_what_the_run_reported(tmp_path):
+    cfg = small_config(total_steps=1)
+    train.main(cfg, str(tmp_path / "run"))
+    stored = json.loads((tmp_path / "run" / "evaluations" / "final-T1.json").read_text())
+    for checkpoint in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "1"):
+        results = evaluate(small_config(), str(checkpoint), str(tmp_path / "out"))
+        assert results["T=1.0"].to_json() == stored
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert written["T=1.0"] == stored
+    assert "all tasks" in (tmp_path / "out" / "evaluation.md").read_text()
+
+
+def test_a_shipped_model_by_name_gives_the_same_numbers_every_time(capsys):
+    one, two = (evaluate(small_config(), "household/teacher-good", "") for _ in range(2))
+    assert one["T=1.0"].to_json() == two["T=1.0"].to_json()
+    assert "valid_unseen: 16 tasks" in capsys.readouterr().out
+
+
+def test_missing_and_damaged_checkpoints_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder with a config"):
+        evaluate(small_config(), "nowhere/at/all", "")
+    with pytest.raises(FileNotFoundError, match="no saved step"):
+        evaluate(small_config(), str(tmp_path), "")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        evaluate(small_config(), str(broken), "")
+
+
+def test_a_signal_is_noticed_at_the_next_safe_point():
+
+    before = signal.getsignal(signal.SIGTERM)
+    with cli.StopRequest() as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(cli.Interrupted) as caught:
+            stop.check()
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
