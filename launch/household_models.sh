@@ -29,7 +29,7 @@ train "household_teacher.py:start=$out/models/teacher-good-sft,steps=24" teacher
 train household_sft.py:stage=teacher_mid teacher-mid-sft
 train "household_teacher.py:start=$out/models/teacher-mid-sft,steps=70" teacher-mid
 
-# The pair that thinks aloud before it acts.
+# A pair that thinks aloud before it acts (not shipped): for household.py:thoughts.
 train household_sft.py:stage=student_base,thoughts student-base-thoughts
 train "household_sft.py:stage=student,thoughts,start=$out/models/student-base-thoughts" \
   student-thoughts
