@@ -21,6 +21,7 @@ from atod_jax.intervals import EvalResult, Interval, paired_difference
 from atod_jax.report import markdown_table, percent, points, read_curve
 
 COLOURS = {"atod": "#0b5fa5", "opd": "#c2571a", "grpo": "#3a8f3a"}
+NO_TEACHER = "none"
 DIAGNOSTICS = ("kl/verb", "kl/token", "rollout/mixed_groups", "rollout/valid_actions")
 
 
@@ -57,9 +58,11 @@ def read_run(workdir: Path) -> Run:
         role, _, temperature = path.stem.rpartition("-T")
         results[role][float(temperature)] = EvalResult.from_json(json.loads(path.read_text()))
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    algorithm = cfg["algorithm"]["name"]
+    taught = algorithm != "grpo"  # a grpo run may name a teacher, for its transcripts only
     return Run(
-        algorithm=cfg["algorithm"]["name"],
-        teacher=Path(cfg["teacher"]["path"]).name or "none",
+        algorithm=algorithm,
+        teacher=(taught and Path(cfg["teacher"]["path"]).name) or NO_TEACHER,
         seed=cfg["seed"],
         steps=cfg["total_steps"],
         curve=read_curve(workdir),
@@ -105,7 +108,8 @@ def _final_table(lines: Lines, temperature: float) -> str:
         start = runs[0].results["start"][temperature].rate()
         row = [algorithm, teacher, percent(start)]
         row.append(" / ".join(f"{100 * result.rate().value:.1f}" for result in final))
-        if judge := runs[0].results.get("teacher", {}).get(temperature):
+        judge = runs[0].results.get("teacher", {}).get(temperature)
+        if judge and teacher != NO_TEACHER:
             gap = paired_difference(np.stack([r.success for r in final]), judge.success)
             row += [percent(judge.rate()), points(gap)]
         rows.append(row + [""] * (6 - len(row)))
@@ -143,22 +147,27 @@ def _diagnostics_table(lines: Lines) -> str:
 
 
 def _draw(path: Path, lines: Lines) -> None:
-    """One panel per teacher; thin lines are seeds, thick ones their mean."""
-    teachers = sorted({teacher for teacher, _ in lines})
+    """One panel per teacher, runs without one in all; thin lines are seeds, thick their mean."""
+    teachers = sorted({teacher for teacher, _ in lines} - {NO_TEACHER}) or [NO_TEACHER]
     figure = Figure(figsize=(1.4 + 4.6 * len(teachers), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(teachers), sharey=True, squeeze=False)[0]
     for panel, teacher in zip(panels, teachers):
         for (of, algorithm), runs in lines.items():
-            if of == teacher:
+            if of in (teacher, NO_TEACHER):
                 _draw_line(panel, algorithm, runs)
         panel.set_title(teacher, fontsize=11)
         panel.set_xlabel("training step")
         panel.set_ylim(0, 100)
         panel.grid(axis="y", color="0.88", lw=0.8)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, loc="upper left", fontsize=9)
     panels[0].set_ylabel("held-out tasks solved (%)")
+    named = {
+        label: handle
+        for panel in panels
+        for handle, label in zip(*panel.get_legend_handles_labels())
+    }
+    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=160)
 
 
