@@ -3,9 +3,8 @@
     python -m atod_jax.train --config=configs/household.py:algo=atod,teacher=mid --workdir=runs/atod
 
 Variants: algo=atod|opd|grpo, teacher=mid|good, weighting=tdur|uniform, steps=N, seed=N, smoke;
-thoughts: answers of about 20 tokens, a short thought and a command. The shipped models do not think
-aloud; make a pair with household_sft.py:…,thoughts and name it with --config.student.path and
---config.teacher.path.
+thoughts (with teacher=good): a pair of models whose answers, of about 20 tokens, are a short thought
+and a command.
 """
 
 from ml_collections import ConfigDict
@@ -56,8 +55,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c = games(config.base(), thoughts=v.thoughts)
     c.seed = v.seed
     c.total_steps = v.steps
-    c.student.path = "" if v.thoughts else "household/student"
-    c.teacher.path = "" if v.thoughts else f"household/teacher-{v.teacher}"
+    suffix = "-thoughts" if v.thoughts else ""
+    c.student.path = f"household/student{suffix}"
+    c.teacher.path = f"household/teacher-{v.teacher}{suffix}"
     c.algorithm.name = v.algo
     c.algorithm.atod.weighting = v.weighting
     c.algorithm.atod.anneal_steps = v.steps // 2

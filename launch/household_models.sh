@@ -29,10 +29,9 @@ train "household_teacher.py:start=$out/models/teacher-good-sft,steps=24" teacher
 train household_sft.py:stage=teacher_mid teacher-mid-sft
 train "household_teacher.py:start=$out/models/teacher-mid-sft,steps=70" teacher-mid
 
-# A pair that thinks aloud before it acts (not shipped): for household.py:thoughts.
-train household_sft.py:stage=student_base,thoughts student-base-thoughts
-train "household_sft.py:stage=student,thoughts,start=$out/models/student-base-thoughts" \
+# The pair that thinks aloud before it acts: the student is its teacher, un-sharpened.
+train household_sft.py:stage=student_base,thoughts teacher-good-thoughts
+train "household_sft.py:stage=student,thoughts,start=$out/models/teacher-good-thoughts" \
   student-thoughts
-train household_sft.py:stage=teacher_good,thoughts teacher-good-thoughts
 
 echo "Models: $out/models; numbers before and after: $out/runs/*/report.md"

@@ -8,7 +8,7 @@ from atod_jax.evaluation import Evaluator
 from configs import household
 
 FOLDER = assembly.ASSETS / "household"
-MODELS = ("student", "teacher-mid", "teacher-good")
+MODELS = ("student", "teacher-mid", "teacher-good", "student-thoughts", "teacher-good-thoughts")
 
 
 def test_the_shipped_files_stay_small():

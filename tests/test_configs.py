@@ -11,7 +11,14 @@ from configs import household
 
 VARIANTS = {
     "quickstart": [None],
-    "household": [None, "algo=opd", "algo=grpo,teacher=good,steps=9", "smoke", "weighting=uniform"],
+    "household": [
+        None,
+        "algo=opd",
+        "algo=grpo,teacher=good,steps=9",
+        "smoke",
+        "weighting=uniform",
+        "thoughts,teacher=good",
+    ],
     "household_sft": [f"stage={s}" for s in ("student_base", "teacher_mid", "teacher_good")]
     + ["stage=student,start=x"],
     "household_teacher": ["start=x,lr=0.01,steps=3"],
