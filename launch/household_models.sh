@@ -11,13 +11,13 @@ out=${1:-runs/household_models}
 
 bash launch/venv.sh requirements.txt
 
-train() {  # config with its variant, name of the model it makes
+train() {  # config with its variant, name of the model it makes, more options
   if [[ -f $out/models/$2/config.json ]]; then
     echo "have $out/models/$2" >&2
     return
   fi
   local command=(.venv/bin/python -m atod_jax.train "--config=configs/$1,export=$out/models/$2"
-    "--workdir=$out/runs/$2")
+    "--workdir=$out/runs/$2" "${@:3}")
   echo "+ ${command[*]}" >&2
   "${command[@]}"
 }
@@ -25,7 +25,8 @@ train() {  # config with its variant, name of the model it makes
 train household_sft.py:stage=student_base student-base
 train "household_sft.py:stage=student,start=$out/models/student-base" student
 train household_sft.py:stage=teacher_good teacher-good-sft
-train "household_teacher.py:start=$out/models/teacher-good-sft,steps=24" teacher-good
+train "household_teacher.py:start=$out/models/teacher-good-sft,steps=24" teacher-good \
+  --config.algorithm.grpo.invalid_penalty=0.1
 train household_sft.py:stage=teacher_mid teacher-mid-sft
 train "household_teacher.py:start=$out/models/teacher-mid-sft,steps=70" teacher-mid
 
