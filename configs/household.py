@@ -3,8 +3,8 @@
     python -m atod_jax.train --config=configs/household.py:algo=atod,teacher=mid --workdir=runs/atod
 
 Variants: algo=atod|opd|grpo, teacher=mid|good, weighting=tdur|uniform, steps=N, seed=N, smoke;
-thoughts (with teacher=good): a pair of models whose answers, about 20 tokens, are a short thought and
-a command.
+thoughts (with teacher=good): a pair of models whose answers are a short thought and a command,
+about 20 tokens.
 """
 
 from ml_collections import ConfigDict
