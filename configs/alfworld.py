@@ -30,9 +30,9 @@ def smoke(c: ConfigDict) -> None:
     """Tiny models, terse prompts, small batches."""
     household.games(c)
     c.student.path = "household/student"
-    c.teacher.path = "household/teacher-good"
+    c.teacher.path = "household/teacher-mid"
     c.total_steps = 4
-    c.env.max_turns = 30
+    c.env.max_turns = 15
     c.sampling.max_new_tokens = 8
     c.sampling.prompt_buckets = (96, 224)  # real rooms are larger than generated ones
     c.rollout.tasks = 4
