@@ -72,7 +72,8 @@ class Checkpointer:
             self._manager.save(step, args=items, force=True)
 
     def steps(self) -> list[int]:
-        """The steps on disk that are whole, in rising order."""
+        """The steps on disk that are whole, in rising order; waits for the saves under way."""
+        self.wait()
         return sorted(int(folder.name) for folder in _steps(self._directory) if _is_whole(folder))
 
     def latest_step(self) -> int | None:
@@ -120,7 +121,6 @@ class Checkpointer:
     @contextlib.contextmanager
     def _readable(self, step: int) -> Iterator[None]:
         """Turns errors on reading `step` into one line that names the folder and the fix."""
-        self.wait()
         folder, steps = self._directory / str(step), self.steps()
         if step not in steps:
             raise FileNotFoundError(f"no whole step {step} in {self._directory}; it has {steps}")

@@ -92,6 +92,15 @@ def test_buffers_may_be_donated_while_the_save_is_under_way(tmp_path):
     checkpoints.close()
 
 
+def test_a_save_under_way_is_waited_for(tmp_path):
+    width = 1 << 20  # takes longer to write than the call takes to return
+    checkpoints = Checkpointer(tmp_path)
+    checkpoints.save(3, make_state(3, width=width))
+    restored = checkpoints.restore_latest(make_state(0, width=width))
+    assert_same(restored, make_state(3, width=width))
+    checkpoints.close()
+
+
 @pytest.mark.parametrize("spec", [PartitionSpec(), PartitionSpec("data")])
 def test_restores_onto_eight_devices_what_one_device_saved(tmp_path, spec):
     state = make_state(7)
