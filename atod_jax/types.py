@@ -15,6 +15,7 @@ Padding rows carry `traj = B` (one past the last trajectory) and an all-false `a
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class Turn:
     command: str  # what was sent to the environment
     valid: bool  # the response parsed into an action (feeds the invalid-action penalty)
     reward: float
+    teacher_prompt: np.ndarray | None = None  # i32[q]; what a teacher with privileged context reads
+    replayed: bool = False  # played for the student: history without ids, never trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,19 @@ class Trajectory:
         return float(sum(t.reward for t in self.turns))
 
 
+@dataclasses.dataclass(frozen=True)
+class RolloutPlan:
+    """How far the episodes of one iteration go, and how much of them is played for the student.
+
+    `prefix(length)` turns a demonstration of `length` turns into the number of its first turns that
+    are replayed before the student takes over.
+    """
+
+    max_turns: int
+    prefix_by: str = ""  # who demonstrates: expert | teacher; "" = nobody
+    prefix: Callable[[int], int] = lambda length: 0
+
+
 # ------------------------------------------------------------------------------------- device trees
 
 
@@ -85,6 +101,8 @@ class Rows:
     traj: Int[Array, "N"]  # = B on padding rows
     turn: Int[Array, "N"]  # 0-based index inside its trajectory
     action_valid: Bool[Array, "N"]
+    reward: Float[Array, "N"]  # of the environment, for this turn
+    anchor: Int[Array, "N"]  # rows that answered the same observation share it
 
 
 @struct.dataclass(kw_only=True)
@@ -94,6 +112,9 @@ class TurnBatch:
     rows: Rows
     returns: Float[Array, "B"]  # summed environment reward
     group: Int[Array, "B"]  # trajectories of one task share a group; ids are 0..P-1
+    # what the teacher reads instead of `rows.prompt`; None: the same
+    teacher_prompt: Int[Array, "N Q"] | None = None
+    teacher_prompt_length: Int[Array, "N"] | None = None
 
 
 @struct.dataclass(kw_only=True)
@@ -102,20 +123,30 @@ class TokenStats:
 
     logp: Float[Array, "N R"]
     entropy: Float[Array, "N R"]
+    hidden: Float[Array, "N R D"] | None = None  # final states, kept when an exact KL needs them
+    teacher_logp: Float[Array, "N R"] | None = None  # these two with a teacher's states only
+    reverse_kl: Float[Array, "N R"] | None = None  # KL(student || teacher) over the vocabulary
 
 
 @struct.dataclass(kw_only=True)
 class Signal:
     """What the learner executes, whatever the algorithm.
 
-    Loss = sum over action tokens of [surrogate(logp, old_logp, advantage) - ce_weight * logp],
-    divided by norm.
+    Per action token the loss is
+        surrogate(logp, old_logp, advantage) - ce_weight logp
+        + kl_weight KL(student || teacher) + gate_weight g (teacher_logp - logp),
+    g = sigmoid(beta (teacher_logp - logp)) without gradient. A stream that is None is not there.
+    How tokens are averaged is not the algorithm's business: see `core.aggregation`.
     """
 
     advantage: Float[Array, "N R"]
-    ce_weight: Float[Array, "N R"]  # cross-entropy on the sampled ids (supervised terms)
     old_logp: Float[Array, "N R"]
-    norm: Float[Array, ""]  # number of action tokens of the full batch
+    ce_weight: Float[Array, "N R"] | None = None  # cross-entropy on the sampled ids (supervised)
+    kl_weight: Float[Array, "N R"] | None = None  # exact reverse KL over the vocabulary
+    gate_weight: Float[Array, "N R"] | None = None  # gated distillation (SDAR)
+    teacher_logp: Float[Array, "N R"] | None = None  # with gate_weight
+    teacher_hidden: Float[Array, "N R E"] | None = None  # with kl_weight
+    reference_logp: Float[Array, "N R"] | None = None  # of the start weights, for the k3 loss
     diagnostics: dict[str, "Mean"]
 
 

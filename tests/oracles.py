@@ -3,6 +3,7 @@
 Written from the equations, independently of the package: slow, obvious, and never jitted.
 """
 
+import itertools
 import math
 
 import jax
@@ -155,6 +156,62 @@ def atod_advantage(batch, student, teacher, *, kappa, rho, penalty, statistics="
     return np.where(mask, kappa * weights[:, None] * gap + rho * reward[:, None], 0.0)
 
 
+def gigpo(batch, *, gamma, weight, penalty, scale=True):
+    """E + weight * S per row: group advantage plus the comparison inside (group, anchor)."""
+    rows = {k: np.asarray(v) for k, v in vars(batch.rows).items()}
+    traj, group = rows["traj"], np.asarray(batch.group)
+    scores = row_scores(batch.returns, traj, rows["action_valid"], penalty=penalty)
+    episode = group_relative(scores, traj, group, scale=scale)
+    returns = step_returns(rows["reward"], traj, rows["turn"], gamma=gamma)
+    returns = returns - penalty * ~rows["action_valid"]
+    out = np.zeros(len(traj))
+    for i in (i for i in range(len(traj)) if traj[i] < len(group)):
+        key = group[traj[i]], rows["anchor"][i]
+        mates = [
+            returns[j]
+            for j in range(len(traj))
+            if traj[j] < len(group) and (group[traj[j]], rows["anchor"][j]) == key
+        ]
+        centred = returns[i] - np.mean(mates)
+        std = np.std(mates, ddof=1) if len(mates) > 1 else 0.0
+        if len(set(mates)) == 1:
+            centred = 0.0
+        out[i] = episode[i] + weight * (centred / (std + 1e-6) if scale else centred)
+    return out
+
+
+def sod_weights(d, traj, turn, *, num_traj, delta, eps=1e-6):
+    """The running product of the paper, uncapped, with the cap on each output."""
+    out = np.ones(len(d))
+    for b in range(num_traj):
+        rows = sorted((i for i in range(len(d)) if traj[i] == b), key=lambda i: turn[i])
+        product = 1.0
+        for before, i in itertools.pairwise(rows):
+            product *= (float(d[before]) + eps) / (float(d[i]) + eps)
+            out[i] = min(product, 1 + delta)
+    return out
+
+
+def token_shares(mask, traj, *, num_traj, mode):
+    """Share of each token in the loss, mode by mode."""
+    out = np.zeros(mask.shape)
+    real = [n for n in range(len(mask)) if traj[n] < num_traj]
+    total = sum(int(mask[n].sum()) for n in real)
+    played = {int(traj[n]) for n in real if mask[n].any()}
+    for n in real:
+        for t in np.flatnonzero(mask[n]):
+            own = mask[n].sum()
+            of_traj = sum(int(mask[m].sum()) for m in real if traj[m] == traj[n])
+            out[n, t] = {
+                "token-mean": 1 / total,
+                "seq-mean-token-mean": 1 / (own * len(real)),
+                "seq-mean-token-sum": 1 / len(real),
+                "seq-mean-token-sum-norm": 1 / mask.shape[1],
+                "trajectory-mean-token-mean": 1 / (of_traj * len(played)),
+            }[mode]
+    return out
+
+
 # ----------------------------------------------------------------------------------- random batches
 
 
@@ -163,7 +220,7 @@ def ragged_batch(seed, *, trajectories=8, group_size=4, width=7, rows=64, longes
 
     The number of rows is fixed, so that tests with many seeds compile once.
     """
-    rng = np.random.default_rng(seed)
+    rng, other = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     turns = rng.integers(1, longest + 1, trajectories)
     padding = rows - turns.sum()
     traj = np.concatenate([np.repeat(np.arange(trajectories), turns), [trajectories] * padding])
@@ -181,6 +238,8 @@ def ragged_batch(seed, *, trajectories=8, group_size=4, width=7, rows=64, longes
         traj=jnp.asarray(traj),
         turn=jnp.asarray(turn),
         action_valid=jnp.asarray(rng.random(len(traj)) < 0.7),
+        reward=jnp.asarray(np.where(traj < trajectories, other.choice([0.0, 1.0], len(traj)), 0.0)),
+        anchor=jnp.asarray(other.integers(0, 5, len(traj))),
     )
     batch = TurnBatch(
         rows=rows,

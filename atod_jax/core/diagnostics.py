@@ -22,11 +22,6 @@ def real_rows(batch: TurnBatch) -> Bool[Array, "N"]:
     return batch.rows.traj < batch.returns.shape[0]
 
 
-def token_count(rows: Rows) -> Float[Array, ""]:
-    """Action tokens of the batch, at least 1: the denominator of the loss."""
-    return jnp.maximum(jnp.sum(rows.action_mask, dtype=jnp.float32), 1.0)
-
-
 def of_student(batch: TurnBatch, student: TokenStats) -> dict[str, Mean]:
     """Entropy, gap between sampler and trainer (nats), valid actions and mixed groups (shares)."""
     rows = batch.rows
@@ -48,10 +43,25 @@ def of_student(batch: TurnBatch, student: TokenStats) -> dict[str, Mean]:
 def of_teacher(rows: Rows, student: TokenStats, teacher: TokenStats) -> dict[str, Mean]:
     """Sampled reverse KL, mean of lpS - lpT in nats: all tokens, the first ("verb"), the rest."""
     gap, mask = student.logp - teacher.logp, rows.action_mask
+    whole = masked.masked_mean(gap, mask)
+    verb = masked.masked_mean(gap[:, :1], mask[:, :1])
+    rest = Mean(total=whole.total - verb.total, weight=whole.weight - verb.weight)
+    return {"kl/token": whole, "kl/verb": verb, "kl/argument": rest}
+
+
+def of_rows(x: Float[Array, "N"], action_mask: Bool[Array, "N R"]) -> Mean:
+    """The token mean of a number that is the same for all tokens of a row."""
+    length = masked.row_count(action_mask)
+    return Mean(total=jnp.sum(x * length), weight=jnp.sum(length))
+
+
+def of_weights(batch: TurnBatch, weight: Float[Array, "N"]) -> dict[str, Mean]:
+    """Mean, smallest and largest weight of the distillation term over real rows."""
+    real = real_rows(batch)
     return {
-        "kl/token": masked.masked_mean(gap, mask),
-        "kl/verb": masked.masked_mean(gap[:, :1], mask[:, :1]),
-        "kl/argument": masked.masked_mean(gap[:, 1:], mask[:, 1:]),
+        "turn_weight/mean": masked.masked_mean(weight, real),
+        "turn_weight/min": scalar(jnp.min(weight, where=real, initial=jnp.inf)),
+        "turn_weight/max": scalar(jnp.max(weight, where=real, initial=-jnp.inf)),
     }
 
 

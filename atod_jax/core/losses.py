@@ -1,15 +1,22 @@
-"""The objective: what one token contributes to the loss, and the sum over a batch.
+"""The objective: what one token contributes to the loss, and the weighted sum over a batch.
 
-The surrogate is the clipped policy-gradient loss (PPO, arXiv 1707.06347) with two clip bounds and
-the lower bound for negative advantages known as dual clip (arXiv 1912.09729).
+Surrogates of the policy gradient, all with gradient -advantage at ratio 1:
+    ppo     clipped ratio (arXiv 1707.06347) with two bounds, and a lower bound for negative
+            advantages known as dual clip (arXiv 1912.09729)
+    gspo    the same with one ratio per row, the geometric mean of its tokens' (arXiv 2507.18071)
+    cispo   -stopgrad(clip(ratio)) A log p: clipped tokens keep their gradient (arXiv 2506.13585)
 """
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from atod_jax.core.aggregation import MODES
 from atod_jax.types import Mean, Signal, TokenStats
+
+SURROGATES = ("ppo", "gspo", "cispo")
 
 # exp() of a larger log-ratio may overflow and turn the backward pass into nan. Every such token is
 # already clipped on both sides (dual_clip < e^20), so the bound changes neither value nor gradient.
@@ -20,10 +27,15 @@ _MAX_LOG_RATIO = 20.0
 class LossConfig:
     """Options of the objective; defaults are those of the released ATOD runs, bar the entropy."""
 
+    surrogate: str = "ppo"  # ppo | gspo | cispo
     clip_low: float = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.2
-    dual_clip: float = 3.0  # where A < 0 the loss is at most -A * dual_clip
+    dual_clip: float = 3.0  # where A < 0 the loss is at most -A * dual_clip; not with cispo
+    aggregation: str = "token-mean"  # or another of core.aggregation.MODES
     entropy_coef: float = 0.0  # nats; released runs 0.001
+    kl_coef: float = 0.0  # of the k3 estimate of KL(student || start weights)
+    tis_cap: float = 0.0  # importance weight min(p_trainer / p_sampler, cap); 0 = off
+    gate_beta: float = 5.0  # sharpness of the gate of `gate_weight` (SDAR)
 
     def __post_init__(self):
         if not 1 + self.clip_high <= self.dual_clip <= 1e6:
@@ -36,21 +48,34 @@ class LossConfig:
                 f"clip_low={self.clip_low}, clip_high={self.clip_high}: "
                 "need 0 <= clip_low <= 1 and clip_high >= 0"
             )
+        for name, value, choices in (
+            ("surrogate", self.surrogate, SURROGATES),
+            ("aggregation", self.aggregation, MODES),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name}={value!r}: choose from {', '.join(choices)}")
+        for name, value in (("tis_cap", self.tis_cap), ("kl_coef", self.kl_coef)):
+            if value < 0:
+                raise ValueError(f"{name}={value}: must be at least 0; 0 turns it off")
 
 
 def surrogate(
     logp: Float[Array, "N R"],
     old_logp: Float[Array, "N R"],
     advantage: Float[Array, "N R"],
+    action_mask: Bool[Array, "N R"],
     *,
     cfg: LossConfig,
 ) -> Float[Array, "N R"]:
-    """Clipped loss per token, to be minimised; at ratio 1 its gradient in `logp` is -advantage.
+    """Policy-gradient loss per token, to be minimised; at ratio 1 its gradient is -advantage.
 
-    ratio = exp(logp - old_logp); L = max(-A ratio, -A clip(ratio, 1 - low, 1 + high)), and where
-    A < 0 also L <= -A dual_clip.
+    ppo: ratio = exp(logp - old_logp); L = max(-A ratio, -A clip(ratio, 1 - low, 1 + high)), and
+    where A < 0 also L <= -A dual_clip. `action_mask` matters to gspo, which averages over a row.
     """
-    unclipped, clipped = _branches(logp - old_logp, advantage, cfg)
+    log_ratio = _log_ratio(logp, old_logp, action_mask, cfg)
+    if cfg.surrogate == "cispo":
+        return -jax.lax.stop_gradient(_clip(jnp.exp(log_ratio), cfg)) * advantage * logp
+    unclipped, clipped = _branches(log_ratio, advantage, cfg)
     loss = jnp.maximum(unclipped, clipped)
     return jnp.where(advantage < 0, jnp.minimum(loss, -advantage * cfg.dual_clip), loss)
 
@@ -59,33 +84,59 @@ def objective(
     stats: TokenStats,
     action_mask: Bool[Array, "N R"],
     signal: Signal,
+    share: Float[Array, "N R"],
     cfg: LossConfig,
+    *,
+    sampler_logp: Float[Array, "N R"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    """[sum surrogate - sum ce_weight * logp - entropy_coef * sum entropy] / norm, and metrics.
+    """sum over action tokens of share * (surrogate + the other terms of `Signal` - entropy bonus).
 
-    Sums run over action tokens. The denominator is the signal's, so the losses of the pieces of a
-    batch add up to the loss of the batch.
+    Shares come from the full batch, so the losses of the pieces of a batch add up to its loss.
 
     Args:
       stats: of the policy that is differentiated, nats.
       action_mask: True where the student sampled the token.
       signal: streams for the same rows; values where the mask is false are ignored.
-      cfg: clip bounds and entropy bonus.
+      share: weight of each token in the loss, see `core.aggregation`.
+      cfg: surrogate, clip bounds, bonus and penalties.
+      sampler_logp: under the policy as the sampler computed it; used with cfg.tis_cap.
 
     Returns:
       The loss, and means over action tokens under `loss/*`.
-    """
-    logp = jnp.where(action_mask, stats.logp, 0.0)
-    old_logp = jnp.where(action_mask, signal.old_logp, 0.0)
-    advantage = jnp.where(action_mask, signal.advantage, 0.0)
-    ce_weight = jnp.where(action_mask, signal.ce_weight, 0.0)
-    entropy = jnp.where(action_mask, stats.entropy, 0.0)
-    per_token = surrogate(logp, old_logp, advantage, cfg=cfg) - ce_weight * logp
-    loss = jnp.sum(per_token - cfg.entropy_coef * entropy) / signal.norm
 
-    unclipped, clipped = _branches(logp - old_logp, advantage, cfg)
+    Raises:
+      ValueError: an option needs a stream that is not there.
+    """
+
+    def on(x: Array | None, needed_by: str = "") -> Array:
+        if x is None:
+            raise ValueError(f"{needed_by} needs a stream that this batch lacks")
+        return jnp.where(action_mask, x, 0.0)
+
+    logp, old_logp, advantage = on(stats.logp), on(signal.old_logp), on(signal.advantage)
+    entropy = on(stats.entropy)
+    policy = surrogate(logp, old_logp, advantage, action_mask, cfg=cfg)
+    terms = {}
+    if cfg.tis_cap:
+        weight = importance(old_logp, on(sampler_logp, "tis_cap"), cap=cfg.tis_cap)
+        policy, terms["loss/tis_weight"] = weight * policy, weight
+    per_token = policy - cfg.entropy_coef * entropy
+    if signal.ce_weight is not None:
+        per_token -= on(signal.ce_weight) * logp
+    if signal.kl_weight is not None:
+        kl = terms["loss/teacher_kl"] = on(stats.reverse_kl, "kl_weight")
+        per_token += on(signal.kl_weight) * kl
+    if signal.gate_weight is not None:
+        gap, gate = gated_gap(logp, on(signal.teacher_logp, "gate_weight"), beta=cfg.gate_beta)
+        per_token, terms["loss/gate"] = per_token + on(signal.gate_weight) * gap, gate
+    if cfg.kl_coef:
+        penalty = terms["loss/kl_start"] = k3(logp, on(signal.reference_logp, "kl_coef"))
+        per_token += cfg.kl_coef * penalty
+
+    log_ratio = _log_ratio(logp, old_logp, action_mask, cfg)
+    unclipped, clipped = _branches(log_ratio, advantage, cfg)
     lower = (jnp.maximum(unclipped, clipped) > -advantage * cfg.dual_clip) & (advantage < 0)
-    streams = {
+    terms |= {
         "loss/clip_fraction": clipped > unclipped,
         "loss/clip_fraction_lower": lower,
         "loss/ppo_kl": old_logp - logp,
@@ -93,10 +144,11 @@ def objective(
         "loss/nll": -logp,
     }
     weight = jnp.sum(action_mask, dtype=jnp.float32)
-    return loss, {
-        name: Mean(total=jnp.sum(x, dtype=jnp.float32), weight=weight)
-        for name, x in streams.items()
+    metrics = {
+        name: Mean(total=jnp.sum(jnp.where(action_mask, x, 0.0)), weight=weight)
+        for name, x in terms.items()
     }
+    return jnp.sum(jnp.where(action_mask, share * per_token, 0.0)), metrics
 
 
 def k3(
@@ -110,9 +162,51 @@ def k3(
     return jnp.clip(jnp.exp(q) - q - 1.0, -bound, bound)
 
 
+def gated_gap(
+    logp: Float[Array, "N R"], teacher_logp: Float[Array, "N R"], *, beta: float
+) -> tuple[Float[Array, "N R"], Float[Array, "N R"]]:
+    """(g (lpT - lp), g) with g = stopgrad sigmoid(beta (lpT - lp)) (SDAR, arXiv 2605.15155).
+
+    Minimising the first raises the log-probability of sampled tokens that the teacher likes better.
+    """
+    gap = teacher_logp - logp
+    gate = jax.lax.stop_gradient(jax.nn.sigmoid(beta * gap))
+    return gate * gap, gate
+
+
+def importance(
+    old_logp: Float[Array, "N R"], sampler_logp: Float[Array, "N R"], *, cap: float
+) -> Float[Array, "N R"]:
+    """min(p_old / p_sampler, cap): corrects for a sampler that computes other probabilities.
+
+    A constant weight per token (truncated importance sampling, Ionides 2008).
+    """
+    log_weight = jnp.minimum(old_logp - sampler_logp, _MAX_LOG_RATIO)
+    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_weight), cap))
+
+
+def _log_ratio(
+    logp: Float[Array, "N R"],
+    old_logp: Float[Array, "N R"],
+    action_mask: Bool[Array, "N R"],
+    cfg: LossConfig,
+) -> Float[Array, "N R"]:
+    """Of the token, or for gspo of its row, with the gradient of the token's log-probability."""
+    log_ratio = logp - old_logp
+    if cfg.surrogate == "gspo":
+        kept = jnp.where(action_mask, jax.lax.stop_gradient(log_ratio), 0.0)
+        length = jnp.maximum(jnp.sum(action_mask, axis=1, keepdims=True), 1)
+        row = jnp.sum(kept, axis=1, keepdims=True) / length
+        log_ratio = row + logp - jax.lax.stop_gradient(logp)
+    return jnp.minimum(log_ratio, _MAX_LOG_RATIO)
+
+
+def _clip(ratio: Float[Array, "N R"], cfg: LossConfig) -> Float[Array, "N R"]:
+    return jnp.clip(ratio, 1 - cfg.clip_low, 1 + cfg.clip_high)
+
+
 def _branches(
     log_ratio: Float[Array, "N R"], advantage: Float[Array, "N R"], cfg: LossConfig
 ) -> tuple[Float[Array, "N R"], Float[Array, "N R"]]:
-    ratio = jnp.exp(jnp.minimum(log_ratio, _MAX_LOG_RATIO))
-    clipped = jnp.clip(ratio, 1 - cfg.clip_low, 1 + cfg.clip_high)
-    return -advantage * ratio, -advantage * clipped
+    ratio = jnp.exp(log_ratio)
+    return -advantage * ratio, -advantage * _clip(ratio, cfg)

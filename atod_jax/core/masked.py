@@ -19,13 +19,17 @@ def masked_sum(x: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Float[Array, "
 
 def masked_mean(x: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Mean:
     """Mean of `x` where `mask`, as (sum, count)."""
-    return Mean(total=masked_sum(x, mask), weight=jnp.sum(mask, dtype=jnp.float32))
+    return Mean(total=masked_sum(x, mask), weight=jnp.sum(row_count(mask)))
+
+
+def row_count(mask: Bool[Array, "*S"]) -> Float[Array, "..."]:
+    """True entries along the last axis, as floats. One form for all, so that XLA counts once."""
+    return jnp.sum(mask, axis=-1, dtype=jnp.float32)
 
 
 def row_mean(x: Float[Array, "N R"], mask: Bool[Array, "N R"]) -> Float[Array, "N"]:
     """Mean of each row where `mask`; 0 for a row without tokens."""
-    total = jnp.sum(jnp.where(mask, x, 0.0), axis=1)
-    return total / jnp.maximum(jnp.sum(mask, axis=1), 1)
+    return jnp.sum(jnp.where(mask, x, 0.0), axis=1) / jnp.maximum(row_count(mask), 1.0)
 
 
 def segment_count(ids: Int[Array, "N"], *, num: int) -> Float[Array, "M"]:

@@ -10,7 +10,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from atod_jax.core import masked
 
@@ -58,7 +58,7 @@ def turn_weights(
     uncertainty: Float[Array, "N"],
     traj: Int[Array, "N"],
     *,
-    length: Int[Array, "N"],
+    length: Num[Array, "N"],
     num_traj: int,
     cfg: TdurConfig,
 ) -> Float[Array, "N"]:
@@ -170,7 +170,7 @@ def _unit_mean(
     z: Float[Array, "N"],
     traj: Int[Array, "N"],
     *,
-    length: Int[Array, "N"],
+    length: Num[Array, "N"],
     num_traj: int,
     cfg: TdurConfig,
 ) -> Float[Array, "N"]:

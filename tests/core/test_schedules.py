@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 
-from atod_jax.core.schedules import AnnealConfig, mix
+from atod_jax.core.schedules import AnnealConfig, mix, needs_teacher
 
 
 def test_hand_numbers():
@@ -34,5 +34,31 @@ def test_the_constant_ablation_stays_at_the_start():
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match="cosine"):
-        AnnealConfig(kind="cosine")
+    with pytest.raises(ValueError, match="cosin"):
+        AnnealConfig(kind="cosin")
+
+
+def test_cosine_has_the_ends_and_the_middle_of_linear_but_no_corners():
+    cosine, linear = AnnealConfig(kind="cosine"), AnnealConfig()
+    for update in (0, 40, 80, 200):
+        np.testing.assert_allclose(mix(update, cfg=cosine), mix(update, cfg=linear), atol=1e-6)
+    early, late = (float(mix(u, cfg=cosine)[0]) for u in (4, 76))
+    assert early > float(mix(4, cfg=linear)[0])
+    assert late < float(mix(76, cfg=linear)[0])
+
+
+@pytest.mark.parametrize(("gap", "kappa", "rho"), [(2.0, 1.0, 1.0), (0.5, 1.0, 1.0),
+                                                   (0.25, 0.55, 1.5), (0.0, 0.1, 2.0)])  # fmt: skip
+def test_adaptive_fades_with_the_gap(gap, kappa, rho):
+    cfg = AnnealConfig(kind="adaptive", gap=0.5)
+    np.testing.assert_allclose(mix(7, cfg=cfg, gap=jnp.array(gap)), (kappa, rho), rtol=1e-6)
+
+
+def test_an_adaptive_schedule_needs_a_gap_and_a_teacher_to_the_end():
+    cfg = AnnealConfig(kind="adaptive", kappa_end=0.0)
+    with pytest.raises(ValueError, match="gap to a teacher"):
+        mix(1, cfg=cfg)
+    assert needs_teacher(10_000, cfg=cfg)
+    assert not needs_teacher(1, cfg=AnnealConfig(kind="adaptive", kappa_start=0.0, kappa_end=0.0))
+    with pytest.raises(ValueError, match=r"gap=0\.0"):
+        AnnealConfig(kind="adaptive", gap=0.0)
