@@ -16,8 +16,8 @@ from golden_inputs import (
     tdur_config,
 )
 
-from atod_jax.algorithms import atod, opd
-from atod_jax.core import advantages, diagnostics, losses, masked, schedules, tdur
+from atod_jax.algorithms import atod, base, opd, opd_gated, sod, tcod
+from atod_jax.core import advantages, aggregation, diagnostics, losses, masked, schedules, tdur
 from atod_jax.types import Signal, TokenStats
 
 
@@ -88,29 +88,35 @@ def atod_advantage(p, a):
         curriculum = {k.removeprefix(prefix): v for k, v in p.items() if k.startswith(prefix)}
         weight *= soft_curriculum_weights({**curriculum, "global_step": update}, a)["weights"]
     kappa, rho = schedules.mix(update, cfg=anneal_config(p))
-    terms = atod.mixed_terms(gap * weight, a["grpo_advantage"], mask, kappa=kappa, rho=rho)
-    return {"advantage": sum(terms)}
+    distill, _ = base.mixed_terms(kappa * weight * gap, None, mask)
+    return {"advantage": distill + jnp.where(mask, rho * a["grpo_advantage"], 0.0)}
 
 
 def atod_pipeline(p, a):
     """Rewards, penalty, group advantage, weights and annealing: the whole of `atod.signal`."""
-    only((p["enable_within_turn_rtg"], p["enable_soft_curriculum"]), (False, False))
     turn, anneal, group = (dict(vars(f(p))) for f in (tdur_config, anneal_config, group_config))
-    fixed = turn.pop("ratio_min"), turn.pop("ratio_max"), group.pop("eps")
-    only(fixed, (0.5, 2.0, 1e-6))
+    fixed = turn.pop("ratio_min"), turn.pop("ratio_max"), group.pop("eps"), anneal.pop("gap")
+    only(fixed, (0.5, 2.0, 1e-6, 0.5))
     kind = {"turn": "tdur", "token": "token"}[p["tip_granularity"]]
     cfg = atod.Config(
         weighting=kind if p["enable_tip"] else "uniform",
         anneal=anneal.pop("kind"),
         anneal_steps=anneal.pop("steps"),
+        token_signal="return_to_go" if p["enable_within_turn_rtg"] else "gap",
+        rtg_gamma=p["opd_gamma"],
+        rtg_normalise=p["opd_length_normalization"],
+        curriculum=p["enable_soft_curriculum"],
+        curriculum_updates=p["curriculum_checkpoint_steps"],
         **turn,
         **anneal,
         **group,
     )
+    if cfg.curriculum:
+        shape = [p[f"curriculum_{k}"] for k in ("softness", "bias", "min_weight", "max_weight")]
+        only([*shape, p["curriculum_warmup_steps"]], [1.0, 0.5, 0.05, 1.0, 0])
     batch = make_batch(a)
     signal = atod.signal(cfg, batch, *models(a), jnp.array(p["global_step"] - 1))
-    reward = advantages.row_advantages(batch, cfg=cfg.group)
-    grpo = jnp.where(a["mask"], reward[:, None], 0.0)
+    grpo = jnp.where(a["mask"], base.rl_estimate(batch, cfg=cfg)[:, None], 0.0)
     return {"advantage": signal.advantage, "grpo_advantage": grpo}
 
 
@@ -132,10 +138,8 @@ def invalid_action_penalty(p, a):
 
 
 def policy_loss(p, a):
-    only(p["loss_agg_mode"], "token-mean")
-    tokens = jnp.sum(a["mask"], dtype=jnp.float32)
     (loss, metrics), grad = jax.value_and_grad(token_sum_loss, has_aux=True)(
-        a["logp"], a["old_logp"], a["advantages"], a["mask"], cfg=loss_config(p), norm=tokens
+        a["logp"], a["old_logp"], a["advantages"], a["mask"], cfg=loss_config(p)
     )
     names = {
         "clipfrac": "loss/clip_fraction",
@@ -148,40 +152,91 @@ def policy_loss(p, a):
 
 def policy_loss_micro_accumulated(p, a):
     """The reference's mean of micro-batch means: each micro-batch brings its own denominator."""
-    only(p["loss_agg_mode"], "token-mean")
     micro, mini = p["micro_batch"], p["mini_batch"]
     pieces = [slice(i, i + micro) for i in range(0, a["logp"].shape[0], micro)]
     values, grads = [], []
     for piece in pieces:
         args = [a[k][piece] for k in ("logp", "old_logp", "advantages", "mask")]
-        norm = jnp.sum(args[-1], dtype=jnp.float32)
         (value, _), grad = jax.value_and_grad(token_sum_loss, has_aux=True)(
-            *args, cfg=loss_config(p), norm=norm
+            *args, cfg=loss_config(p)
         )
         values.append(value)
         grads.append(grad * (micro / mini))
     return {"grad_logp": jnp.concatenate(grads), "micro_losses": jnp.stack(values)}
 
 
-def token_sum_loss(logp, old_logp, advantage, mask, *, cfg, norm):
+def shares(mask, mode):
+    """Every row of a case is its own trajectory."""
+    rows = mask.shape[0]
+    return aggregation.token_shares(mask, jnp.arange(rows), num_traj=rows, mode=mode)
+
+
+def token_sum_loss(logp, old_logp, advantage, mask, *, cfg):
     stats = TokenStats(logp=logp, entropy=jnp.zeros_like(logp))
-    signal = Signal(
-        advantage=advantage,
-        ce_weight=jnp.zeros_like(logp),
-        old_logp=old_logp,
-        norm=norm,
-        diagnostics={},
-    )
-    return losses.objective(stats, mask, signal, cfg)
+    signal = Signal(advantage=advantage, old_logp=old_logp, diagnostics={})
+    return losses.objective(stats, mask, signal, shares(mask, cfg.aggregation), cfg)
 
 
 def sod_opd_advantage(p, a):
-    only(p["mode"], "uniform")
-    student, teacher = models(a)
-    cfg = opd.Config(coef=p["opd_coef"])
-    signal = opd.signal(cfg, make_batch(a), student, teacher, jnp.array(0))
-    reward = jnp.where(a["mask"], a["grpo_advantage"], 0.0)
-    return {"advantage": signal.advantage + (0.0 if p["opd_only"] else reward)}
+    """The three modes: uniform (opd), gated (opd_gated), stepwise (sod)."""
+    mask, (student, teacher) = a["mask"], models(a)
+    gap = p["opd_coef"] * base.log_gap(make_batch(a), student, teacher, algorithm=p["mode"])
+    out = {}
+    if p["mode"] == "gated":
+        gate = {k: p[k] for k in ("gamma", "beta_min", "beta_max")}
+        beta = opd_gated.gate(
+            masked.row_mean(a["grpo_advantage"], mask), cfg=opd_gated.Config(**gate)
+        )
+        gap = beta[:, None] * gap
+    elif p["mode"] == "stepwise":
+        divergence, _ = tdur.turn_signals(student.logp, teacher.logp, mask)
+        weight = sod.stepwise_weights(
+            divergence,
+            a["traj"],
+            a["turn_step"],
+            num_traj=a["group"].shape[0],
+            delta=p["delta"],
+            eps=p["epsilon"],
+        )
+        gap = weight[:, None] * gap
+        out = {"weights": jnp.where(mask, weight[:, None], 0.0)}
+    else:
+        only(p["mode"], "uniform")
+        cfg = opd.Config(coef=p["opd_coef"])
+        gap = opd.signal(cfg, make_batch(a), student, teacher, jnp.array(0)).advantage
+    reward = jnp.where(mask, a["grpo_advantage"], 0.0)
+    return {"advantage": gap + (0.0 if p["opd_only"] else reward), **out}
+
+
+def tcod_schedule(p, a):
+    c, steps = int(p["checkpoint_steps"]), a["steps"]
+    lengths = a["expert_lens"][None, :]
+    return {
+        "f2b_max_steps": tcod.horizon(steps, max_turns=p["max_env_steps"], updates_per_turn=c),
+        "b2f_prefix": tcod.prefix_length(steps[:, None], length=lengths, updates_per_turn=c),
+    }
+
+
+def sdar_loss(p, a):
+    """The gated term alone: lambda is 1 and there is no advantage."""
+    mask = a["mask"]
+    cfg = losses.LossConfig(gate_beta=p["gate_beta"], aggregation=p["loss_agg_mode"])
+
+    def loss(logp):
+        zero = jnp.zeros_like(logp)
+        signal = Signal(
+            advantage=zero,
+            old_logp=logp,
+            gate_weight=jnp.ones_like(logp),
+            teacher_logp=a["teacher_logp"],
+            diagnostics={},
+        )
+        stats = TokenStats(logp=logp, entropy=zero)
+        return losses.objective(stats, mask, signal, shares(mask, cfg.aggregation), cfg)[0]
+
+    value, grad = jax.value_and_grad(loss)(a["student_logp"])
+    _, gate = losses.gated_gap(a["student_logp"], a["teacher_logp"], beta=p["gate_beta"])
+    return {"loss": value, "gate": gate, "grad_student_logp": grad}
 
 
 def gigpo_advantage(p, a):
@@ -227,12 +282,11 @@ def per_turn_diagnostics(p, a):
 
 
 def k3_kl_loss(p, a):
-    only(p["loss_agg_mode"], "token-mean")
+    share = shares(a["mask"], p["loss_agg_mode"])
 
     def loss(logp):
         per_token = losses.k3(logp, a["ref_logp"], bound=p["clamp"])
-        mean = masked.masked_mean(per_token, a["mask"])
-        return mean.total / mean.weight, per_token
+        return masked.masked_sum(share * per_token, a["mask"]), per_token
 
     (value, per_token), grad = jax.value_and_grad(loss, has_aux=True)(a["logp"])
     return {"per_token": per_token, "loss": value, "grad_logp": grad}
@@ -258,6 +312,8 @@ ADAPTERS = {
         policy_loss,
         policy_loss_micro_accumulated,
         sod_opd_advantage,
+        tcod_schedule,
+        sdar_loss,
         gigpo_advantage,
         turn_segments,
         per_turn_diagnostics,

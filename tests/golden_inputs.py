@@ -38,6 +38,8 @@ def make_batch(a):
         traj=a["traj"],
         turn=a.get("turn_step", jnp.zeros(n, jnp.int32)),
         action_valid=a.get("is_action_valid", jnp.ones(n)) > 0,
+        reward=a.get("step_reward", jnp.zeros(n)),
+        anchor=a.get("anchor_id", jnp.zeros(n, jnp.int32)),
     )
     return TurnBatch(rows=rows, returns=a.get("returns", jnp.zeros(num)), group=a["group"])
 
@@ -102,5 +104,8 @@ def fitted(name, got, expected, function):
 
 def loss_config(p):
     return losses.LossConfig(
-        clip_low=p["cliprange_low"], clip_high=p["cliprange_high"], dual_clip=p["clip_ratio_c"]
+        clip_low=p["cliprange_low"],
+        clip_high=p["cliprange_high"],
+        dual_clip=p["clip_ratio_c"],
+        aggregation=p["loss_agg_mode"],
     )

@@ -19,39 +19,9 @@ import pytest
 FOLDER = Path(os.environ.get("ATOD_GOLDEN_DIR", Path(__file__).parent / "golden"))
 CASES = json.loads((FOLDER / "index.json").read_text())["cases"]
 
-# not in the package yet; strict, so an entry must go when its function arrives
-LATER = {
-    "sod_opd_advantage mode=stepwise",
-    "sod_opd_advantage mode=gated",
-    "tcod_schedule",
-    "sdar_loss",
-    "policy_loss loss_agg_mode=seq-mean-token-mean",
-    "policy_loss loss_agg_mode=seq-mean-token-sum",
-    "policy_loss loss_agg_mode=seq-mean-token-sum-norm",
-    "k3_kl_loss loss_agg_mode=seq-mean-token-mean",
-    "k3_kl_loss loss_agg_mode=seq-mean-token-sum",
-    "k3_kl_loss loss_agg_mode=seq-mean-token-sum-norm",
-}
-AWAITED = pytest.mark.xfail(
-    strict=True,
-    raises=(AssertionError, NotImplementedError),
-    reason="method option of a later issue",
-)
-
-
-def postponed(case):
-    modes = [f"{case['function']} {k}={v}" for k, v in case["params"].items()]
-    return bool(LATER & {case["function"], *modes})
-
-
-def parameters():
-    for case in CASES:
-        marks = [AWAITED] if postponed(case) else []
-        yield pytest.param(case, id=case["name"], marks=marks)
-
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("case", parameters())
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_case(case, jit, golden_dir):
     adapter = golden_adapters.ADAPTERS.get(case["function"])
     assert adapter is not None, f"{case['name']}: no adapter for {case['function']!r}"

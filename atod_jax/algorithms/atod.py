@@ -1,26 +1,27 @@
 """ATOD: turn-weighted on-policy distillation annealed into reward (arXiv 2606.27814).
 
-A_t = kappa(s) w_k (lpT_t - lpS_t) + rho(s) A_GRPO. The weights touch the distillation term only.
+A_t = kappa(s) c_k w_k (lpT_t - lpS_t) + rho(s) A_GRPO. Weights touch the distillation term only.
 """
 
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from atod_jax.algorithms import base
 from atod_jax.core import diagnostics, masked, schedules
-from atod_jax.core.advantages import GroupConfig, row_advantages
-from atod_jax.core.schedules import AnnealConfig
+from atod_jax.core.advantages import return_to_go
+from atod_jax.core.schedules import AnnealConfig, CurriculumConfig, soft_curriculum
 from atod_jax.core.tdur import TdurConfig, token_weights, turn_signals, turn_weights
-from atod_jax.types import Mean, Signal, TokenStats, TurnBatch
+from atod_jax.types import Signal, TokenStats, TurnBatch
 
 WEIGHTINGS = ("tdur", "token", "uniform")
+TOKEN_SIGNALS = ("gap", "return_to_go", "exact")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Options; the defaults are `preset("released")`."""
+class Config(base.RewardConfig):
+    """Options beside those of the reward term; the defaults are `preset("released")`."""
 
     weighting: str = "tdur"  # per turn; ablations: token (per token) | uniform (all 1)
     score: str = "softor"  # softor | divergence_only | entropy_only
@@ -29,23 +30,32 @@ class Config:
     top_rho: float = 1.0  # share of the turns of a trajectory that keep their weight
     smoothing: float = 0.0  # w <- (1 - smoothing) w + smoothing
     mean_preserving: bool = False  # token-weighted mean weight 1 per trajectory
-    anneal: str = "linear"  # linear | constant (ablation, stays at the start values)
+    token_signal: str = "gap"  # gap | return_to_go (within the turn) | exact (full KL in the loss)
+    rtg_gamma: float = 0.99  # discount of return_to_go
+    rtg_normalise: bool = True  # return_to_go over its own discounted length
+    curriculum: bool = False  # soft curriculum: later turns are distilled later
+    curriculum_updates: float = 6.0  # its window grows by one turn every so many updates
+    anneal: str = "linear"  # linear | cosine | adaptive (to the gap) | constant (start values)
     kappa_start: float = 1.0  # of the distillation term
     kappa_end: float = 0.1
     rho_start: float = 1.0  # of the reward term
     rho_end: float = 2.0
     anneal_steps: int = 80  # updates; 0 or less keeps the start values
-    statistics: str = "turns"  # of a group: over its turn-rows | over its "trajectories"
-    scale: bool = True  # divide by the group's standard deviation
-    invalid_penalty: float = 0.1  # off the score of a row whose action is invalid
+    adaptive_gap: float = 0.5  # nats; where the adaptive schedule begins to anneal
 
     def __post_init__(self):
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting={self.weighting!r}: choose from {', '.join(WEIGHTINGS)}")
-        _ = self.tdur, self.schedule, self.group  # building the parts checks their values
+        for name, value, choices in (
+            ("weighting", self.weighting, WEIGHTINGS),
+            ("token_signal", self.token_signal, TOKEN_SIGNALS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name}={value!r}: choose from {', '.join(choices)}")
+        super().__post_init__()
+        _ = self.tdur, self.schedule  # building the parts checks their values
 
     @property
     def tdur(self) -> TdurConfig:
+        """Options of the turn weights."""
         return TdurConfig(
             score=self.score,
             min_turns=self.min_turns,
@@ -57,6 +67,7 @@ class Config:
 
     @property
     def schedule(self) -> AnnealConfig:
+        """Options of kappa and rho."""
         return AnnealConfig(
             kind=self.anneal,
             kappa_start=self.kappa_start,
@@ -64,12 +75,7 @@ class Config:
             rho_start=self.rho_start,
             rho_end=self.rho_end,
             steps=self.anneal_steps,
-        )
-
-    @property
-    def group(self) -> GroupConfig:
-        return GroupConfig(
-            statistics=self.statistics, scale=self.scale, invalid_penalty=self.invalid_penalty
+            gap=self.adaptive_gap,
         )
 
 
@@ -79,6 +85,7 @@ def preset(name: str) -> Config:
     "released": the authors' runs. Trajectories under 3 turns or 0.01 nats keep weight 1, group
     statistics over turn-rows, 0.1 off per invalid action (0.01 in their search task).
     "paper": the equations alone. No guards, statistics over trajectories, no penalty.
+    `presets.overrides` adds the parts that are not the algorithm's, such as the entropy bonus.
 
     Raises:
       ValueError: any other name.
@@ -96,8 +103,12 @@ def preset(name: str) -> Config:
 
 def needs_teacher(cfg: Config, step: int) -> bool:
     """False once kappa is 0 at the update of this step, e.g. past the end of a schedule to 0."""
-    kappa, _ = schedules.mix(step + 1, cfg=cfg.schedule, xp=np)
-    return bool(kappa != 0)
+    return schedules.needs_teacher(base.update_number(step), cfg=cfg.schedule)
+
+
+def teacher_context(cfg: Config) -> base.TeacherContext:
+    """An exact KL needs the teacher's whole distribution."""
+    return base.TeacherContext(states=cfg.token_signal == "exact")
 
 
 def signal(
@@ -107,7 +118,10 @@ def signal(
     teacher: TokenStats | None,
     step: Int[Array, ""],
 ) -> Signal:
-    """A_t = kappa(s) w_k (lpT_t - lpS_t) + rho(s) A_GRPO on action tokens, s = step + 1.
+    """A_t = kappa(s) c_k w_k (lpT_t - lpS_t) + rho(s) A_GRPO on action tokens, s = step + 1.
+
+    With `token_signal="exact"` the first term leaves the advantage and the loss holds
+    kappa(s) c_k w_k KL(student || teacher) over the vocabulary instead.
 
     Args:
       cfg: options.
@@ -121,59 +135,80 @@ def signal(
     """
     if teacher is None and needs_teacher(cfg, cfg.anneal_steps):
         raise ValueError("atod has teacher=None but kappa never reaches 0; score with a teacher")
-    mask = batch.rows.action_mask
-    kappa, rho = schedules.mix(step + 1, cfg=cfg.schedule)
-    reward = row_advantages(batch, cfg=cfg.group)
-    gap, report = jnp.zeros_like(student.logp), {}
-    if teacher is not None:
-        gap = weights(cfg, batch, student, teacher) * (teacher.logp - student.logp)
-        report = diagnostics.of_teacher(batch.rows, student, teacher)
-        report |= _weight_means(batch, turn_table(cfg, batch, student, teacher)["weight"])
-    spread = jnp.broadcast_to(reward[:, None], gap.shape)
-    opd, rl = mixed_terms(gap, spread, mask, kappa=kappa, rho=rho)
-    return Signal(
-        advantage=opd + rl,
-        ce_weight=jnp.zeros_like(student.logp),
-        old_logp=student.logp,
-        norm=diagnostics.token_count(batch.rows),
-        diagnostics={
-            **diagnostics.of_student(batch, student),
-            **report,
-            "mix/kappa": diagnostics.scalar(kappa),
-            "mix/rho": diagnostics.scalar(rho),
-            "opd/abs_mean": masked.masked_mean(jnp.abs(opd), mask),
-            "rl/abs_mean": masked.masked_mean(jnp.abs(rl), mask),
-        },
+    update = base.update_number(step)
+    kappa, rho = coefficients(cfg, batch, student, teacher, update)
+    report = {"mix/kappa": diagnostics.scalar(kappa), "mix/rho": diagnostics.scalar(rho)}
+    reward = rho * base.rl_estimate(batch, cfg=cfg)
+    if teacher is None:
+        return base.hybrid(
+            batch,
+            student,
+            None,
+            distill=jnp.zeros_like(student.logp),
+            reward=reward,
+            report=report,
+        )
+    weight = kappa * weights(cfg, batch, student, teacher, update)
+    table = turn_table(cfg, batch, student, teacher)
+    exact = cfg.token_signal == "exact"
+    return base.hybrid(
+        batch,
+        student,
+        teacher,
+        distill=None if exact else weight * token_signal(cfg, batch, student, teacher),
+        exact_kl=weight if exact else None,
+        reward=reward,
+        report=report | diagnostics.of_weights(batch, table["weight"]),
     )
 
 
-def mixed_terms(
-    gap: Float[Array, "N R"],
-    reward: Float[Array, "N R"],
-    action_mask: Bool[Array, "N R"],
-    *,
-    kappa: schedules.Scalar,
-    rho: schedules.Scalar,
-) -> tuple[Float[Array, "N R"], Float[Array, "N R"]]:
-    """(kappa gap, rho reward), 0 off the mask: the two terms whose sum is the advantage."""
-    return jnp.where(action_mask, kappa * gap, 0.0), jnp.where(action_mask, rho * reward, 0.0)
+def coefficients(
+    cfg: Config,
+    batch: TurnBatch,
+    student: TokenStats,
+    teacher: TokenStats | None,
+    update: Int[Array, ""],
+) -> tuple[schedules.Scalar, schedules.Scalar]:
+    """(kappa, rho) at an update; the adaptive schedule looks at the gap of this batch."""
+    gap = None
+    if teacher is not None:
+        distance = jnp.abs(teacher.logp - student.logp)
+        mean = masked.masked_mean(distance, batch.rows.action_mask)
+        gap = mean.total / jnp.maximum(mean.weight, 1.0)
+    elif cfg.anneal == "adaptive":  # without a teacher there is nothing left to distil
+        gap = jnp.zeros(())
+    return schedules.mix(update, cfg=cfg.schedule, gap=gap)
+
+
+def token_signal(
+    cfg: Config, batch: TurnBatch, student: TokenStats, teacher: TokenStats
+) -> Float[Array, "N R"]:
+    """lpT - lpS of every action token, or its discounted sum over the rest of the turn."""
+    gap = base.log_gap(batch, student, teacher, algorithm="atod")
+    if cfg.token_signal == "gap":
+        return gap
+    return return_to_go(
+        gap, batch.rows.action_mask, gamma=cfg.rtg_gamma, normalise=cfg.rtg_normalise
+    )
 
 
 def weights(
-    cfg: Config, batch: TurnBatch, student: TokenStats, teacher: TokenStats
+    cfg: Config,
+    batch: TurnBatch,
+    student: TokenStats,
+    teacher: TokenStats,
+    update: Int[Array, ""],
 ) -> Float[Array, "N R"]:
-    """Weight of the distillation term on every action token; 1 elsewhere."""
-    mask = batch.rows.action_mask
+    """Weight of the distillation term on every action token, curriculum included."""
     if cfg.weighting == "token":
-        return token_weights(
-            student.logp,
-            teacher.logp,
-            mask,
-            min_divergence=cfg.min_divergence,
-            smoothing=cfg.smoothing,
-        )
-    per_turn = turn_table(cfg, batch, student, teacher)["weight"]
-    return jnp.where(mask, per_turn[:, None], 1.0)
+        weight = _per_token(cfg, batch, student, teacher)
+    else:
+        per_turn = turn_table(cfg, batch, student, teacher)["weight"]
+        weight = jnp.where(batch.rows.action_mask, per_turn[:, None], 1.0)
+    if cfg.curriculum:
+        window = CurriculumConfig(updates_per_turn=cfg.curriculum_updates)
+        weight = weight * soft_curriculum(update, batch.rows.turn, cfg=window)[:, None]
+    return weight
 
 
 def turn_table(
@@ -181,7 +216,7 @@ def turn_table(
 ) -> dict[str, Float[Array, "N"]]:
     """Per row, for transcripts: `divergence` and `uncertainty` (nats) and the `weight`.
 
-    The weight is the row's mean where weights are per token.
+    The weight is the row's mean where weights are per token; without the curriculum.
     """
     rows = batch.rows
     divergence, uncertainty = turn_signals(student.logp, teacher.logp, rows.action_mask)
@@ -191,19 +226,22 @@ def turn_table(
             divergence,
             uncertainty,
             rows.traj,
-            length=jnp.sum(rows.action_mask, axis=1),
+            length=masked.row_count(rows.action_mask),
             num_traj=batch.returns.shape[0],
             cfg=cfg.tdur,
         )
     if cfg.weighting == "token":
-        weight = masked.row_mean(weights(cfg, batch, student, teacher), rows.action_mask)
+        weight = masked.row_mean(_per_token(cfg, batch, student, teacher), rows.action_mask)
     return {"divergence": divergence, "uncertainty": uncertainty, "weight": weight}
 
 
-def _weight_means(batch: TurnBatch, weight: Float[Array, "N"]) -> dict[str, Mean]:
-    real = diagnostics.real_rows(batch)
-    return {
-        "turn_weight/mean": masked.masked_mean(weight, real),
-        "turn_weight/min": diagnostics.scalar(jnp.min(weight, where=real, initial=jnp.inf)),
-        "turn_weight/max": diagnostics.scalar(jnp.max(weight, where=real, initial=-jnp.inf)),
-    }
+def _per_token(
+    cfg: Config, batch: TurnBatch, student: TokenStats, teacher: TokenStats
+) -> Float[Array, "N R"]:
+    return token_weights(
+        student.logp,
+        teacher.logp,
+        batch.rows.action_mask,
+        min_divergence=cfg.min_divergence,
+        smoothing=cfg.smoothing,
+    )

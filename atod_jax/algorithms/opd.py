@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from atod_jax.core import diagnostics, masked
+from atod_jax.algorithms import base
 from atod_jax.types import Signal, TokenStats, TurnBatch
 
 
@@ -13,12 +13,18 @@ from atod_jax.types import Signal, TokenStats, TurnBatch
 class Config:
     """Options of plain distillation."""
 
-    coef: float = 1.0  # of the log-probability gap
+    coef: float = 1.0  # of the distillation term
+    exact: bool = False  # reverse KL over the whole vocabulary instead of the sampled token's
 
 
 def needs_teacher(cfg: Config, step: int) -> bool:
     """Always."""
     return True
+
+
+def teacher_context(cfg: Config) -> base.TeacherContext:
+    """An exact KL needs the teacher's whole distribution."""
+    return base.TeacherContext(states=cfg.exact)
 
 
 def signal(
@@ -30,6 +36,10 @@ def signal(
 ) -> Signal:
     """A_t = coef (lpT_t - lpS_t) on action tokens, nats: minus the sampled reverse KL.
 
+    With `exact` the loss holds coef KL(student || teacher) instead, differentiated through the
+    whole distribution: the same expected gradient for each visited state, without the variance of
+    the sampled token. It is not clipped.
+
     Args:
       cfg: options.
       batch: one step of experience, all of it.
@@ -40,18 +50,7 @@ def signal(
     Raises:
       ValueError: no teacher.
     """
-    if teacher is None:
-        raise ValueError("opd has teacher=None: score the batch with a teacher first")
-    rows = batch.rows
-    gap = jnp.where(rows.action_mask, teacher.logp - student.logp, 0.0)
-    advantage = cfg.coef * gap
-    own = {"opd/abs_mean": masked.masked_mean(jnp.abs(advantage), rows.action_mask)}
-    return Signal(
-        advantage=advantage,
-        ce_weight=jnp.zeros_like(student.logp),
-        old_logp=student.logp,
-        norm=diagnostics.token_count(rows),
-        diagnostics=diagnostics.of_student(batch, student)
-        | diagnostics.of_teacher(rows, student, teacher)
-        | own,
-    )
+    gap = cfg.coef * base.log_gap(batch, student, teacher, algorithm="opd")
+    if cfg.exact:
+        return base.hybrid(batch, student, teacher, exact_kl=jnp.full_like(gap, cfg.coef))
+    return base.hybrid(batch, student, teacher, distill=gap)

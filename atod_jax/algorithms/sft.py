@@ -42,6 +42,5 @@ def signal(
         advantage=jnp.zeros_like(student.logp),
         ce_weight=jnp.where(rows.action_mask, cfg.weight, 0.0),
         old_logp=student.logp,
-        norm=diagnostics.token_count(rows),
         diagnostics=diagnostics.of_student(batch, student),
     )

@@ -14,8 +14,8 @@ def test_the_advantage_is_the_log_probability_gap():
     gap = np.asarray(teacher.logp, np.float64) - np.asarray(student.logp, np.float64)
     expected = np.where(batch.rows.action_mask, 2.0 * gap, 0.0)
     np.testing.assert_allclose(got.advantage, expected, rtol=1e-6, atol=1e-6)
-    kl = got.diagnostics["kl/token"].value()
-    np.testing.assert_allclose(kl, -expected.sum() / 2 / float(got.norm), rtol=1e-5)
+    kl, tokens = got.diagnostics["kl/token"].value(), int(batch.rows.action_mask.sum())
+    np.testing.assert_allclose(kl, -expected.sum() / 2 / tokens, rtol=1e-5)
 
 
 def test_rewards_do_not_matter():
@@ -30,3 +30,15 @@ def test_a_missing_teacher_is_an_error():
     assert opd.needs_teacher(opd.Config(), 10_000)
     with pytest.raises(ValueError, match="teacher=None"):
         opd.signal(opd.Config(), batch, student, None, jnp.array(0))
+
+
+def test_exact_moves_the_term_from_the_advantage_into_the_loss():
+    batch, student, teacher = oracles.ragged_batch(0)
+    teacher = teacher.replace(hidden=jnp.ones((*teacher.logp.shape, 3)))
+    cfg = opd.Config(coef=2.0, exact=True)
+    got = opd.signal(cfg, batch, student, teacher, jnp.array(0))
+    assert not np.any(got.advantage)
+    np.testing.assert_array_equal(got.kl_weight, np.where(batch.rows.action_mask, 2.0, 0.0))
+    assert got.teacher_hidden is teacher.hidden
+    assert opd.teacher_context(cfg).states
+    assert not opd.teacher_context(opd.Config()).states

@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 
 from atod_jax.algorithms import sft
+from atod_jax.core.aggregation import token_shares
 from atod_jax.core.losses import LossConfig, objective
 
 
@@ -14,8 +15,11 @@ def test_the_loss_is_the_mean_nll_and_its_gradient_the_mask():
     got = sft.signal(sft.Config(), batch, student, None, jnp.array(0))
     mask = np.asarray(batch.rows.action_mask)
 
+    share = token_shares(batch.rows.action_mask, batch.rows.traj, num_traj=8, mode="token-mean")
+
     def loss(logp):
-        return objective(student.replace(logp=logp), batch.rows.action_mask, got, LossConfig())[0]
+        stats = student.replace(logp=logp)
+        return objective(stats, batch.rows.action_mask, got, share, LossConfig())[0]
 
     value, grad = jax.value_and_grad(loss)(student.logp)
     np.testing.assert_allclose(value, -np.asarray(student.logp)[mask].mean(), rtol=1e-6)
@@ -28,5 +32,5 @@ def test_an_empty_batch_has_a_finite_loss():
     nothing = jnp.zeros_like(batch.rows.action_mask)
     batch = batch.replace(rows=batch.rows.replace(action_mask=nothing))
     got = sft.signal(sft.Config(), batch, student, None, jnp.array(0))
-    assert float(got.norm) == 1.0
-    assert float(objective(student, nothing, got, LossConfig())[0]) == 0.0
+    share = token_shares(nothing, batch.rows.traj, num_traj=8, mode="token-mean")
+    assert float(objective(student, nothing, got, share, LossConfig())[0]) == 0.0
