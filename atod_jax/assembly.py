@@ -1,10 +1,11 @@
 """Builds the parts of a run from its config; shared by train, evaluate and the notebooks."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
 from atod_jax import config as config_lib
+from atod_jax.algorithms import base
+from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.envs.pool import EnvPool
 from atod_jax.models import LanguageModel, ModelConfig, build, qwen3
 from atod_jax.models.checkpoint_io import load_hf
@@ -24,7 +27,7 @@ from atod_jax.sampling import Policy, SamplingConfig
 from atod_jax.scoring import ScoreConfig
 from atod_jax.sharding import RULES, local_shards, make_mesh, param_shardings
 from atod_jax.streams import Stream, key
-from atod_jax.types import Task
+from atod_jax.types import RolloutPlan, Signal, Task
 
 ASSETS = Path(__file__).parent / "assets"
 FRESH = {"model_type": "qwen3", "rope_theta": 1e4, "rms_norm_eps": 1e-6}  # of new small models
@@ -37,6 +40,15 @@ class Model(NamedTuple):
     lm: LanguageModel
     params: Any
     tokenizer: PreTrainedTokenizerFast
+
+
+class Algorithm(NamedTuple):
+    """One algorithm with its options filled in; see `algorithms.base` for the hooks."""
+
+    signal: Callable[..., Signal]  # (batch, student, teacher, step)
+    needs_teacher: Callable[[int], bool]  # (step)
+    rollout_plan: Callable[[int, int], RolloutPlan]  # (step, max_turns)
+    context: base.TeacherContext
 
 
 class Environment(NamedTuple):
@@ -129,6 +141,18 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def algorithm(cfg: ConfigDict) -> Algorithm:
+    """The algorithm of a run."""
+    module = config_lib.load_plugin("algorithms", cfg.algorithm.name)
+    settings = config_lib.section(module.Config, cfg.algorithm[cfg.algorithm.name])
+    return Algorithm(
+        signal=functools.partial(module.signal, settings),
+        needs_teacher=functools.partial(module.needs_teacher, settings),
+        rollout_plan=functools.partial(base.hook(module, "rollout_plan"), settings),
+        context=base.hook(module, "teacher_context")(settings),
+    )
+
+
 def environment(cfg: ConfigDict, tokenizer: PreTrainedTokenizerFast) -> Environment:
     """The environment side of a run."""
     module = config_lib.load_plugin("envs", cfg.env.name)
@@ -142,14 +166,16 @@ def environment(cfg: ConfigDict, tokenizer: PreTrainedTokenizerFast) -> Environm
     return Environment(module=module, settings=settings, pool=pool, renderer=renderer)
 
 
-def score_config(cfg: ConfigDict, pad_id: int) -> ScoreConfig:
+def score_config(cfg: ConfigDict, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> ScoreConfig:
     """How student and teacher are scored: the rollout's temperature and support."""
-    return ScoreConfig(
+    head = HeadConfig(
         temperature=cfg.sampling.temperature,
-        micro_rows=cfg.packing.micro_rows,
-        head_block=cfg.packing.head_block,
-        forbidden=(pad_id,),
+        vocab=len(tokenizer),
+        forbidden=(tokenizer.pad_token_id,),
+        tiling=config_lib.section(Tiling, cfg.head),
+        mesh=mesh,
     )
+    return ScoreConfig(micro_rows=cfg.packing.micro_rows, head=head)
 
 
 def policy(cfg: ConfigDict, model: Model, mesh: Mesh, temperature: float, max_rows: int) -> Policy:
@@ -163,6 +189,7 @@ def policy(cfg: ConfigDict, model: Model, mesh: Mesh, temperature: float, max_ro
         max_rows=max_rows,
         eos_ids=(model.tokenizer.eos_token_id,),
         pad_id=model.tokenizer.pad_token_id,
+        vocab=len(model.tokenizer),
         forbidden=(model.tokenizer.pad_token_id,),
     )
     return Policy(model.lm, sampling, mesh)

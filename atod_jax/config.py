@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from atod_jax.core.fused import BACKENDS, Tiling
 from atod_jax.core.losses import LossConfig
 from atod_jax.optim import OptimConfig
 
@@ -75,7 +76,10 @@ def base() -> ConfigDict:
     c.packing = ConfigDict()
     c.packing.minibatch_rows = 256  # rows per optimiser step
     c.packing.micro_rows = 32  # rows per forward/backward pass
-    c.packing.head_block = 1024  # action tokens per block of the vocabulary head
+    c.packing.anchor_similarity = (
+        1.0  # observations this alike are one (gigpo); released search 0.9
+    )
+    c.head = defaults(Tiling)  # how the vocabulary head is computed; never changes the numbers
 
     c.optim = defaults(OptimConfig)
 
@@ -84,6 +88,12 @@ def base() -> ConfigDict:
     c.mesh.fsdp = 1
     c.mesh.tensor = 1
 
+    _add_bookkeeping(c)
+    return c
+
+
+def _add_bookkeeping(c: ConfigDict) -> None:
+    """Evaluations, checkpoints and what a run leaves behind."""
     c.eval = ConfigDict()
     c.eval.split = "valid_unseen"
     c.eval.tasks = 128  # while training; 0 = the whole split
@@ -97,7 +107,6 @@ def base() -> ConfigDict:
     c.keep_checkpoints = 2
     c.log_transcripts = 4  # episodes written per evaluation
     c.export = ""  # write the final student to this Hugging Face folder as well
-    return c
 
 
 def defaults(cls: type) -> ConfigDict:
@@ -177,7 +186,6 @@ def _ranges(cfg: ConfigDict) -> list[str]:
         "sampling.max_new_tokens": cfg.sampling.max_new_tokens,
         "packing.minibatch_rows": cfg.packing.minibatch_rows,
         "packing.micro_rows": cfg.packing.micro_rows,
-        "packing.head_block": cfg.packing.head_block,
         "eval.slots": cfg.eval.slots,
         "save_every": cfg.save_every,
         "keep_checkpoints": cfg.keep_checkpoints,
@@ -198,6 +206,7 @@ def _choices(cfg: ConfigDict) -> list[str]:
         "demos.label": (cfg.demos.label, ("expert", "executed")),
         "student.remat": (cfg.student.remat, ("none", "dots", "full")),
         "optim.schedule": (cfg.optim.schedule, ("constant", "cosine")),
+        "head.backend": (cfg.head.backend, BACKENDS),
         "env.name": (cfg.env.name, tuple(plugin_names("envs"))),
         "algorithm.name": (cfg.algorithm.name, tuple(plugin_names("algorithms"))),
     }

@@ -16,7 +16,7 @@ from atod_jax import assembly, rollout
 from atod_jax.assembly import Environment, Model
 from atod_jax.intervals import EvalResult
 from atod_jax.streams import Stream, key
-from atod_jax.types import Task, Trajectory
+from atod_jax.types import RolloutPlan, Task, Trajectory
 
 
 def play(
@@ -40,7 +40,7 @@ def play(
             env.pool,
             chunk,
             group_size=1,
-            max_turns=max_turns,
+            plan=RolloutPlan(max_turns=max_turns),
             between_turns=between_turns,
         )
     return trajectories

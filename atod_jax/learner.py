@@ -1,18 +1,29 @@
 """One algorithm-blind update: executes any Signal on one minibatch of rows."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from atod_jax.core.aggregation import token_shares
+from atod_jax.core.fused import Teacher
 from atod_jax.core.losses import LossConfig, objective
 from atod_jax.models import LanguageModel
-from atod_jax.scoring import ScoreConfig, row_stats, to_micro
-from atod_jax.types import Mean, Rows, Signal, TrainState
+from atod_jax.scoring import ScoreConfig, row_stats, split, to_micro
+from atod_jax.types import Mean, Rows, Signal, TrainState, TurnBatch
 
 Metrics = dict[str, Mean]
+
+
+class Piece(NamedTuple):
+    """One minibatch: what the model reads, what it should learn, what each token weighs."""
+
+    rows: Rows
+    signal: Signal  # without diagnostics
+    share: jax.Array  # f32[n, R]
 
 
 def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
@@ -20,30 +31,22 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params))
 
 
-def minibatches(rows: Rows, signal: Signal, minibatch_rows: int) -> list[tuple[Rows, Signal]]:
+@functools.partial(jax.jit, static_argnames=("minibatch_rows", "aggregation"))
+def minibatches(
+    batch: TurnBatch, signal: Signal, *, minibatch_rows: int, aggregation: str
+) -> list[Piece]:
     """Cuts [N, ...] arrays into N / minibatch_rows pieces.
 
-    The full-batch denominator is shared out evenly, so the sum of the pieces' losses over their
-    number is the loss of the whole batch.
+    Shares are those of the full batch times the number of pieces, so the mean of the pieces' losses
+    is the loss of the whole batch.
     """
+    rows = batch.rows
+    share = token_shares(
+        rows.action_mask, rows.traj, num_traj=batch.returns.shape[0], mode=aggregation
+    )
     count = rows.prompt.shape[0] // minibatch_rows
-
-    def piece(tree: Any, m: int) -> Any:
-        return jax.tree.map(lambda x: x[m * minibatch_rows : (m + 1) * minibatch_rows], tree)
-
-    streams = (signal.advantage, signal.ce_weight, signal.old_logp)
-    result = []
-    for m in range(count):
-        advantage, ce_weight, old_logp = piece(streams, m)
-        cut = Signal(
-            advantage=advantage,
-            ce_weight=ce_weight,
-            old_logp=old_logp,
-            norm=signal.norm / count,
-            diagnostics={},
-        )
-        result.append((piece(rows, m), cut))
-    return result
+    whole = Piece(rows, signal.replace(diagnostics={}), count * share)
+    return split(whole, size=minibatch_rows)
 
 
 def make_update(
@@ -53,32 +56,40 @@ def make_update(
     *,
     loss: LossConfig,
     score: ScoreConfig,
-) -> Callable[[TrainState, Rows, Signal], tuple[TrainState, Metrics]]:
-    """A jitted `update(state, rows, signal) -> (state, metrics)`; the state is donated.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """A jitted `update(state, piece, capacity=None, teacher_head=None) -> (state, metrics)`.
 
-    Gradients are summed over micro-batches with one fixed denominator, so their number changes
-    memory and speed but not the gradient. `state.step` is left alone: it counts iterations.
+    The state is donated. Gradients are summed over micro-batches and the weight of a token is
+    fixed, so the number of micro-batches changes memory and speed but not the gradient.
+    `state.step` is left alone: it counts iterations. `capacity` (static) is the room for action
+    tokens at the head; `teacher_head` [V, E] belongs to the states in `piece.signal`.
     """
 
-    def micro_loss(params: Any, rows: Rows, signal: Signal) -> tuple[jax.Array, Metrics]:
-        stats = row_stats(model, params, rows, score)
-        return objective(stats, rows.action_mask, signal, loss)
+    def micro_loss(
+        params: Any, piece: Piece, capacity: int | None, teacher_head: Any
+    ) -> tuple[jax.Array, Metrics]:
+        rows, signal, share = piece
+        teacher = None
+        if signal.kl_weight is not None:
+            teacher = Teacher(signal.teacher_hidden, teacher_head)
+        stats = row_stats(model, params, rows, score, capacity=capacity, teacher=teacher)
+        return objective(
+            stats, rows.action_mask, signal, share, loss, sampler_logp=rows.sampler_logp
+        )
 
-    def accumulate(params: Any, rows: Rows, signal: Signal) -> tuple[Any, Metrics]:
-        streams = (signal.advantage, signal.ce_weight, signal.old_logp)
-        micro = to_micro((rows, streams), score.micro_rows)
+    def accumulate(
+        params: Any, piece: Piece, capacity: int | None, teacher_head: Any
+    ) -> tuple[Any, Metrics]:
+        micro = to_micro(piece, score.micro_rows)
 
-        def one(piece: Any) -> tuple[Any, Metrics]:
-            piece_rows, (advantage, ce_weight, old_logp) = piece
-            cut = signal.replace(advantage=advantage, ce_weight=ce_weight, old_logp=old_logp)
+        def one(part: Piece) -> tuple[Any, Metrics]:
             (value, metrics), grads = jax.value_and_grad(micro_loss, has_aux=True)(
-                params, piece_rows, cut
+                params, part, capacity, teacher_head
             )
-            metrics["loss/total"] = Mean(total=value, weight=jnp.ones(()))
-            return grads, metrics
+            return grads, metrics | {"loss/total": Mean(total=value, weight=jnp.ones(()))}
 
-        def add(total: Any, piece: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, one(piece)), None
+        def add(total: Any, part: Piece) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, one(part)), None
 
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
@@ -88,9 +99,12 @@ def make_update(
         metrics["loss/total"] = metrics["loss/total"].replace(weight=jnp.ones(()))
         return grads, metrics
 
-    def update(state: TrainState, rows: Rows, signal: Signal) -> tuple[TrainState, Metrics]:
+    @functools.partial(jax.jit, donate_argnums=0, static_argnums=2)
+    def update(
+        state: TrainState, piece: Piece, capacity: int | None = None, teacher_head: Any = None
+    ) -> tuple[TrainState, Metrics]:
         with jax.named_scope("update"):
-            grads, metrics = accumulate(state.params, rows, signal)
+            grads, metrics = accumulate(state.params, piece, capacity, teacher_head)
             direction, opt_state = tx.update(grads, state.opt_state, state.params)
             rate = learning_rate(state.step)
             params = jax.tree.map(
@@ -101,4 +115,4 @@ def make_update(
         metrics["update/learning_rate"] = Mean(total=rate, weight=jnp.ones(()))
         return state.replace(params=params, opt_state=opt_state), metrics
 
-    return jax.jit(update, donate_argnums=0)
+    return update

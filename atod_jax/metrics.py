@@ -188,10 +188,10 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "valid": bool(turn.valid),
         "reward": _finite(float(turn.reward)),
         "tokens": len(turn.action),
-    }
+    } | ({"replayed": True} if turn.replayed else {})
 
 
-TURN_TEXT = ("observation", "response", "command", "valid", "tokens")
+TURN_TEXT = ("observation", "response", "command", "valid", "tokens", "replayed")
 
 
 def _episode_text(record: Mapping[str, Any]) -> str:
@@ -211,6 +211,8 @@ def _turn_text(number: int, turn: Mapping[str, Any]) -> str:
         if name not in TURN_TEXT
     )
     valid = "" if turn["valid"] else "  INVALID"
+    if "replayed" in turn:
+        extra = "  replayed for the student"
     return (
         f"\n--- turn {number + 1}: {turn['tokens']} tokens{extra}{valid}\n"
         f"{_indented('sees', turn['observation'])}{_indented('says', turn['response'])}"

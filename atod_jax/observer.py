@@ -14,54 +14,71 @@ from ml_collections import ConfigDict
 from atod_jax import assembly, config
 from atod_jax.algorithms import atod
 from atod_jax.assembly import Environment, Model
+from atod_jax.core.fused import capacity_of
 from atod_jax.evaluation import Evaluator
 from atod_jax.intervals import EvalResult
 from atod_jax.metrics import Writer
 from atod_jax.packing import pack_turns
-from atod_jax.scoring import make_score
-from atod_jax.sharding import replicate, to_global
+from atod_jax.scoring import join, make_score, split
+from atod_jax.sharding import local_shards, replicate, to_global, to_local
 from atod_jax.streams import Stream, rng
-from atod_jax.types import TokenStats, Trajectory, TurnBatch
+from atod_jax.types import Rows, TokenStats, Trajectory, TurnBatch
 
 
 class BatchScorer:
     """Scores all rows of a batch, one minibatch at a time, so that one shape compiles."""
 
-    def __init__(self, model: Model, cfg: ConfigDict, pad_id: int):
-        self._score = make_score(model.lm, assembly.score_config(cfg, pad_id))
+    def __init__(self, model: Model, cfg: ConfigDict, mesh: Mesh, *, keep_states: bool = False):
+        score_cfg = assembly.score_config(cfg, model.tokenizer, mesh)
+        self._score = make_score(model.lm, score_cfg, keep_states=keep_states)
         self._rows = cfg.packing.minibatch_rows
 
-    def __call__(self, params: Any, batch: TurnBatch) -> TokenStats:
-        size = self._rows
-        count = batch.rows.prompt.shape[0] // size
-        pieces = [
-            self._score(
-                params, jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], batch.rows)
-            )
-            for m in range(count)
-        ]
-        return jax.tree.map(lambda *x: jax.numpy.concatenate(x), *pieces)
+    def __call__(self, params: Any, rows: Rows, room: int) -> TokenStats:
+        return join([self._score(params, part, room) for part in split(rows, size=self._rows)])
+
+
+def head_room(cfg: ConfigDict, mesh: Mesh, batch: TurnBatch) -> int:
+    """Room for the action tokens of a micro-batch on one device, one number for the whole batch."""
+    mask, size = to_local(batch.rows.action_mask), cfg.packing.minibatch_rows
+    return max(
+        capacity_of(
+            mask[m : m + size], micro_rows=cfg.packing.micro_rows, shards=local_shards(mesh)
+        )
+        for m in range(0, len(mask), size)
+    )
 
 
 def pack(
     cfg: ConfigDict, mesh: Mesh, trajectories: Sequence[Trajectory], pad_id: int, step: int
 ) -> TurnBatch:
     """Trajectories as device rows; prompt columns are the smallest bucket that fits."""
-    longest = max(len(turn.prompt) for t in trajectories for turn in t.turns)
-    fitting = [b for b in cfg.sampling.prompt_buckets if b >= longest]
+    turns = [turn for t in trajectories for turn in t.turns]
+    teacher_prompts = [t.teacher_prompt for t in turns if t.teacher_prompt is not None]
     batch = pack_turns(
         trajectories,
         minibatch_rows=cfg.packing.minibatch_rows,
-        prompt_columns=fitting[0] if fitting else cfg.sampling.prompt_buckets[-1],
+        prompt_columns=_bucket(cfg, [turn.prompt for turn in turns]),
         response_columns=cfg.sampling.max_new_tokens,
         pad_id=pad_id,
         rng=rng(cfg.seed, Stream.packing, step),
+        teacher_prompt_columns=_bucket(cfg, teacher_prompts) if teacher_prompts else 0,
+        anchor_similarity=cfg.packing.anchor_similarity,
     )
+    per_row = (batch.rows, batch.teacher_prompt, batch.teacher_prompt_length)
+    rows, teacher_prompt, teacher_prompt_length = to_global(per_row, mesh)
     return TurnBatch(
-        rows=to_global(batch.rows, mesh),
+        rows=rows,
         returns=replicate(batch.returns, mesh),
         group=replicate(batch.group, mesh),
+        teacher_prompt=teacher_prompt,
+        teacher_prompt_length=teacher_prompt_length,
     )
+
+
+def _bucket(cfg: ConfigDict, prompts: Sequence[np.ndarray]) -> int:
+    """The smallest prompt bucket that holds them all; the largest where none does."""
+    longest, buckets = max(len(p) for p in prompts), cfg.sampling.prompt_buckets
+    return next((b for b in buckets if b >= longest), buckets[-1])
 
 
 class TurnTable:
@@ -70,27 +87,27 @@ class TurnTable:
     def __init__(self, cfg: ConfigDict, mesh: Mesh, student: Model, teacher: Model):
         self._cfg, self._mesh, self._teacher = cfg, mesh, teacher
         self._pad = student.tokenizer.pad_token_id
-        self._scorers = BatchScorer(student, cfg, self._pad), BatchScorer(teacher, cfg, self._pad)
+        self._scorers = BatchScorer(student, cfg, mesh), BatchScorer(teacher, cfg, mesh)
         self._settings = config.section(atod.Config, cfg.algorithm.atod)
 
     def __call__(
         self, params: Any, trajectories: Sequence[Trajectory]
     ) -> list[dict[str, list[float]]]:
-        """Per trajectory {"d": [...], "h": [...], "w": [...]}, one number per turn."""
+        """Per trajectory {"d": [...], "h": [...], "w": [...]}, one per turn, nan if replayed."""
         batch = pack(self._cfg, self._mesh, trajectories, self._pad, 0)
         score_student, score_teacher = self._scorers
-        student = score_student(params, batch)
-        teacher = score_teacher(self._teacher.params, batch)
+        room = head_room(self._cfg, self._mesh, batch)
+        student = score_student(params, batch.rows, room)
+        teacher = score_teacher(self._teacher.params, batch.rows, room)
         table = jax.device_get(atod.turn_table(self._settings, batch, student, teacher))
-        traj, turn = np.asarray(batch.rows.traj), np.asarray(batch.rows.turn)
-        order = np.lexsort((turn, traj))
-        counts = [len(t.turns) for t in trajectories]
-        starts = np.cumsum([0, *counts])
-        columns = (("d", "divergence"), ("h", "uncertainty"), ("w", "weight"))
-        return [
-            {short: table[name][order[start : start + count]].tolist() for short, name in columns}
-            for start, count in zip(starts, counts)
-        ]
+        index = (np.asarray(batch.rows.traj), np.asarray(batch.rows.turn))
+        columns = {"d": "divergence", "h": "uncertainty", "w": "weight"}
+        result = [{short: [float("nan")] * len(t.turns) for short in columns} for t in trajectories]
+        for row, (b, k) in enumerate(zip(*index)):
+            if b < len(trajectories):
+                for short, name in columns.items():
+                    result[b][short][k] = float(table[name][row])
+        return result
 
 
 class Observer:

@@ -1,5 +1,6 @@
 """From trajectories to fixed-shape rows (NumPy). Padding lives here and nowhere else."""
 
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,23 +16,39 @@ def pack_turns(
     response_columns: int,
     pad_id: int,
     rng: np.random.Generator,
+    teacher_prompt_columns: int = 0,
+    anchor_similarity: float = 1.0,
 ) -> TurnBatch:
     """Shuffles all turns into M equal minibatches of `minibatch_rows` rows each.
 
     M is the smallest number that fits; the real rows are spread evenly over the minibatches, so no
-    optimiser step sees a nearly empty one. Every turn becomes exactly one row.
+    optimiser step sees a nearly empty one. Every turn that the student played becomes exactly one
+    row; replayed turns become none, but keep their number.
+
+    Args:
+      teacher_prompt_columns: 0 where the teacher reads what the student reads.
+      anchor_similarity: observations of a group at least this alike share an anchor; 1: equal ones.
 
     Returns:
       A TurnBatch of NumPy arrays with N = M * minibatch_rows.
     Raises:
       ValueError: a prompt or response is longer than its columns, or there are no turns.
     """
-    turns = [(b, k, turn) for b, t in enumerate(trajectories) for k, turn in enumerate(t.turns)]
+    turns = [
+        (b, k, turn)
+        for b, t in enumerate(trajectories)
+        for k, turn in enumerate(t.turns)
+        if not turn.replayed
+    ]
     if not turns:
-        raise ValueError("no turns to pack: every trajectory of this step is empty")
+        raise ValueError("no turns to pack: the student played none in this step")
     minibatches = -(-len(turns) // minibatch_rows)
-    rows = _empty_rows(
-        minibatches * minibatch_rows, prompt_columns, response_columns, pad_id, len(trajectories)
+    count = minibatches * minibatch_rows
+    rows = _empty_rows(count, prompt_columns, response_columns, pad_id, len(trajectories))
+    teacher_prompt = np.full((count, teacher_prompt_columns), pad_id, np.int32)
+    teacher_length = np.zeros(count, np.int32)
+    anchors = _anchors(
+        [(trajectories[b].group, turn.observation) for b, _, turn in turns], anchor_similarity
     )
     for destination, source in zip(
         _spread(len(turns), minibatches, minibatch_rows), rng.permutation(len(turns))
@@ -40,12 +57,47 @@ def pack_turns(
         _fill(rows, int(destination), turn)
         rows.traj[destination] = b
         rows.turn[destination] = k
+        rows.anchor[destination] = anchors[source]
+        if teacher_prompt_columns:
+            teacher_length[destination] = _right_align(
+                teacher_prompt[destination], turn.teacher_prompt, "teacher prompt"
+            )
     _, group = np.unique([t.group for t in trajectories], return_inverse=True)
     return TurnBatch(
         rows=rows,
         returns=np.asarray([t.total_reward for t in trajectories], np.float32),
         group=group.astype(np.int32),
+        teacher_prompt=teacher_prompt if teacher_prompt_columns else None,
+        teacher_prompt_length=teacher_length if teacher_prompt_columns else None,
     )
+
+
+def _anchors(seen: Sequence[tuple[int, str]], similarity: float) -> list[int]:
+    """A number per (group, observation) that equal ones share.
+
+    With similarity < 1 an observation joins the first earlier one of its group that is alike
+    enough, as the released search runs do with 0.9; otherwise it starts a cluster of its own.
+    """
+    numbers: dict[tuple[int, str], int] = {}
+    leaders: dict[int, list[str]] = {}
+    for group, text in seen:
+        if (group, text) in numbers:
+            continue
+        alike = None
+        if similarity < 1:
+            alike = next(
+                (lead for lead in leaders.get(group, []) if _ratio(lead, text) >= similarity), None
+            )
+        if alike is None:
+            leaders.setdefault(group, []).append(text)
+            numbers[group, text] = len(numbers)
+        else:
+            numbers[group, text] = numbers[group, alike]
+    return [numbers[key] for key in seen]
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def _empty_rows(n: int, p: int, r: int, pad_id: int, num_trajectories: int) -> Rows:
@@ -58,6 +110,8 @@ def _empty_rows(n: int, p: int, r: int, pad_id: int, num_trajectories: int) -> R
         traj=np.full(n, num_trajectories, np.int32),
         turn=np.zeros(n, np.int32),
         action_valid=np.ones(n, bool),
+        reward=np.zeros(n, np.float32),
+        anchor=np.zeros(n, np.int32),
     )
 
 
@@ -68,16 +122,26 @@ def _spread(count: int, minibatches: int, minibatch_rows: int) -> np.ndarray:
 
 
 def _fill(rows: Rows, n: int, turn: Turn) -> None:
-    p, a = len(turn.prompt), len(turn.action)
-    columns = rows.prompt.shape[1], rows.action.shape[1]
-    if p > columns[0] or a > columns[1]:
+    a, columns = len(turn.action), rows.action.shape[1]
+    if a > columns:
         raise ValueError(
-            f"a turn has {p} prompt and {a} action tokens, the batch holds {columns[0]} and "
-            f"{columns[1]}; raise sampling.prompt_buckets or sampling.max_new_tokens"
+            f"a turn has {a} action tokens, the batch holds {columns}; raise "
+            "sampling.max_new_tokens"
         )
-    rows.prompt[n, columns[0] - p :] = turn.prompt
-    rows.prompt_length[n] = p
+    rows.prompt_length[n] = _right_align(rows.prompt[n], turn.prompt, "prompt")
     rows.action[n, :a] = turn.action
     rows.action_mask[n, :a] = True
     rows.sampler_logp[n, :a] = turn.logp
     rows.action_valid[n] = turn.valid
+    rows.reward[n] = turn.reward
+
+
+def _right_align(row: np.ndarray, ids: np.ndarray, what: str) -> int:
+    """Writes ids at the end of a row of padding; returns their number."""
+    if len(ids) > len(row):
+        raise ValueError(
+            f"a turn has {len(ids)} {what} tokens, the batch holds {len(row)}; add a longer bucket "
+            "to sampling.prompt_buckets"
+        )
+    row[len(row) - len(ids) :] = ids
+    return len(ids)

@@ -34,9 +34,18 @@ class Renderer:
         """The user message for the present state of an episode."""
         return self.template.prompt(episode, self.history)
 
-    def prompts(self, episodes: Sequence[Episode]) -> list[np.ndarray]:
-        """Prompt ids i32[p] of several episodes."""
-        texts = [self._before + self.message(e) + self._after for e in episodes]
+    def prompts(
+        self, episodes: Sequence[Episode], contexts: Sequence[str] = ()
+    ) -> list[np.ndarray]:
+        """Prompt ids i32[p] of several episodes.
+
+        A context, one per episode or none at all, goes on a line of its own before the message:
+        what a teacher with privileged information reads.
+        """
+        messages = [self.message(e) for e in episodes]
+        if contexts:
+            messages = [f"{c}\n{m}" if c else m for c, m in zip(contexts, messages, strict=True)]
+        texts = [self._before + m + self._after for m in messages]
         encoded = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
         return [np.asarray(e.ids, np.int32) for e in encoded]
 
@@ -53,6 +62,11 @@ class Renderer:
         text = self.template.respond(command, thought)
         ids = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         return np.asarray([*ids, self.eos_id], np.int32)
+
+
+def demonstration_text(commands: Sequence[str]) -> str:
+    """A demonstration as one line of context; "" for an empty one."""
+    return ". ".join(commands)
 
 
 def chat_text(tokenizer: PreTrainedTokenizerFast, content: str) -> str:

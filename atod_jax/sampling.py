@@ -40,12 +40,12 @@ class SamplingConfig:
     temperature: float = 1.0  # 0 = greedy
     top_k: int = 0  # keep the k likeliest ids; 0 = all
     top_p: float = 1.0  # keep the smallest set of ids with this probability; 1 = all
-    forbidden: tuple[int, ...] = ()  # ids outside the policy's support, e.g. padding
+    vocab: int = 0  # ids that can be drawn are below this; 0 = every row of the head
+    forbidden: tuple[int, ...] = ()  # ids that cannot be drawn, e.g. padding
 
     @property
     def program(self) -> "SamplingConfig":
-        """Equal for configs that share one compiled loop: what only the host or a number needs
-        is at a neutral value."""
+        """Equal for configs that share one compiled loop: what only the host needs is neutral."""
         return dataclasses.replace(self, temperature=1.0, max_rows=1, prompt_buckets=(1,))
 
     def __post_init__(self):
@@ -98,7 +98,8 @@ def pick(
     """
     sampled = jnp.asarray(temperature, jnp.float32) > 0
     scale = jnp.where(sampled, temperature, 1.0)
-    logits = mask_logits(logits.astype(jnp.float32) / scale, cfg.forbidden)
+    logits = logits.astype(jnp.float32) / scale
+    logits = mask_logits(logits, vocab=cfg.vocab, forbidden=cfg.forbidden)
     top = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - top)
     drawn = inverse_cdf(truncate(weights, top_k=cfg.top_k, top_p=cfg.top_p), uniform)
@@ -315,7 +316,7 @@ class Policy:
         return [Action(out_tokens[i, :n], logp[i, :n]) for i, n in enumerate(count[: len(prompts)])]
 
     def compilations(self) -> int:
-        """How many shapes have been compiled so far, by all policies that share the loop."""
+        """Shapes compiled so far, by all policies that share the loop."""
         return self._generate._cache_size()
 
     def _bucket(self, prompts: Sequence[np.ndarray], row_ids: Sequence[int]) -> tuple[int, int]:
@@ -340,10 +341,8 @@ class Policy:
 
 
 def row_bucket(rows: int, *, unit: int, most: int) -> int:
-    """The smallest of 0, unit, 4 unit, 16 unit, ..., and `most` (rounded up to units) that fits.
-
-    Steps of four: a padded row costs little, a compiled shape seconds.
-    """
+    """The smallest of 0, unit, 4 unit, 16 unit, ..., and `most` (rounded up to units) that fits:
+    a padded row costs little, a compiled shape seconds."""
     if rows == 0:
         return 0
     power = unit * 4 ** max(0, math.ceil(math.log2(rows / unit) / 2))

@@ -1,47 +1,91 @@
 """Teacher-forced statistics of sampled actions; the same code for student and teacher."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from atod_jax.core.fused import token_stats
+from atod_jax.core.fused import HeadConfig, Teacher, token_stats
 from atod_jax.models import LanguageModel
-from atod_jax.types import Rows, TokenStats
+from atod_jax.types import Rows, TokenStats, TurnBatch
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreConfig:
     """How rows are pushed through a model; sizes change memory and speed, never the numbers."""
 
-    temperature: float  # of the policy being scored; the rollout's
     micro_rows: int  # rows per forward pass
-    head_block: int  # action tokens per block of the vocabulary head
-    forbidden: tuple[int, ...] = ()  # ids outside the policy's support, e.g. padding
+    head: HeadConfig  # the policy that is scored
 
 
-def row_stats(model: LanguageModel, params: Any, rows: Rows, cfg: ScoreConfig) -> TokenStats:
+def row_stats(
+    model: LanguageModel,
+    params: Any,
+    rows: Rows,
+    cfg: ScoreConfig,
+    *,
+    capacity: int | None = None,
+    teacher: Teacher | None = None,
+    keep_states: bool = False,
+) -> TokenStats:
     """Log-probability and entropy [n, R] of the sampled tokens under `params`.
 
     The last action token predicts nothing, so it is not fed: column P-1+t of the input predicts
     action token t, and only those R columns leave the model.
+
+    Args:
+      capacity: room for action tokens at the head, see `core.fused.token_stats`.
+      teacher: adds its log-probability and the exact KL.
+      keep_states: returns the R final states as well.
     """
     p, r = rows.prompt.shape[1], rows.action.shape[1]
     prompt_valid = jnp.arange(p)[None, :] >= p - rows.prompt_length[:, None]
     tokens = jnp.concatenate([rows.prompt, rows.action], axis=1)[:, :-1]
     valid = jnp.concatenate([prompt_valid, rows.action_mask], axis=1)[:, :-1]
     hidden, _ = model.hidden(params, tokens, valid, tail=r)
-    return token_stats(
+    stats = token_stats(
         hidden,
         model.head(params),
         rows.action,
         rows.action_mask,
-        temperature=cfg.temperature,
-        block=cfg.head_block,
-        forbidden=cfg.forbidden,
+        cfg=cfg.head,
+        capacity=capacity,
+        teacher=teacher,
     )
+    return stats.replace(hidden=hidden) if keep_states else stats
+
+
+def teacher_rows(batch: TurnBatch) -> Rows:
+    """The rows as the teacher reads them: with its own prompts where the batch has some."""
+    if batch.teacher_prompt is None:
+        return batch.rows
+    return batch.rows.replace(
+        prompt=batch.teacher_prompt, prompt_length=batch.teacher_prompt_length
+    )
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def split(tree: Any, *, size: int) -> list[Any]:
+    """[N, ...] -> N / size trees of [size, ...], as one program.
+
+    Slicing arrays that are spread over devices one by one would dispatch a program with its own
+    communication per array and piece.
+    """
+    count = jax.tree.leaves(tree)[0].shape[0] // size
+
+    def piece(m: int) -> Any:
+        return jax.tree.map(lambda x: x[m * size : (m + 1) * size], tree)
+
+    return [piece(m) for m in range(count)]
+
+
+@jax.jit
+def join(trees: list[Any]) -> Any:
+    """The inverse of `split`."""
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
 
 
 def to_micro(tree: Any, micro_rows: int) -> Any:
@@ -58,13 +102,17 @@ def from_micro(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
-def make_score(model: LanguageModel, cfg: ScoreConfig) -> Callable[[Any, Rows], TokenStats]:
-    """A jitted `score(params, rows) -> TokenStats`, micro-batch after micro-batch."""
+def make_score(
+    model: LanguageModel, cfg: ScoreConfig, *, keep_states: bool = False
+) -> Callable[..., TokenStats]:
+    """A jitted `score(params, rows, capacity=None) -> TokenStats`, micro-batch by micro-batch."""
 
-    @jax.jit
-    def score(params: Any, rows: Rows) -> TokenStats:
+    @functools.partial(jax.jit, static_argnums=2)
+    def score(params: Any, rows: Rows, capacity: int | None = None) -> TokenStats:
+        def one(piece: Rows) -> TokenStats:
+            return row_stats(model, params, piece, cfg, capacity=capacity, keep_states=keep_states)
+
         with jax.named_scope("score"):
-            micro = to_micro(rows, cfg.micro_rows)
-            return from_micro(jax.lax.map(lambda r: row_stats(model, params, r, cfg), micro))
+            return from_micro(jax.lax.map(one, to_micro(rows, cfg.micro_rows)))
 
     return score

@@ -6,11 +6,10 @@ any point and played again; stopping and resuming rely on that.
 """
 
 import contextlib
-import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,19 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli, config, demos, learner, rollout
-from atod_jax.assembly import Environment, Model
+from atod_jax import assembly, cli, config, learner
+from atod_jax.assembly import Algorithm, Model
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.core.losses import LossConfig
+from atod_jax.experience import make_collect
 from atod_jax.metrics import Progress, Writer
 from atod_jax.models.checkpoint_io import save_hf
-from atod_jax.observer import BatchScorer, Observer, pack
+from atod_jax.observer import BatchScorer, Observer, head_room, pack
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.report import config_digest, package_versions, read_curve, write_report
-from atod_jax.streams import Stream, key, rng
+from atod_jax.scoring import teacher_rows
 from atod_jax.tasks import TaskSource
-from atod_jax.types import Mean, Trajectory
+from atod_jax.types import Mean, TokenStats, Trajectory, TurnBatch
 
 
 def main(cfg: ConfigDict, workdir: str) -> None:
@@ -42,9 +42,8 @@ def main(cfg: ConfigDict, workdir: str) -> None:
         # --- models ---------------------------------------------------------------------------
         student = assembly.load_student(cfg, mesh)
         teacher = assembly.load_teacher(cfg, student, mesh)
-        algorithm = config.load_plugin("algorithms", cfg.algorithm.name)
-        algo_cfg = config.section(algorithm.Config, cfg.algorithm[cfg.algorithm.name])
-        require_teacher(cfg, teacher, algorithm.needs_teacher(algo_cfg, 0))
+        algorithm = assembly.algorithm(cfg)
+        require_teacher(cfg, teacher, algorithm)
         optim_cfg = config.section(OptimConfig, cfg.optim)
         tx, rate = make_optimizer(optim_cfg), make_learning_rate(optim_cfg, cfg.total_steps)
         checkpoints = Checkpointer(
@@ -58,15 +57,18 @@ def main(cfg: ConfigDict, workdir: str) -> None:
         # --- environment side -----------------------------------------------------------------
         env = assembly.environment(cfg, student.tokenizer)
         source = TaskSource(env.module.tasks(env.settings, cfg.env.train_split), cfg.seed)
-        collect = make_collect(cfg, student, mesh, env, source, stop.check)
+        collect = make_collect(cfg, mesh, env, source, student, teacher, algorithm, stop.check)
 
         # --- compiled functions ---------------------------------------------------------------
-        score_cfg = assembly.score_config(cfg, env.renderer.pad_id)
-        score_s = BatchScorer(student, cfg, env.renderer.pad_id)
-        score_t = BatchScorer(teacher, cfg, env.renderer.pad_id) if teacher else None
-        signal = jax.jit(functools.partial(algorithm.signal, algo_cfg))
+        score = BatchScorer(student, cfg, mesh)
+        judge = Judge(cfg, mesh, student, teacher, algorithm)
+        signal = jax.jit(algorithm.signal)
         update = learner.make_update(
-            student.lm, tx, rate, loss=config.section(LossConfig, cfg.loss), score=score_cfg
+            student.lm,
+            tx,
+            rate,
+            loss=config.section(LossConfig, cfg.loss),
+            score=assembly.score_config(cfg, student.tokenizer, mesh),
         )
 
         # --- loop -----------------------------------------------------------------------------
@@ -92,15 +94,23 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                 clock.lap("rollout")
                 batch = pack(cfg, mesh, trajectories, env.renderer.pad_id, step)
                 clock.lap("pack")
-                s = score_s(state.params, batch)
-                needed = score_t and algorithm.needs_teacher(algo_cfg, step)
-                t = score_t(teacher.params, batch) if needed else None
+                room = head_room(cfg, mesh, batch)
+                s = score(state.params, batch.rows, room)
+                t = judge(step, state.params, batch, room)
                 sig = signal(batch, s, t, state.step)
-                means = jax.block_until_ready(sig.diagnostics)
+                if cfg.loss.kl_coef:
+                    start = score(student.params, batch.rows, room)
+                    sig = sig.replace(reference_logp=start.logp)
+                means = [jax.block_until_ready(sig.diagnostics)]
                 clock.lap("score")
-                for rows, cut in learner.minibatches(batch.rows, sig, cfg.packing.minibatch_rows):
-                    state, metrics = update(state, rows, cut)
-                    means = add_means(means, metrics)
+                for piece in learner.minibatches(
+                    batch,
+                    sig,
+                    minibatch_rows=cfg.packing.minibatch_rows,
+                    aggregation=cfg.loss.aggregation,
+                ):
+                    state, metrics = update(state, piece, room, judge.head)
+                    means.append(metrics)
                 scalars = finite_scalars(means, step, out)
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
@@ -181,70 +191,58 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def require_teacher(cfg: ConfigDict, teacher: Model | None, needed: bool) -> None:
+def require_teacher(cfg: ConfigDict, teacher: Model | None, algorithm: Algorithm) -> None:
     """An algorithm that distils needs someone to distil from.
 
     Raises:
       ValueError: it has no teacher.
     """
-    if needed and teacher is None:
+    own = algorithm.context.self_teacher or not algorithm.needs_teacher(0)
+    demonstrates = algorithm.rollout_plan(0, cfg.env.max_turns).prefix_by == "teacher"
+    if teacher is None and (demonstrates or not own):
         raise ValueError(
             f"teacher.path='': algorithm.name={cfg.algorithm.name!r} needs a teacher; "
             "set --config.teacher.path to a Hugging Face folder or household/<name>"
         )
 
 
-def make_collect(
-    cfg: ConfigDict,
-    student: Model,
-    mesh: Mesh,
-    env: Environment,
-    source: TaskSource,
-    between_turns: Callable[[], None],
-) -> Callable[[int, Any], list[Trajectory]]:
-    """`collect(step, params)`: the experience of one iteration, from the student or the expert."""
-    slots = cfg.rollout.tasks * cfg.rollout.group
-    policy = assembly.policy(cfg, student, mesh, cfg.sampling.temperature, slots)
-    demo_cfg = config.section(demos.DemoConfig, cfg.demos)
+class Judge:
+    """The teacher's statistics of a batch: of another model, or of the student who reads more."""
 
-    def student_plays(step: int, params: Any) -> list[Trajectory]:
-        return rollout.collect(
-            assembly.actor(policy, params, key(cfg.seed, Stream.rollout, step)),
-            env.renderer,
-            env.pool,
-            source.batch(step, cfg.rollout.tasks),
-            group_size=cfg.rollout.group,
-            max_turns=cfg.env.max_turns,
-            between_turns=between_turns,
-        )
+    def __init__(
+        self,
+        cfg: ConfigDict,
+        mesh: Mesh,
+        student: Model,
+        teacher: Model | None,
+        algorithm: Algorithm,
+    ):
+        context, self._needed = algorithm.context, algorithm.needs_teacher
+        self._params = None if context.self_teacher or teacher is None else teacher.params
+        model = student if context.self_teacher else teacher
+        self._score = model and BatchScorer(model, cfg, mesh, keep_states=context.states)
+        # the matrix that goes with the states of an exact KL
+        self.head = model.lm.head(model.params) if context.states else None
 
-    def expert_plays(step: int, params: Any) -> list[Trajectory]:
-        return demos.collect_demos(
-            env.module.expert,
-            env.renderer,
-            env.pool,
-            source.batch(step, slots),
-            max_turns=cfg.env.max_turns,
-            cfg=demo_cfg,
-            rng=rng(cfg.seed, Stream.demonstrations, step),
-            between_turns=between_turns,
-        )
-
-    return student_plays if cfg.rollout.source == "student" else expert_plays
+    def __call__(
+        self, step: int, student_params: Any, batch: TurnBatch, room: int
+    ) -> TokenStats | None:
+        if not self._needed(step):
+            return None
+        params = student_params if self._params is None else self._params
+        return self._score(params, teacher_rows(batch), room)
 
 
-def add_means(a: dict[str, Mean], b: dict[str, Mean]) -> dict[str, Mean]:
-    """Merges two dicts of means; shared names are pooled."""
-    return a | {name: a[name] + mean if name in a else mean for name, mean in b.items()}
-
-
-def finite_scalars(means: dict[str, Mean], step: int, out: Path) -> dict[str, float]:
-    """Fetches the metrics of one iteration.
+def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> dict[str, float]:
+    """The metrics of one iteration, fetched and pooled by name.
 
     Raises:
       FloatingPointError: the loss or the gradient is not finite.
     """
-    scalars = {name: mean.value() for name, mean in jax.device_get(means).items()}
+    pooled: dict[str, Mean] = {}
+    for some in jax.device_get(means):
+        pooled |= {name: pooled[name] + m if name in pooled else m for name, m in some.items()}
+    scalars = {name: mean.value() for name, mean in pooled.items()}
     for name in ("loss/total", "update/grad_norm"):
         if not np.isfinite(scalars[name]):
             raise FloatingPointError(
@@ -256,7 +254,7 @@ def finite_scalars(means: dict[str, Mean], step: int, out: Path) -> dict[str, fl
 
 def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """What the episodes of one iteration looked like from outside."""
-    turns = [turn for t in trajectories for turn in t.turns]
+    turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]
     return {
         "rollout/success": float(np.mean([t.success for t in trajectories])),
         "rollout/return": float(np.mean([t.total_reward for t in trajectories])),

@@ -3,21 +3,23 @@
     python -m atod_jax.train --config=configs/alfworld.py:smoke \\
         --config.env.games=PATH/games.jsonl.xz --workdir=runs/alfworld
 
-Variants: algo=atod|opd|grpo, smoke. `smoke` plays a few steps with the shipped tiny models and
-terse prompts on a laptop: it proves the path from real games to a report, it teaches nothing.
+Variants: algo=NAME (a file of atod_jax/algorithms), preset=released|paper (METHOD.md), smoke.
+`smoke` plays a few steps with the shipped tiny models and terse prompts on a laptop: it proves the
+path from real games to a report, it teaches nothing.
 Without it, name the models: --config.student.path=DIR --config.teacher.path=DIR.
 """
 
 from ml_collections import ConfigDict
 
-from atod_jax import config
+from atod_jax import config, presets
 from configs import household
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The released ALFWorld settings; `smoke` swaps in tiny models and sizes."""
-    v = config.parse_arg(arg, algo="atod", smoke=False, seed=0)
+    v = config.parse_arg(arg, algo="atod", preset="released", smoke=False, seed=0)
     c = config.base()
+    c.update_from_flattened_dict(presets.overrides(v.preset))
     c.seed = v.seed
     c.algorithm.name = v.algo
     c.env.name = "alfworld"

@@ -2,14 +2,14 @@
 
     python -m atod_jax.train --config=configs/household.py:algo=atod,teacher=mid --workdir=runs/atod
 
-Variants: algo=atod|opd|grpo, teacher=mid|good, weighting=tdur|uniform, steps=N, seed=N, smoke;
-thoughts (with teacher=good): a pair of models whose answers are a short thought and a command,
-about 20 tokens.
+Variants: algo=NAME (a file of atod_jax/algorithms), teacher=mid|good, weighting=tdur|uniform|token,
+preset=paper|released (METHOD.md), steps=N, seed=N, smoke; thoughts (with teacher=good): a pair of
+models whose answers are a short thought and a command, about 20 tokens.
 """
 
 from ml_collections import ConfigDict
 
-from atod_jax import config
+from atod_jax import config, presets
 
 
 def games(c: ConfigDict, *, thoughts: bool = False) -> ConfigDict:
@@ -26,11 +26,11 @@ def games(c: ConfigDict, *, thoughts: bool = False) -> ConfigDict:
     c.sampling.prompt_buckets = (52, 72, 160)  # garbled commands of a bad policy lengthen prompts
     c.packing.minibatch_rows = 512
     c.packing.micro_rows = 32  # fits the cache of a CPU core
-    c.packing.head_block = 192
     c.student.remat = "none"
     # With a penalty, groups that all fail teach nothing but valid commands, at full strength.
-    c.algorithm.atod.invalid_penalty = 0.0
-    c.algorithm.grpo.invalid_penalty = 0.0
+    for algorithm in c.algorithm.values():
+        if isinstance(algorithm, ConfigDict) and "invalid_penalty" in algorithm:
+            algorithm.invalid_penalty = 0.0
     c.eval.split = "valid_unseen"
     c.eval.temperatures = (1.0, 0.4)
     c.eval.curve_temperature = 1.0
@@ -51,8 +51,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         seed=0,
         smoke=False,
         thoughts=False,
+        preset="",
     )
     c = games(config.base(), thoughts=v.thoughts)
+    if v.preset:
+        c.update_from_flattened_dict(presets.overrides(v.preset))
     c.seed = v.seed
     c.total_steps = v.steps
     suffix = "-thoughts" if v.thoughts else ""

@@ -4,7 +4,12 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    # a fake device that a busy machine keeps waiting must not abort the whole test process
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    # most of the time goes into compiling programs that run for milliseconds
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
 from pathlib import Path
@@ -14,6 +19,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Two programs in flight share the threads of the fake devices and can wait for each other forever.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update(
     "jax_compilation_cache_dir",
     os.environ.get("JAX_COMPILATION_CACHE_DIR", "/tmp/atod_jax_test_cache"),

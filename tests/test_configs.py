@@ -17,12 +17,14 @@ VARIANTS = {
         "algo=grpo,teacher=good,steps=9",
         "smoke",
         "weighting=uniform",
+        "preset=paper",
+        "preset=released,algo=sdar",
         "thoughts,teacher=good",
     ],
     "household_sft": [f"stage={s}" for s in ("student_base", "teacher_mid", "teacher_good")]
     + ["stage=student,start=x"],
     "household_teacher": ["start=x,lr=0.01,steps=3"],
-    "alfworld": ["smoke", "algo=grpo,smoke"],
+    "alfworld": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
 }
 
 

@@ -38,7 +38,9 @@ ALLOWED = {
     "streams": {"types"},
 }
 # Only the command-line programs and what wires them up see the config tree.
-READS_CONFIG = {"config", "cli", "assembly", "evaluation", "observer", "train", "evaluate"}
+READS_CONFIG = {
+    "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate"
+}  # fmt: skip
 PROGRAMS = {"train", "evaluate"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN = 350, 80, 120
 

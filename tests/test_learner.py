@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
+from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.core.losses import LossConfig
-from atod_jax.learner import init_state, make_update, minibatches
+from atod_jax.learner import Piece, init_state, make_update, minibatches
 from atod_jax.models import ModelConfig, build
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.scoring import ScoreConfig, from_micro, make_score, to_micro
-from atod_jax.types import Rows, Signal
+from atod_jax.types import Rows, Signal, TurnBatch
 
 V, N, P, R = 23, 16, 7, 4
 CONFIG = ModelConfig(
@@ -22,7 +23,8 @@ CONFIG = ModelConfig(
     intermediate_size=24, rope_theta=1e4, rms_eps=1e-6, tie_embeddings=True,
 )  # fmt: skip
 MODEL = build(CONFIG)
-SCORE = ScoreConfig(temperature=1.0, micro_rows=4, head_block=8, forbidden=(0,))
+TILING = Tiling(backend="tiles", token_block=8, vocab_block=9)
+SCORE = ScoreConfig(micro_rows=4, head=HeadConfig(forbidden=(0,), tiling=TILING))
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +45,18 @@ def make_batch(rows=N, padding=0, seed=0):
         traj=np.arange(rows, dtype=np.int32),
         turn=np.zeros(rows, np.int32),
         action_valid=np.ones(rows, bool),
+        reward=np.zeros(rows, np.float32),
+        anchor=np.zeros(rows, np.int32),
     )
     signal = Signal(
         advantage=rng.normal(size=(rows, R)).astype(np.float32),
         ce_weight=rng.uniform(size=(rows, R)).astype(np.float32),
         old_logp=rng.normal(-3, 0.3, size=(rows, R)).astype(np.float32),
-        norm=np.float32(mask.sum()),
         diagnostics={},
     )
+    share = np.where(mask, 1 / mask.sum(), 0.0).astype(np.float32)
     if padding:
-        junk_rows, junk_signal = make_batch(padding, seed=9)
+        junk_rows, junk_signal, _ = make_batch(padding, seed=9)
         junk_rows = junk_rows.replace(
             action_mask=jnp.zeros((padding, R), bool), prompt_length=jnp.zeros(padding, jnp.int32)
         )
@@ -62,7 +66,8 @@ def make_batch(rows=N, padding=0, seed=0):
             for f in ("advantage", "ce_weight", "old_logp")
         }
         signal = signal.replace(**streams)
-    return jax.tree.map(jnp.asarray, (batch, signal))
+        share = np.concatenate([share, np.zeros((padding, R), np.float32)])
+    return jax.tree.map(jnp.asarray, Piece(batch, signal, share))
 
 
 @functools.cache
@@ -72,9 +77,9 @@ def plain_update(score):
     return make_update(MODEL, tx, lambda step: jnp.float32(1.0), loss=LossConfig(), score=score)
 
 
-def one_update(params, batch, *, score=SCORE):
+def one_update(params, piece, *, score=SCORE, **more):
     state = init_state(jax.tree.map(jnp.copy, params), optax.identity())
-    new, metrics = plain_update(score)(state, *batch)
+    new, metrics = plain_update(score)(state, piece, *more.values())
     grads = jax.tree.map(lambda a, b: a - b, params, new.params)
     return grads, {name: mean.value() for name, mean in metrics.items()}
 
@@ -101,23 +106,76 @@ def test_padding_rows_do_not_change_the_gradient(params):
 
 
 def test_row_order_does_not_change_the_gradient(params):
-    rows, signal = make_batch()
+    piece = make_batch()
     order = np.random.default_rng(3).permutation(N)
-    streams = {f: getattr(signal, f)[order] for f in ("advantage", "ce_weight", "old_logp")}
-    shuffled = jax.tree.map(lambda x: x[order], rows), signal.replace(**streams)
-    assert_trees_close(one_update(params, shuffled)[0], one_update(params, (rows, signal))[0])
+    shuffled = jax.tree.map(lambda x: x[order], piece)
+    assert_trees_close(one_update(params, shuffled)[0], one_update(params, piece)[0])
 
 
-def test_minibatch_gradients_average_to_the_gradient_of_the_batch(params):
-    rows, signal = make_batch()
-    pieces = [one_update(params, piece)[0] for piece in minibatches(rows, signal, 8)]
-    mean = jax.tree.map(lambda *g: sum(g) / len(g), *pieces)
-    assert_trees_close(mean, one_update(params, (rows, signal))[0])
+@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
+def test_minibatch_gradients_average_to_the_gradient_of_the_batch(params, mode):
+    rows, signal, _ = make_batch()
+    batch = TurnBatch(rows=rows, returns=jnp.zeros(N), group=jnp.zeros(N, jnp.int32))
+    (whole,) = minibatches(batch, signal, minibatch_rows=N, aggregation=mode)
+    pieces = minibatches(batch, signal, minibatch_rows=8, aggregation=mode)
+    assert len(pieces) == 2
+    grads = [one_update(params, piece)[0] for piece in pieces]
+    mean = jax.tree.map(lambda *g: sum(g) / len(g), *grads)
+    assert_trees_close(mean, one_update(params, whole)[0])
+
+
+@pytest.mark.parametrize("capacity", [10, 16])
+def test_room_for_the_action_tokens_does_not_change_the_gradient(params, capacity):
+    piece = make_batch()
+    micro = to_micro(piece.rows.action_mask, SCORE.micro_rows)
+    assert int(micro.sum(axis=(1, 2)).max()) in range(8, 17)
+    if capacity == 10:  # only where it fits
+        keep = jnp.arange(R)[None] < 2
+        rows = piece.rows.replace(action_mask=piece.rows.action_mask & keep)
+        piece = piece._replace(rows=rows)
+    grads, metrics = one_update(params, piece, capacity=capacity)
+    want, plain = one_update(params, piece)
+    assert_trees_close(grads, want)
+    assert metrics == pytest.approx(plain, rel=1e-5)
+
+
+def test_too_little_room_makes_the_loss_nan(params):
+    _, metrics = one_update(params, make_batch(), capacity=3)
+    assert np.isnan(metrics["loss/total"])
+
+
+def test_an_exact_kl_moves_the_student_to_the_teacher(params):
+    """The gradient of KL(student || teacher) from its states and head, against full logits."""
+    rows, signal, share = make_batch()
+    teacher = MODEL.init(jax.random.key(5))
+    states = make_score(MODEL, SCORE, keep_states=True)(teacher, rows).hidden
+    zero = jnp.zeros_like(share)
+    signal = signal.replace(
+        advantage=zero, ce_weight=zero, kl_weight=zero + 1, teacher_hidden=states
+    )
+    piece = Piece(rows, signal, share)
+
+    def log_probs(p):
+        tokens = jnp.concatenate([rows.prompt, rows.action], 1)[:, :-1]
+        valid = jnp.arange(P)[None] >= P - rows.prompt_length[:, None]
+        valid = jnp.concatenate([valid, rows.action_mask], 1)[:, :-1]
+        hidden, _ = MODEL.hidden(p, tokens, valid, tail=R)
+        logits = jnp.einsum("nld,vd->nlv", hidden, MODEL.head(p)).at[..., 0].set(-1e30)
+        return jax.nn.log_softmax(logits)
+
+    def plain_loss(p):
+        ours, theirs = log_probs(p), jax.lax.stop_gradient(log_probs(teacher))
+        return jnp.sum(share[..., None] * jnp.exp(ours) * (ours - theirs))
+
+    value, expected = jax.jit(jax.value_and_grad(plain_loss))(params)
+    grads, metrics = one_update(params, piece, capacity=None, teacher_head=MODEL.head(teacher))
+    assert metrics["loss/total"] == pytest.approx(float(value), rel=1e-5)
+    assert_trees_close(grads, expected)
 
 
 def test_the_gradient_is_that_of_the_plain_objective(params):
     """Finite differences along one random direction, in the loss written out in full."""
-    rows, signal = make_batch()
+    rows, signal, share = piece = make_batch()
     cfg = LossConfig()
 
     def plain_loss(p):
@@ -133,10 +191,10 @@ def test_the_gradient_is_that_of_the_plain_objective(params):
         ratio, a = jnp.exp(logp - signal.old_logp), signal.advantage
         loss = jnp.maximum(-a * ratio, -a * jnp.clip(ratio, 1 - cfg.clip_low, 1 + cfg.clip_high))
         loss = jnp.where(a < 0, jnp.minimum(loss, -a * cfg.dual_clip), loss)
-        return jnp.sum(rows.action_mask * (loss - signal.ce_weight * logp)) / signal.norm
+        return jnp.sum(share * (loss - signal.ce_weight * logp))
 
-    value, expected = jax.value_and_grad(plain_loss)(params)
-    grads, metrics = one_update(params, (rows, signal))
+    value, expected = jax.jit(jax.value_and_grad(plain_loss))(params)
+    grads, metrics = one_update(params, piece)
     assert metrics["loss/total"] == pytest.approx(float(value), rel=1e-5)
     assert_trees_close(grads, expected)
 
@@ -149,12 +207,10 @@ def test_micro_batches_are_undone_exactly():
 
 
 def test_scores_do_not_depend_on_micro_rows_or_padding(params):
-    rows, _ = make_batch()
-    padded, _ = make_batch(padding=8)
+    rows, padded = make_batch().rows, make_batch(padding=8).rows
     whole = make_score(MODEL, dataclasses.replace(SCORE, micro_rows=16))(params, rows)
-    small = make_score(MODEL, dataclasses.replace(SCORE, micro_rows=2, head_block=3))(
-        params, padded
-    )
+    tiny = dataclasses.replace(SCORE.head, tiling=Tiling("tiles", 3, 4))
+    small = make_score(MODEL, ScoreConfig(micro_rows=2, head=tiny))(params, padded)
     np.testing.assert_allclose(small.logp[:N], whole.logp, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(small.entropy[:N], whole.entropy, rtol=1e-5, atol=1e-6)
     assert not np.asarray(small.logp[N:]).any()

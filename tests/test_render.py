@@ -6,7 +6,7 @@ import pytest
 from atod_jax.assembly import ASSETS
 from atod_jax.envs.alfworld import TEMPLATES
 from atod_jax.envs.base import Episode, Observation, Template
-from atod_jax.render import Renderer, chat_text, load_tokenizer
+from atod_jax.render import Renderer, chat_text, demonstration_text, load_tokenizer
 
 TOKENIZER = load_tokenizer(str(ASSETS / "household" / "tokenizer"))
 OPENING = (
@@ -44,6 +44,22 @@ def test_odd_content_survives_the_chat_template():
         (ids,) = Renderer(TOKENIZER, echo(text), history=0).prompts(EPISODES[:1])
         expected = TOKENIZER(chat_text(TOKENIZER, text), add_special_tokens=False)["input_ids"]
         assert ids.tolist() == expected
+
+
+@pytest.mark.parametrize("template", ["paper", "compact"])
+def test_a_context_is_a_line_before_the_message(template):
+    renderer = Renderer(TOKENIZER, TEMPLATES[template], history=2)
+    context = demonstration_text(("go to fridge 1", "open fridge 1", "take mug 1 from fridge 1"))
+    plain, told, both = (
+        renderer.prompts(EPISODES, contexts) for contexts in ((), (context, context), ("", context))
+    )
+    for episode, ids in zip(EPISODES, told):
+        text = chat_text(TOKENIZER, f"{context}\n{renderer.message(episode)}")
+        assert ids.tolist() == TOKENIZER(text, add_special_tokens=False)["input_ids"]
+        assert "take mug 1 from fridge 1" in TOKENIZER.decode(ids)
+    assert both[0].tolist() == plain[0].tolist()
+    assert both[1].tolist() == told[1].tolist()
+    assert len(told[0]) - len(plain[0]) <= 20  # a few tokens per command
 
 
 def test_targets_decode_to_the_command_and_end_once():

@@ -8,7 +8,7 @@ import pytest
 from atod_jax.envs.base import Observation, Projection, StepResult
 from atod_jax.envs.pool import EnvPool
 from atod_jax.rollout import collect
-from atod_jax.types import StopReason, Task
+from atod_jax.types import RolloutPlan, StopReason, Task
 
 
 class Countdown:
@@ -34,8 +34,9 @@ class Countdown:
 class Letters:
     """A renderer whose ids are characters."""
 
-    def prompts(self, episodes):
+    def prompts(self, episodes, contexts=()):
         texts = ["|".join([*(o for o, _ in e.past), e.current.text]) for e in episodes]
+        texts = [f"{c}>{t}" for c, t in zip(contexts, texts)] if contexts else texts
         return [np.asarray([ord(c) for c in text], np.int32) for text in texts]
 
     def response(self, ids):
@@ -61,7 +62,7 @@ def tasks(*needed):
 
 
 def play(act, task_list, **options):
-    options = {"group_size": 2, "max_turns": 4} | options
+    options = {"group_size": 2, "plan": RolloutPlan(max_turns=4)} | options
     return collect(act, Letters(), EnvPool(Countdown), task_list, **options)
 
 
@@ -91,7 +92,9 @@ def test_only_live_slots_are_asked_and_records_hold_the_sampled_ids():
 
 
 def test_commands_outside_the_list_are_recorded_as_invalid():
-    (one, two) = play(lambda p, s, t: [say("fly"), say("go")], tasks(1), max_turns=1)
+    (one, two) = play(
+        lambda p, s, t: [say("fly"), say("go")], tasks(1), plan=RolloutPlan(max_turns=1)
+    )
     assert [one.turns[0].valid, two.turns[0].valid] == [False, True]
 
 
@@ -107,6 +110,71 @@ def test_a_rollout_can_be_abandoned_between_turns():
 
     with pytest.raises(Stop):
         play(lambda p, s, t: [say("wait") for _ in p], tasks(3), between_turns=between)
+
+
+def text_of(ids):
+    return "".join(map(chr, ids))
+
+
+def test_a_replayed_prefix_is_history_and_counts_towards_the_horizon():
+    """Three of four demonstrated turns; the student finds one left and has two turns to go."""
+    plan = RolloutPlan(max_turns=5, prefix_by="expert", prefix=lambda length: length - 1)
+    asked = []
+
+    def act(prompts, slots, turn):
+        asked.append((turn, [text_of(p) for p in prompts]))
+        return [say("wait") for _ in prompts]
+
+    (one, _) = play(act, tasks(4), plan=plan, demonstrations=[("go", "go", "go", "go")])
+    assert [t.replayed for t in one.turns] == [True] * 3 + [False] * 2
+    assert [t.command for t in one.turns] == ["go"] * 3 + ["wait"] * 2
+    assert [len(t.action) for t in one.turns] == [0, 0, 0, 4, 4]
+    assert one.turns[2].observation == "left 2 played 2"
+    assert one.stop is StopReason.max_turns
+    history = "left 4 played 0|left 3 played 1|left 2 played 2|left 1 played 3"
+    assert asked[0] == (0, [history] * 2)
+    assert [turn for turn, _ in asked] == [0, 1]
+
+
+def test_the_reward_of_a_replayed_win_is_kept_and_ends_the_episode():
+    plan = RolloutPlan(max_turns=5, prefix_by="expert", prefix=lambda length: length)
+    (one, _) = play(None, tasks(2), plan=plan, demonstrations=[("go", "go", "go")])
+    assert one.success
+    assert one.total_reward == 10.0
+    assert len(one.turns) == 2
+
+
+def test_without_a_demonstration_the_student_begins_at_the_start():
+    plan = RolloutPlan(max_turns=4, prefix_by="expert", prefix=lambda length: max(length - 1, 0))
+
+    def act(prompts, slots, turn):
+        return [say("go") for _ in prompts]
+
+    plain = play(act, tasks(1, 3))
+    shown = play(act, tasks(1, 3), plan=plan, demonstrations=[(), ()])
+    assert [[t.command for t in e.turns] for e in shown] == [
+        [t.command for t in e.turns] for e in plain
+    ]
+    assert not any(t.replayed for e in shown for t in e.turns)
+
+
+def test_a_context_reaches_the_teacher_and_nobody_else():
+    seen = []
+
+    def act(prompts, slots, turn):
+        seen.append([text_of(p) for p in prompts])
+        return [say("go") for _ in prompts]
+
+    plain = play(act, tasks(1, 2))
+    without, seen[:] = list(seen), []
+    told = play(act, tasks(1, 2), contexts=["A", "B"])
+    assert seen == without
+    for episode, other in zip(told, plain):
+        for turn, same in zip(episode.turns, other.turns, strict=True):
+            assert same.teacher_prompt is None
+            assert text_of(turn.prompt) == text_of(same.prompt)
+            context = "AB"[episode.group]
+            assert text_of(turn.teacher_prompt) == f"{context}>{text_of(turn.prompt)}"
 
 
 def test_the_pool_can_be_used_again_and_closed_twice():

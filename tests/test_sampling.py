@@ -167,7 +167,7 @@ def test_the_ends_of_the_unit_interval_hit_ids_with_mass():
 
 
 def test_forbidden_ids_have_no_mass_and_the_rest_sums_to_one():
-    masked = mask_logits(jnp.zeros((1, V)), CFG.forbidden)
+    masked = mask_logits(jnp.zeros((1, V)), forbidden=CFG.forbidden)
     probs = np.asarray(jax.nn.softmax(masked))[0]
     assert (probs[list(CFG.forbidden)] == 0).all()
     assert probs[2] == pytest.approx(1 / (V - 2))

@@ -82,6 +82,38 @@ def test_a_run_leaves_a_report_metrics_transcripts_and_a_loadable_student(algo, 
     assert config.vocab_size == len(load_tokenizer(str(tmp_path / "student")))
 
 
+@pytest.mark.parametrize(
+    ("algo", "options"),
+    [
+        ("atod", {"algorithm.atod.token_signal": "exact", "loss.kl_coef": 0.1}),
+        ("sod", {"loss.surrogate": "gspo", "loss.tis_cap": 2.0}),
+        ("tcod", {"algorithm.tcod.direction": "back", "algorithm.tcod.prefix_by": "teacher"}),
+        ("tcod", {"algorithm.tcod.direction": "back", "env.max_turns": 16}),
+        ("sdar", {"loss.aggregation": "trajectory-mean-token-mean", "env.max_turns": 6}),
+        ("opd_gated", {"algorithm.opd_gated.estimator": "gigpo"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_method_runs_from_rollout_to_update(algo, options, models, tmp_path):
+    changes = {
+        "total_steps": 1, "eval.every": 0, "eval.final_tasks": 8,
+        "sampling.prompt_buckets": (160, 320),
+    }  # fmt: skip
+    if algo == "sdar":
+        models = (models[0], "")  # the student is its own teacher
+    train.main(smoke_config(models, algo, **(changes | options)), str(tmp_path))
+    (step,) = [r for r in records(tmp_path) if "loss/total" in r]
+    assert step["update/grad_norm"] > 0
+    assert ("loss/teacher_kl" in step) == (algo == "atod")
+    assert ("loss/kl_start" in step) == ("loss.kl_coef" in options)
+    assert ("loss/tis_weight" in step) == ("loss.tis_cap" in options)
+    assert ("loss/gate" in step) == (algo == "sdar")
+    if algo == "sod":  # sampler and scorer agree, so the correction corrects nothing
+        assert step["loss/tis_weight"] == pytest.approx(1.0, abs=1e-4)
+    replayed = 8 * step["rollout/turns"] - step["rollout/rows"]
+    assert (replayed > 0) == ("env.max_turns" in options and algo == "tcod")
+
+
 def test_the_sampler_and_the_scorer_agree_on_every_token(models, tmp_path):
     train.main(smoke_config(models, total_steps=1), str(tmp_path))
     assert records(tmp_path)[1]["student/sampler_gap"] < 1e-5

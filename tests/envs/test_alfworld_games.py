@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from atod_jax.envs import alfworld
 from atod_jax.envs.alfworld.engine import NOTHING_HAPPENS, Engine
 from atod_jax.envs.alfworld.game import TASK_TYPES, Game, Item, Receptacle
 from atod_jax.envs.alfworld.games import read_games
@@ -227,3 +228,29 @@ def test_numbers_run_down_in_the_order_of_lower_case_ids():
         "mug_bar_b": "mug 2",
         "Mug_bar_C": "mug 1",
     }
+
+
+def wins(task, commands):
+    env = alfworld.make(alfworld.Config())
+    env.reset(task)
+    results = [env.step(command) for command in commands]
+    return bool(results) and results[-1].won
+
+
+def test_demonstrations_win_generated_games_of_all_kinds():
+    cfg = alfworld.Config()
+    tasks = alfworld.tasks(cfg, "valid_unseen")[:48]
+    assert len({t.kind for t in tasks}) == 6
+    for task in tasks:
+        commands = alfworld.demonstration(cfg, task, 50)
+        assert commands == alfworld.demonstration(cfg, task, 50)
+        assert wins(task, commands)
+        assert alfworld.demonstration(cfg, task, len(commands) - 1) == ()
+
+
+def test_demonstrations_of_games_from_files_are_their_plans(data_dir):
+    cfg = alfworld.Config(games=str(data_dir / "alfworld" / "games.jsonl.xz"))
+    for task in list(alfworld.tasks(cfg, "valid_unseen"))[:20]:
+        commands = alfworld.demonstration(cfg, task, 100)
+        assert commands == task.payload.plan
+        assert wins(task, commands)

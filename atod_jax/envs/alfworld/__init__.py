@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import overload
 
-from atod_jax.envs.alfworld import generate
+from atod_jax.envs.alfworld import expert, generate
 from atod_jax.envs.alfworld.engine import Engine
 from atod_jax.envs.alfworld.game import Game
 from atod_jax.envs.alfworld.games import read_games
@@ -15,7 +15,7 @@ from atod_jax.envs.alfworld.prompts import TEMPLATES
 from atod_jax.envs.base import Observation, StepResult
 from atod_jax.types import Task
 
-__all__ = ["SPLITS", "TEMPLATES", "Config", "make", "tasks"]
+__all__ = ["SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
 
 GENERATED = {"train": 100_000, "valid_seen": 2048, "valid_unseen": 2048}
 
@@ -115,3 +115,13 @@ class AlfworldEnv:
 def make(cfg: Config) -> AlfworldEnv:
     """A player for the tasks of `cfg`."""
     return AlfworldEnv(cfg.win_reward)
+
+
+def demonstration(cfg: Config, task: Task, max_turns: int) -> tuple[str, ...]:
+    """Winning commands: the plan that came with the game, else what the scripted expert does.
+
+    Empty where neither wins within `max_turns`.
+    """
+    game = task.payload
+    plan = game.plan if game.plan is not None else expert.solve(game, max_turns=max_turns)
+    return plan if plan is not None and len(plan) <= max_turns else ()

@@ -1,0 +1,116 @@
+"""The fused head beside full logits: memory and time, one core, in one run.
+
+    pytest -m bench -s tests/bench/bench_head.py
+
+float32, D = 512, V = 151,936, student and teacher: log-probabilities, entropy and exact KL, values
+and gradients. Prints ratios; the targets stand beside them.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+D, V = 512, 151_936
+
+
+@pytest.mark.bench
+def test_memory_and_time_of_the_head():
+    root = Path(__file__).resolve().parents[2]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, __file__], check=True, env=environment)
+
+
+def main() -> None:
+    """Everything below runs in a process of its own, on one core."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    naive = {n: compiled(n, naive_stats) for n in (1024, 8192)}
+    fused = {n: compiled(n, fused_stats()) for n in (1024, 8192, 16384)}
+    gigabytes = {
+        name: {n: c.memory_analysis().temp_size_in_bytes / 1e9 for n, c in some.items()}
+        for name, some in (("naive", naive), ("fused", fused))
+    }
+    print(f"\ntemporaries at 8,192 tokens: naive {gigabytes['naive'][8192]:.2f} GB, "
+          f"fused {gigabytes['fused'][8192]:.3f} GB (target 0.5), "
+          f"at 16,384 tokens {gigabytes['fused'][16384]:.3f} GB")  # fmt: skip
+    fifth = compiled(1024, fused_stats(capacity=256), share=0.2)
+    runs = {"naive": naive[1024], "fused": fused[1024], "fused, 20 % actions": fifth}
+    seconds = {name: [] for name in runs}
+    for _ in range(4):  # interleaved, so that a noisy neighbour meets all of them
+        for name, program in runs.items():
+            seconds[name].append(cpu_seconds(program))
+    base = statistics.median(seconds["naive"][1:])
+    for name, target in (("naive", 1.0), ("fused", 0.85), ("fused, 20 % actions", 0.25)):
+        value = statistics.median(seconds[name][1:])
+        print(f"{name:22} {value:6.2f} CPU-s  {value / base:5.2f} of naive (target {target})")
+
+
+def naive_stats(hidden, head, action, mask, teacher):
+    """Full logits of both models."""
+    logp, t_logp = (
+        jax.nn.log_softmax(jnp.einsum("nrd,vd->nrv", *x)) for x in ((hidden, head), teacher)
+    )
+    p = jnp.exp(logp)
+    picked = [jnp.take_along_axis(x, action[..., None], -1)[..., 0] for x in (logp, t_logp)]
+    kl = jnp.sum(p * (logp - t_logp), -1)
+    return [mask * x for x in (picked[0], -jnp.sum(p * logp, -1), picked[1], kl)]
+
+
+def fused_stats(capacity=None):
+    """The package's head."""
+
+    def stats(hidden, head, action, mask, teacher):
+        s = token_stats(
+            hidden, head, action, mask, cfg=HeadConfig(), capacity=capacity, teacher=teacher
+        )
+        return s.logp, s.entropy, s.teacher_logp, s.reverse_kl
+
+    return stats
+
+
+def compiled(tokens, stats, share=1.0):
+    """The compiled gradient of a sum over all statistics, with its arguments attached."""
+    k = jax.random.split(jax.random.key(0), 5)
+    shape = (tokens // 64, 64)
+    states = [jax.ShapeDtypeStruct((*shape, D), jnp.float32)] * 2
+    action = jax.random.randint(k[0], shape, 0, V)
+    mask = jnp.arange(tokens).reshape(shape) < round(share * tokens)
+    weight = jax.random.normal(k[1], shape)
+
+    def loss(hidden, head, teacher_hidden, teacher_head):
+        teacher = Teacher(*jax.lax.stop_gradient((teacher_hidden, teacher_head)))
+        logp, entropy, t_logp, kl = stats(hidden, head, action, mask, teacher)
+        return jnp.mean(weight * logp) - 0.01 * jnp.mean(entropy) + jnp.mean(kl) + jnp.mean(t_logp)
+
+    head = jax.ShapeDtypeStruct((V, D), jnp.float32)
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    program = step.lower(states[0], head, states[1], head).compile()
+    program_inputs[program] = [
+        0.05**i * jax.random.normal(k[2 + i], s)
+        for i, s in enumerate([(*shape, D), (V, D)])
+    ] * 2 if tokens <= 1024 else None  # fmt: skip
+    return program
+
+
+program_inputs = {}
+
+
+def cpu_seconds(program):
+    """Process time of one run; one thread, so other load on the machine hardly counts."""
+    started = time.process_time()
+    jax.block_until_ready(program(*program_inputs[program]))
+    return time.process_time() - started
+
+
+if __name__ == "__main__":
+    import jax
+    import jax.numpy as jnp
+
+    from atod_jax.core.fused import HeadConfig, Teacher, token_stats
+
+    main()
