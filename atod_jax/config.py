@@ -173,6 +173,7 @@ def validate(cfg: ConfigDict) -> None:
       ValueError: one message that lists every problem as key, value and fix.
     """
     problems = [*_ranges(cfg), *_choices(cfg), *_shapes(cfg)]
+    problems += [] if problems else _sections(cfg)
     if problems:
         raise ValueError("invalid config:\n" + "\n".join(f"  {p}" for p in problems))
 
@@ -220,6 +221,21 @@ def _choices(cfg: ConfigDict) -> list[str]:
             f"rollout.source={cfg.rollout.source!r} with algorithm.name={cfg.algorithm.name!r}: "
             "expert turns are for sft and sft needs them; change one of the two"
         )
+    return problems
+
+
+def _sections(cfg: ConfigDict) -> list[str]:
+    """What the dataclasses behind the sections refuse."""
+    name, problems = cfg.algorithm.name, []
+    for key, cls, part in (
+        ("loss", LossConfig, cfg.loss),
+        ("head", Tiling, cfg.head),
+        (f"algorithm.{name}", load_plugin("algorithms", name).Config, cfg.algorithm[name]),
+    ):
+        try:
+            section(cls, part)
+        except ValueError as error:
+            problems.append(f"{key}.{error}")
     return problems
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from atod_jax import config
+from atod_jax import config, presets
 from configs import household
 
 VARIANTS = {
@@ -54,6 +54,11 @@ def test_every_config_file_is_listed_here():
         ("rollout.source", "expert", r"expert turns are for sft"),
         ("sampling.prompt_buckets", (64, 32), r"increasing"),
         ("student.path", "", r"student\.path=''"),
+        ("loss.surrogate", "trpo", r"loss\.surrogate='trpo': choose from ppo, gspo, cispo"),
+        ("loss.aggregation", "mean", r"loss\.aggregation='mean': choose from token-mean"),
+        ("head.token_block", -1, r"head\.token_block=-1"),
+        ("head.backend", "triton", r"head\.backend='triton': choose from auto, tiles"),
+        ("algorithm.atod.weighting", "best", r"algorithm\.atod\.weighting='best'"),
     ],
 )
 def test_bad_values_are_named(key, value, message):
@@ -61,6 +66,24 @@ def test_bad_values_are_named(key, value, message):
     cfg.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=message):
         config.validate(cfg)
+
+
+def test_presets_decide_every_discrepancy_and_nothing_else():
+    paper, released = (presets.overrides(name) for name in ("paper", "released"))
+    assert paper.keys() == released.keys()
+    differing = {key for key in paper if paper[key] != released[key]}
+    assert {k.rpartition(".")[2] for k in differing} == {
+        "min_turns", "min_divergence", "statistics", "invalid_penalty",
+        "aggregation", "entropy_coef", "dual_clip",
+    }  # fmt: skip
+    for name in ("atod", "grpo", "sod", "sdar", "opd_gated"):  # baselines like for like
+        assert paper[f"algorithm.{name}.statistics"] == "trajectories"
+        assert released[f"algorithm.{name}.invalid_penalty"] == 0.1
+    cfg = household.get_config("preset=paper")
+    assert cfg.algorithm.atod.min_turns == 1
+    assert cfg.loss.aggregation == "trajectory-mean-token-mean"
+    with pytest.raises(ValueError, match="preset 'papers' is unknown; choose from released, paper"):
+        household.get_config("preset=papers")
 
 
 def test_all_problems_are_listed_at_once():

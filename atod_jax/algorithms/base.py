@@ -135,7 +135,7 @@ def hybrid(
     if teacher is not None:
         means |= diagnostics.of_teacher(batch.rows, student, teacher)
     if distill is not None:
-        means["opd/abs_mean"] = masked.masked_mean(jnp.abs(opd), mask)
+        means["opd/abs_mean"] = masked.padded_mean(jnp.abs(opd), mask)
     if reward is not None:
         means["rl/abs_mean"] = diagnostics.of_rows(jnp.abs(reward), mask)
     return Signal(

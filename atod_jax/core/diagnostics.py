@@ -31,8 +31,8 @@ def of_student(batch: TurnBatch, student: TokenStats) -> dict[str, Mean]:
     present = masked.segment_count(batch.group, num=num) > 0
     gap = jnp.abs(rows.sampler_logp - student.logp)
     return {
-        "student/entropy": masked.masked_mean(student.entropy, rows.action_mask),
-        "student/sampler_gap": masked.masked_mean(gap, rows.action_mask),
+        "student/entropy": masked.padded_mean(student.entropy, rows.action_mask),
+        "student/sampler_gap": masked.padded_mean(gap, rows.action_mask),
         "rollout/valid_action": masked.masked_mean(
             rows.action_valid.astype(jnp.float32), real_rows(batch)
         ),

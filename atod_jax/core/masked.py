@@ -22,6 +22,11 @@ def masked_mean(x: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Mean:
     return Mean(total=masked_sum(x, mask), weight=jnp.sum(row_count(mask)))
 
 
+def padded_mean(x: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Mean:
+    """`masked_mean` of a stream that is 0 off the mask anyway: spares the masked copy of it."""
+    return Mean(total=jnp.sum(x), weight=jnp.sum(row_count(mask)))
+
+
 def row_count(mask: Bool[Array, "*S"]) -> Float[Array, "..."]:
     """True entries along the last axis, as floats. One form for all, so that XLA counts once."""
     return jnp.sum(mask, axis=-1, dtype=jnp.float32)

@@ -6,29 +6,26 @@ float32, D = 512, V = 151,936, student and teacher: log-probabilities, entropy a
 and gradients. Prints ratios; the targets stand beside them.
 """
 
-import os
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+from alone import run_alone
+
+from atod_jax.core.fused import HeadConfig, Teacher, token_stats
 
 D, V = 512, 151_936
 
 
 @pytest.mark.bench
 def test_memory_and_time_of_the_head():
-    root = Path(__file__).resolve().parents[2]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment |= {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, __file__], check=True, env=environment)
+    print(run_alone(__file__))
 
 
 def main() -> None:
-    """Everything below runs in a process of its own, on one core."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    """Compiles, measures and prints."""
     naive = {n: compiled(n, naive_stats) for n in (1024, 8192)}
     fused = {n: compiled(n, fused_stats()) for n in (1024, 8192, 16384)}
     gigabytes = {
@@ -108,9 +105,4 @@ def cpu_seconds(program):
 
 
 if __name__ == "__main__":
-    import jax
-    import jax.numpy as jnp
-
-    from atod_jax.core.fused import HeadConfig, Teacher, token_stats
-
     main()

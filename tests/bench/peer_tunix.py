@@ -7,13 +7,10 @@ Prints one JSON line: `temp_gb` of XLA's memory analysis and `cpu_s`, the median
 """
 
 import json
-import os
 import statistics
 import sys
 import time
 import types
-
-os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import jax
 import jax.numpy as jnp
