@@ -1,5 +1,6 @@
 """The record of a run: complete, readable, and the same whether or not the run was interrupted."""
 
+import dataclasses
 import io
 import json
 import math
@@ -146,6 +147,22 @@ def test_transcripts_hold_every_turn_with_its_columns(tmp_path):
     assert "--- turn 2: 2 tokens  reward 1  d 1.25  w not finite  INVALID\n" in text
     assert "sees | You see a shelf.\n     | It holds 1 cups.\nsays | <think>ü</think>" in text
     assert "does | take cup 1\n" in text
+
+
+def test_replayed_turns_are_marked_and_have_no_columns(tmp_path):
+    episode = make_episode("a", 2)
+    replayed = dataclasses.replace(episode.turns[0], replayed=True)
+    episode = dataclasses.replace(episode, turns=(replayed, episode.turns[1]))
+    writer = Writer(tmp_path)
+    writer.transcripts(1, "eval", [episode], [{"d": [math.nan, 0.5]}])
+    writer.close()
+    (line,) = read_lines(tmp_path / "transcripts" / "000001-eval.jsonl")
+    assert [turn.get("replayed", False) for turn in line["turns"]] == [True, False]
+    assert [turn["d"] for turn in line["turns"]] == [None, 0.5]
+    text = (tmp_path / "transcripts" / "000001-eval.txt").read_text(encoding="utf-8")
+    first, second = (x for x in text.splitlines() if x.startswith("--- turn"))
+    assert first == "--- turn 1: 1 tokens  replayed for the student"
+    assert "d 0.5" in second
 
 
 def test_transcripts_of_a_repeated_step_replace_the_old_ones(tmp_path):

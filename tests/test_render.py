@@ -60,6 +60,8 @@ def test_a_context_is_a_line_before_the_message(template):
     assert both[0].tolist() == plain[0].tolist()
     assert both[1].tolist() == told[1].tolist()
     assert len(told[0]) - len(plain[0]) <= 20  # a few tokens per command
+    alone = TOKENIZER(context, add_special_tokens=False)["input_ids"]
+    assert TOKENIZER.decode(alone) == context
 
 
 def test_targets_decode_to_the_command_and_end_once():

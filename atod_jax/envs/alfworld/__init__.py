@@ -123,5 +123,6 @@ def demonstration(cfg: Config, task: Task, max_turns: int) -> tuple[str, ...]:
     Empty where neither wins within `max_turns`.
     """
     game = task.payload
-    plan = game.plan if game.plan is not None else expert.solve(game, max_turns=max_turns)
-    return plan if plan is not None and len(plan) <= max_turns else ()
+    if game.plan is not None and len(game.plan) <= max_turns:
+        return game.plan
+    return expert.solve(game, max_turns=max_turns) or ()
