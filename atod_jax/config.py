@@ -236,6 +236,13 @@ def _sections(cfg: ConfigDict) -> list[str]:
             section(cls, part)
         except ValueError as error:
             problems.append(f"{key}.{error}")
+    if part.get("statistics") == "trajectories" and part.invalid_penalty:
+        # The reference computes it; a run would drown in the groups whose returns are equal.
+        problems.append(
+            f"algorithm.{name}.invalid_penalty={part.invalid_penalty} with "
+            "statistics='trajectories': a group with equal returns would divide the penalty by "
+            "eps; set invalid_penalty=0 or statistics='turns'"
+        )
     return problems
 
 

@@ -95,8 +95,7 @@ def atod_advantage(p, a):
 def atod_pipeline(p, a):
     """Rewards, penalty, group advantage, weights and annealing: the whole of `atod.signal`."""
     turn, anneal, group = (dict(vars(f(p))) for f in (tdur_config, anneal_config, group_config))
-    fixed = turn.pop("ratio_min"), turn.pop("ratio_max"), group.pop("eps"), anneal.pop("gap")
-    only(fixed, (0.5, 2.0, 1e-6, 0.5))
+    anneal.pop("gap")  # of the adaptive schedule, which the reference lacks
     kind = {"turn": "tdur", "token": "token"}[p["tip_granularity"]]
     cfg = atod.Config(
         weighting=kind if p["enable_tip"] else "uniform",
@@ -107,13 +106,16 @@ def atod_pipeline(p, a):
         rtg_normalise=p["opd_length_normalization"],
         curriculum=p["enable_soft_curriculum"],
         curriculum_updates=p["curriculum_checkpoint_steps"],
+        curriculum_softness=p["curriculum_softness"],
+        curriculum_bias=p["curriculum_bias"],
+        curriculum_min=p["curriculum_min_weight"],
+        curriculum_max=p["curriculum_max_weight"],
+        curriculum_warmup=p["curriculum_warmup_steps"],
+        token_quantile=p["tip_entropy_clip_quantile"],
         **turn,
         **anneal,
         **group,
     )
-    if cfg.curriculum:
-        shape = [p[f"curriculum_{k}"] for k in ("softness", "bias", "min_weight", "max_weight")]
-        only([*shape, p["curriculum_warmup_steps"]], [1.0, 0.5, 0.05, 1.0, 0])
     batch = make_batch(a)
     signal = atod.signal(cfg, batch, *models(a), jnp.array(p["global_step"] - 1))
     grpo = jnp.where(a["mask"], base.rl_estimate(batch, cfg=cfg)[:, None], 0.0)

@@ -30,11 +30,19 @@ class Config(base.RewardConfig):
     top_rho: float = 1.0  # share of the turns of a trajectory that keep their weight
     smoothing: float = 0.0  # w <- (1 - smoothing) w + smoothing
     mean_preserving: bool = False  # token-weighted mean weight 1 per trajectory
+    ratio_min: float = 0.5  # with mean_preserving: bounds of a weight over the mean weight
+    ratio_max: float = 2.0
+    token_quantile: float = 0.98  # weighting=token cuts uncertainty at this quantile
     token_signal: str = "gap"  # gap | return_to_go (within the turn) | exact (full KL in the loss)
     rtg_gamma: float = 0.99  # discount of return_to_go
     rtg_normalise: bool = True  # return_to_go over its own discounted length
     curriculum: bool = False  # soft curriculum: later turns are distilled later
     curriculum_updates: float = 6.0  # its window grows by one turn every so many updates
+    curriculum_softness: float = 1.0  # turns; of the window's edge
+    curriculum_bias: float = 0.5  # turns; moves the edge
+    curriculum_min: float = 0.05  # smallest and largest weight
+    curriculum_max: float = 1.0
+    curriculum_warmup: int = 0  # updates with the largest weight on every turn
     anneal: str = "linear"  # linear | cosine | adaptive (to the gap) | constant (start values)
     kappa_start: float = 1.0  # of the distillation term
     kappa_end: float = 0.1
@@ -63,6 +71,20 @@ class Config(base.RewardConfig):
             top_rho=self.top_rho,
             smoothing=self.smoothing,
             mean_preserving=self.mean_preserving,
+            ratio_min=self.ratio_min,
+            ratio_max=self.ratio_max,
+        )
+
+    @property
+    def window(self) -> CurriculumConfig:
+        """Options of the soft curriculum."""
+        return CurriculumConfig(
+            updates_per_turn=self.curriculum_updates,
+            softness=self.curriculum_softness,
+            bias=self.curriculum_bias,
+            weight_min=self.curriculum_min,
+            weight_max=self.curriculum_max,
+            warmup=self.curriculum_warmup,
         )
 
     @property
@@ -206,8 +228,7 @@ def weights(
         per_turn = turn_table(cfg, batch, student, teacher)["weight"]
         weight = jnp.where(batch.rows.action_mask, per_turn[:, None], 1.0)
     if cfg.curriculum:
-        window = CurriculumConfig(updates_per_turn=cfg.curriculum_updates)
-        weight = weight * soft_curriculum(update, batch.rows.turn, cfg=window)[:, None]
+        weight = weight * soft_curriculum(update, batch.rows.turn, cfg=cfg.window)[:, None]
     return weight
 
 
@@ -244,4 +265,5 @@ def _per_token(
         batch.rows.action_mask,
         min_divergence=cfg.min_divergence,
         smoothing=cfg.smoothing,
+        quantile=cfg.token_quantile,
     )

@@ -62,6 +62,7 @@ class RewardConfig:
     statistics: str = "turns"  # of a group: over its turn-rows | over its "trajectories"
     scale: bool = True  # divide by the group's standard deviation
     invalid_penalty: float = 0.1  # off the score of a row whose action is invalid
+    eps: float = 1e-6  # added to the deviation
     gigpo_gamma: float = 0.95  # discount of the return of a turn
     gigpo_weight: float = 1.0  # of the per-turn term
 
@@ -74,7 +75,10 @@ class RewardConfig:
     def group(self) -> GroupConfig:
         """Options of the group statistics."""
         return GroupConfig(
-            statistics=self.statistics, scale=self.scale, invalid_penalty=self.invalid_penalty
+            statistics=self.statistics,
+            scale=self.scale,
+            invalid_penalty=self.invalid_penalty,
+            eps=self.eps,
         )
 
 

@@ -21,7 +21,7 @@ class Config(base.RewardConfig):
 
     coef: float = 1.0  # of the distillation term
     delta: float = 0.2  # weights are at most 1 + delta; 0.2 in the runs, 0.5 in their function
-    eps: float = 1e-6  # nats
+    divergence_eps: float = 1e-6  # nats, added to every divergence
 
 
 def needs_teacher(cfg: Config, step: int) -> bool:
@@ -85,7 +85,7 @@ def signal(
         rows.turn,
         num_traj=batch.returns.shape[0],
         delta=cfg.delta,
-        eps=cfg.eps,
+        eps=cfg.divergence_eps,
     )
     return base.hybrid(
         batch,

@@ -27,12 +27,6 @@ class GroupConfig:
     def __post_init__(self):
         if self.statistics not in STATISTICS:
             raise ValueError(f"statistics={self.statistics!r}: choose from {', '.join(STATISTICS)}")
-        if self.statistics == "trajectories" and self.invalid_penalty:
-            raise ValueError(
-                f"invalid_penalty={self.invalid_penalty} with statistics='trajectories': a group "
-                "with equal returns would divide the penalty by eps; set invalid_penalty=0 or "
-                "statistics='turns'"
-            )
 
 
 def row_advantages(batch: TurnBatch, *, cfg: GroupConfig) -> Float[Array, "N"]:

@@ -37,11 +37,6 @@ def test_the_step_does_not_matter_and_no_teacher_is_needed():
     assert not grpo.needs_teacher(grpo.Config(), 0)
 
 
-def test_a_penalty_needs_statistics_over_turns():
-    with pytest.raises(ValueError, match="invalid_penalty"):
-        grpo.Config(statistics="trajectories")
-
-
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("seed", range(2))
 def test_gigpo_agrees_with_loops(seed, scale):
