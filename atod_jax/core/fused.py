@@ -233,7 +233,7 @@ def _engine(tiling: Tiling, vocab: int) -> tuple[ModuleType, dict[str, int]]:
     if backend == "auto":
         backend = {"gpu": "rows", "tpu": "pallas"}.get(jax.default_backend(), "tiles")
     token_block, vocab_block = {
-        "tiles": (512, 4864),
+        "tiles": (1024, 608),
         "rows": (2048, vocab),
         "pallas": (512, 512),
     }[backend]
