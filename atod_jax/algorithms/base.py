@@ -88,9 +88,10 @@ def rl_estimate(batch: TurnBatch, *, cfg: RewardConfig) -> Float[Array, "N"]:
         return row_advantages(batch, cfg=cfg.group)
     rows, penalty = batch.rows, cfg.invalid_penalty
     returns = step_returns(rows.reward, rows.traj, rows.turn, gamma=cfg.gigpo_gamma)
+    own = jnp.arange(returns.shape[0])  # a turn's return is its own, as a trajectory's is its rows'
     return gigpo(
         row_scores(batch.returns, rows.traj, rows.action_valid, invalid_penalty=penalty),
-        jnp.where(rows.action_valid, returns, returns - penalty),
+        row_scores(returns, own, rows.action_valid, invalid_penalty=penalty),
         rows.traj,
         batch.group,
         anchor=rows.anchor,
