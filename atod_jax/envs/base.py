@@ -33,6 +33,7 @@ class StepResult:
     reward: float
     done: bool
     won: bool
+    score: float | None = None  # graded outcome where there is one (WebShop's); None: won or not
 
 
 class TextEnv(Protocol):
