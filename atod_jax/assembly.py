@@ -18,16 +18,17 @@ from transformers import PreTrainedTokenizerFast
 from atod_jax import config as config_lib
 from atod_jax.algorithms import base
 from atod_jax.core.fused import HeadConfig, Tiling
-from atod_jax.envs.pool import EnvPool
+from atod_jax.envs.pool import EnvPool, PoolConfig
 from atod_jax.models import LanguageModel, ModelConfig, build, qwen3
 from atod_jax.models.checkpoint_io import load_hf
+from atod_jax.records import RolloutPlan, Task
 from atod_jax.render import Renderer, load_tokenizer
 from atod_jax.rollout import Act
 from atod_jax.sampling import Policy, SamplingConfig
 from atod_jax.scoring import ScoreConfig
 from atod_jax.sharding import RULES, local_shards, make_mesh, param_shardings
 from atod_jax.streams import Stream, key
-from atod_jax.types import RolloutPlan, Signal, Task
+from atod_jax.types import Signal
 
 ASSETS = Path(__file__).parent / "assets"
 FRESH = {"model_type": "qwen3", "rope_theta": 1e4, "rms_norm_eps": 1e-6}  # of new small models
@@ -161,8 +162,15 @@ def environment(cfg: ConfigDict, tokenizer: PreTrainedTokenizerFast) -> Environm
             f"env.template={cfg.env.template!r}: {cfg.env.name} has {', '.join(module.TEMPLATES)}"
         )
     settings = config_lib.section(module.Config, cfg.env)
-    renderer = Renderer(tokenizer, module.TEMPLATES[cfg.env.template], history=cfg.env.history)
-    pool = EnvPool(lambda: module.make(settings))
+    renderer = Renderer(
+        tokenizer,
+        module.TEMPLATES[cfg.env.template],
+        history=cfg.env.history,
+        longest=cfg.sampling.prompt_buckets[-1],
+    )
+    pool = EnvPool(
+        functools.partial(module.make, settings), config_lib.section(PoolConfig, cfg.env)
+    )
     return Environment(module=module, settings=settings, pool=pool, renderer=renderer)
 
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from atod_jax.core.fused import BACKENDS, Tiling
 from atod_jax.core.losses import LossConfig
+from atod_jax.envs.pool import PoolConfig
 from atod_jax.optim import OptimConfig
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ def base() -> ConfigDict:
     c.env.template = "paper"  # how an episode is shown: paper | compact
     c.env.history = 2  # past (observation, command) pairs in the prompt
     c.env.max_turns = 50
+    c.env.update(defaults(PoolConfig))  # workers, timeout, attempts
 
     c.rollout = ConfigDict()
     c.rollout.source = "student"  # who plays: student | expert (supervised turns)
@@ -144,7 +146,7 @@ def plugin_names(kind: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _INTERNAL)
 
 
-_INTERNAL = {"base", "pool"}
+_INTERNAL = {"base", "pool", "processes", "worker"}
 
 
 def load_plugin(kind: str, name: str) -> ModuleType:
@@ -230,6 +232,7 @@ def _sections(cfg: ConfigDict) -> list[str]:
     for key, cls, part in (
         ("loss", LossConfig, cfg.loss),
         ("head", Tiling, cfg.head),
+        ("env", PoolConfig, cfg.env),
         (f"algorithm.{name}", load_plugin("algorithms", name).Config, cfg.algorithm[name]),
     ):
         try:

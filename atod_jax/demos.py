@@ -10,11 +10,10 @@ from types import ModuleType
 
 import numpy as np
 
-from atod_jax.envs.base import Episode
 from atod_jax.envs.pool import EnvPool
+from atod_jax.records import Task, Trajectory, Turn
 from atod_jax.render import Renderer
 from atod_jax.rollout import Slot
-from atod_jax.types import Task, Trajectory, Turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +43,7 @@ def collect_demos(
       expert: a module with act(episode), thought(episode, command) and disturb(rng, commands, ...).
     """
     first = pool.reset(tasks)
-    slots = [
-        Slot(task=task, group=b, episode=Episode(past=(), current=first[b]))
-        for b, task in enumerate(tasks)
-    ]
+    slots = [Slot.open(b, task, b, shown) for b, (task, shown) in enumerate(zip(tasks, first))]
     noise = rng.uniform(*cfg.noise, size=len(slots))
     for _ in range(max_turns):
         live = [b for b, slot in enumerate(slots) if slot.stop is None]
@@ -56,7 +52,7 @@ def collect_demos(
         between_turns()
         prompts = renderer.prompts([slots[b].episode for b in live])
         for b, prompt in zip(live, prompts):
-            _play(expert, renderer, pool, slots[b], b, prompt, noise[b], max_turns, cfg, rng)
+            _play(expert, renderer, pool, slots[b], prompt, noise[b], max_turns, cfg, rng)
     return [slot.trajectory() for slot in slots]
 
 
@@ -65,7 +61,6 @@ def _play(
     renderer: Renderer,
     pool: EnvPool,
     slot: Slot,
-    number: int,
     prompt: np.ndarray,
     noise: float,
     max_turns: int,
@@ -79,7 +74,7 @@ def _play(
     label = best if cfg.label == "expert" else executed
     thought = expert.thought(slot.episode, label) if cfg.thoughts else ""
     action = renderer.target(label, thought)
-    (result,) = pool.step([(number, executed)])
+    (result,) = pool.step([(slot.number, executed)])
     turn = Turn(
         prompt=prompt,
         action=action,
@@ -88,6 +83,6 @@ def _play(
         response=renderer.response(action),
         command=executed,
         valid=True,
-        reward=result.reward,
+        reward=0.0,
     )
     slot.record(turn, result, max_turns)

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from atod_jax import assembly, rollout
 from atod_jax.assembly import Environment, Model
 from atod_jax.intervals import EvalResult
+from atod_jax.records import RolloutPlan, Task, Trajectory
 from atod_jax.streams import Stream, key
-from atod_jax.types import RolloutPlan, Task, Trajectory
 
 
 def play(

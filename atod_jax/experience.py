@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from atod_jax import assembly, config, demos, rollout
 from atod_jax.assembly import Algorithm, Environment, Model
+from atod_jax.records import RolloutPlan, Task, Trajectory
 from atod_jax.render import demonstration_text
 from atod_jax.streams import Stream, key, rng
 from atod_jax.tasks import TaskSource
-from atod_jax.types import RolloutPlan, Task, Trajectory
 
 Collect = Callable[[int, Any], list[Trajectory]]  # (step, student's parameters)
 
@@ -46,7 +46,7 @@ def make_collect(
         contexts = ()
         if algorithm.context.privileged:
             contexts = [demonstration_text(d) for d in demonstrations(step, "expert", tasks)]
-        return rollout.collect(
+        trajectories = rollout.collect(
             assembly.actor(policy, params, key(cfg.seed, Stream.rollout, step)),
             env.renderer,
             env.pool,
@@ -57,6 +57,7 @@ def make_collect(
             contexts=contexts,
             between_turns=between_turns,
         )
+        return rollout.whole_groups(trajectories)
 
     return student_plays
 
@@ -68,7 +69,7 @@ def _expert_plays(
     demo_cfg = config.section(demos.DemoConfig, cfg.demos)
 
     def collect(step: int, params: Any) -> list[Trajectory]:
-        return demos.collect_demos(
+        trajectories = demos.collect_demos(
             env.module.expert,
             env.renderer,
             env.pool,
@@ -78,6 +79,7 @@ def _expert_plays(
             rng=rng(cfg.seed, Stream.demonstrations, step),
             between_turns=between_turns,
         )
+        return rollout.whole_groups(trajectories)
 
     return collect
 

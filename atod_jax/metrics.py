@@ -18,7 +18,7 @@ import rich.console
 import rich.progress
 import tensorboardX
 
-from atod_jax.types import Trajectory, Turn
+from atod_jax.records import Trajectory, Turn
 
 RESERVED = ("step", "non_finite")
 Columns = Mapping[str, Sequence[float]]  # name -> one number per turn

@@ -19,10 +19,11 @@ from atod_jax.evaluation import Evaluator
 from atod_jax.intervals import EvalResult
 from atod_jax.metrics import Writer
 from atod_jax.packing import pack_turns
+from atod_jax.records import Trajectory
 from atod_jax.scoring import join, make_score, split
 from atod_jax.sharding import local_shards, replicate, to_global, to_local
 from atod_jax.streams import Stream, rng
-from atod_jax.types import Rows, TokenStats, Trajectory, TurnBatch
+from atod_jax.types import Rows, TokenStats, TurnBatch
 
 
 class BatchScorer:

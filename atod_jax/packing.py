@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from atod_jax.types import Rows, Trajectory, Turn, TurnBatch
+from atod_jax.records import Trajectory, Turn
+from atod_jax.types import Rows, TurnBatch
 
 
 def pack_turns(

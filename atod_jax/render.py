@@ -22,8 +22,16 @@ class Renderer:
     environment does. Tests hold it against the real template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template, *, history: int):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        template: Template,
+        *,
+        history: int,
+        longest: int | None = None,
+    ):
         self.tokenizer = tokenizer
+        self.longest = longest  # tokens of a prompt; None: no limit
         self.template = template
         self.history = history
         self.pad_id = _required_id(tokenizer.pad_token_id, "pad_token")
@@ -47,7 +55,12 @@ class Renderer:
             messages = [f"{c}\n{m}" if c else m for c, m in zip(contexts, messages, strict=True)]
         texts = [self._before + m + self._after for m in messages]
         encoded = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [np.asarray(e.ids, np.int32) for e in encoded]
+        cut = self.longest if self.template.cut_left and self.longest else 0
+        return [np.asarray(e.ids[-cut:], np.int32) for e in encoded]
+
+    def fits(self, prompt: np.ndarray) -> bool:
+        """Whether the model can read a prompt whole."""
+        return self.longest is None or len(prompt) <= self.longest
 
     def response(self, ids: np.ndarray) -> str:
         """The text of sampled ids, special tokens left out."""

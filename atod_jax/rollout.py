@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from atod_jax.envs.base import Episode, StepResult
-from atod_jax.envs.pool import EnvPool
+from atod_jax.envs.base import Episode, Observation, StepResult
+from atod_jax.envs.pool import EnvPool, Failure
+from atod_jax.records import RolloutPlan, StopReason, Task, Trajectory, Turn
 from atod_jax.render import Renderer
-from atod_jax.types import RolloutPlan, StopReason, Task, Trajectory, Turn
 
 
 class Action(Protocol):
@@ -33,19 +33,32 @@ Act = Callable[[list[np.ndarray], list[int], int], Sequence[Action]]
 class Slot:
     """One episode being played; also used by the expert's loop in demos.py."""
 
+    number: int  # of its environment in the pool
     task: Task
     group: int
     episode: Episode
     turns: list[Turn] = dataclasses.field(default_factory=list)
     stop: StopReason | None = None
     won: bool = False
+    score: float | None = None
 
-    def record(self, turn: Turn, result: StepResult, max_turns: int) -> None:
+    @classmethod
+    def open(cls, number: int, task: Task, group: int, first: Observation | Failure) -> "Slot":
+        """An episode at its beginning."""
+        if isinstance(first, Failure):
+            nothing = Episode(past=(), current=Observation(""))
+            return cls(number, task, group, nothing, stop=StopReason.env_error)
+        return cls(number, task, group, Episode(past=(), current=first))
+
+    def record(self, turn: Turn, result: StepResult | Failure, max_turns: int) -> None:
         """Books a turn and what it led to."""
-        self.turns.append(turn)
+        if isinstance(result, Failure):
+            self.stop = StopReason.env_error
+            return
+        self.turns.append(dataclasses.replace(turn, reward=result.reward))
         past = (*self.episode.past, (self.episode.current.text, turn.command))
         self.episode = Episode(past=past, current=result.observation)
-        self.won = result.won
+        self.won, self.score = result.won, result.score
         if result.done:
             self.stop = StopReason.done
         elif len(self.turns) >= max_turns:
@@ -60,6 +73,7 @@ class Slot:
             turns=tuple(self.turns),
             success=self.won,
             stop=self.stop,
+            score=float(self.won) if self.score is None else self.score,
         )
 
 
@@ -77,8 +91,10 @@ def collect(
 ) -> list[Trajectory]:
     """Plays every task `group_size` times to its end, or to the horizon of the plan.
 
+    Where the pool has processes, one half of the slots steps while the policy acts for the other.
+
     Args:
-      act: the policy; called once per turn with the prompts of the slots still playing.
+      act: the policy; called once per turn and half with the prompts of the slots still playing.
       tasks: P tasks; slot b plays tasks[b // group_size], B = P * group_size slots in all.
       plan: the horizon in turns, and how much of a demonstration is replayed first.
       demonstrations: commands per task; the first plan.prefix(length) of them are history that the
@@ -86,43 +102,133 @@ def collect(
       contexts: what only the teacher reads, per task; none at all: what the student reads.
       between_turns: called before every turn; may raise to abandon the rollout.
     Returns:
-      B trajectories in slot order.
+      B trajectories in slot order; an episode that could not be played stops with env_error.
     """
     repeated = [task for task in tasks for _ in range(group_size)]
-    first = pool.reset(repeated)
     slots = [
-        Slot(task=task, group=b // group_size, episode=Episode(past=(), current=first[b]))
-        for b, task in enumerate(repeated)
+        Slot.open(b, task, b // group_size, first)
+        for b, (task, first) in enumerate(zip(repeated, pool.reset(repeated)))
     ]
     if demonstrations:
-        for b, slot in enumerate(slots):
+        for slot in slots:
             shown = demonstrations[slot.group]
-            _replay(pool, slot, b, shown[: plan.prefix(len(shown))], plan.max_turns)
+            _replay(pool, slot, shown[: plan.prefix(len(shown))], plan.max_turns)
+    half = -(-len(slots) // 2) if pool.overlaps else len(slots)
+    lanes = [
+        _Lane(act, renderer, pool, slots[start : start + half], plan.max_turns, contexts)
+        for start in range(0, len(slots), half)
+    ]
     for turn in range(plan.max_turns):
-        live = [b for b, slot in enumerate(slots) if slot.stop is None]
-        if not live:
-            break
-        between_turns()
-        playing = [slots[b] for b in live]
-        reads = renderer.prompts([slot.episode for slot in playing])
-        teacher_reads: Sequence[np.ndarray | None] = [None] * len(live)
-        if contexts:
-            known = [contexts[slot.group] for slot in playing]
-            teacher_reads = renderer.prompts([slot.episode for slot in playing], known)
-        actions = act(reads, live, turn)
-        _play_turn(renderer, pool, playing, live, reads, teacher_reads, actions, plan.max_turns)
+        for lane in lanes:
+            lane.settle()
+            if lane.playing():
+                between_turns()
+                lane.begin(turn)
+    for lane in lanes:
+        lane.settle()
     return [slot.trajectory() for slot in slots]
 
 
-def _replay(
-    pool: EnvPool, slot: Slot, number: int, commands: Sequence[str], max_turns: int
-) -> None:
+def whole_groups(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Leaves out every group with an episode that the environment could not play.
+
+    Raises:
+      RuntimeError: more than half of the groups would go; something is wrong with the environment.
+    """
+    broken = {t.group for t in trajectories if t.stop is StopReason.env_error}
+    groups = {t.group for t in trajectories}
+    if 2 * len(broken) > len(groups):
+        raise RuntimeError(
+            f"the environment failed in {len(broken)} of {len(groups)} groups (reasons above); "
+            "`python -m atod_jax.doctor` looks at the environments"
+        )
+    return [t for t in trajectories if t.group not in broken]
+
+
+class _Lane:
+    """Slots that take their turns together: act, send the commands off, settle the results."""
+
+    def __init__(
+        self,
+        act: Act,
+        renderer: Renderer,
+        pool: EnvPool,
+        slots: Sequence[Slot],
+        max_turns: int,
+        contexts: Sequence[str],
+    ):
+        self._act, self._renderer, self._pool = act, renderer, pool
+        self._slots, self._max_turns, self._contexts = slots, max_turns, contexts
+        self._under_way: tuple[int, list[tuple[Slot, Turn]]] | None = None
+
+    def playing(self) -> list[Slot]:
+        """The slots whose episodes have not ended."""
+        return [slot for slot in self._slots if slot.stop is None]
+
+    def begin(self, turn: int) -> None:
+        """The policy answers; its commands go to the environments."""
+        slots, prompts = self._readable(self.playing())
+        if not slots:
+            return
+        teacher_prompts: Sequence[np.ndarray | None] = [None] * len(slots)
+        if self._contexts:
+            known = [self._contexts[slot.group] for slot in slots]
+            teacher_prompts = self._renderer.prompts([s.episode for s in slots], known)
+        actions = self._act(prompts, [slot.number for slot in slots], turn)
+        turns = [
+            self._turn(slot, prompt, teacher_prompt, action)
+            for slot, prompt, teacher_prompt, action in zip(
+                slots, prompts, teacher_prompts, actions
+            )
+        ]
+        ticket = self._pool.submit([(s.number, t.command) for s, t in zip(slots, turns)])
+        self._under_way = ticket, list(zip(slots, turns))
+
+    def settle(self) -> None:
+        """Books what the commands under way have led to."""
+        if self._under_way is None:
+            return
+        ticket, turns = self._under_way
+        self._under_way = None
+        for (slot, turn), result in zip(turns, self._pool.results(ticket)):
+            slot.record(turn, result, self._max_turns)
+
+    def _readable(self, slots: list[Slot]) -> tuple[list[Slot], list[np.ndarray]]:
+        """The slots whose prompts fit, with these; the episodes of the others end here."""
+        fitting = []
+        for slot, prompt in zip(slots, self._renderer.prompts([s.episode for s in slots])):
+            if self._renderer.fits(prompt):
+                fitting.append((slot, prompt))
+            else:
+                slot.stop = StopReason.prompt_too_long
+        return [slot for slot, _ in fitting], [prompt for _, prompt in fitting]
+
+    def _turn(
+        self, slot: Slot, prompt: np.ndarray, teacher_prompt: np.ndarray | None, action: Action
+    ) -> Turn:
+        response = self._renderer.response(action.tokens)
+        current = slot.episode.current
+        projection = self._renderer.project(response, current.commands)
+        return Turn(
+            prompt=prompt,
+            action=np.asarray(action.tokens, np.int32),
+            logp=np.asarray(action.logp, np.float32),
+            observation=current.text,
+            response=response,
+            command=projection.command,
+            valid=projection.valid,
+            reward=0.0,
+            teacher_prompt=teacher_prompt,
+        )
+
+
+def _replay(pool: EnvPool, slot: Slot, commands: Sequence[str], max_turns: int) -> None:
     """Plays commands for the student: turns without ids, which nothing is learnt from."""
     nothing = np.zeros(0, np.int32)
     for command in commands:
         if slot.stop is not None:
             return
-        (result,) = pool.step([(number, command)])
+        (result,) = pool.step([(slot.number, command)])
         turn = Turn(
             prompt=nothing,
             action=nothing,
@@ -131,40 +237,7 @@ def _replay(
             response=command,
             command=command,
             valid=True,
-            reward=result.reward,
+            reward=0.0,
             replayed=True,
         )
         slot.record(turn, result, max_turns)
-
-
-def _play_turn(
-    renderer: Renderer,
-    pool: EnvPool,
-    playing: Sequence[Slot],
-    numbers: Sequence[int],
-    prompts: Sequence[np.ndarray],
-    teacher_prompts: Sequence[np.ndarray | None],
-    actions: Sequence[Action],
-    max_turns: int,
-) -> None:
-    responses = [renderer.response(a.tokens) for a in actions]
-    projected = [
-        renderer.project(text, slot.episode.current.commands)
-        for slot, text in zip(playing, responses)
-    ]
-    results = pool.step([(b, p.command) for b, p in zip(numbers, projected)])
-    for slot, prompt, teacher_prompt, action, text, projection, result in zip(
-        playing, prompts, teacher_prompts, actions, responses, projected, results
-    ):
-        record = Turn(
-            prompt=prompt,
-            action=np.asarray(action.tokens, np.int32),
-            logp=np.asarray(action.logp, np.float32),
-            observation=slot.episode.current.text,
-            response=text,
-            command=projection.command,
-            valid=projection.valid,
-            reward=result.reward,
-            teacher_prompt=teacher_prompt,
-        )
-        slot.record(record, result, max_turns)

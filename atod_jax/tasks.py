@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from atod_jax.records import Task
 from atod_jax.streams import Stream, rng
-from atod_jax.types import Task
 
 
 class TaskSource:

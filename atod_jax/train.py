@@ -28,10 +28,11 @@ from atod_jax.metrics import Progress, Writer
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.observer import BatchScorer, Observer, head_room, pack
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
+from atod_jax.records import StopReason, Trajectory
 from atod_jax.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.scoring import teacher_rows
 from atod_jax.tasks import TaskSource
-from atod_jax.types import Mean, TokenStats, Trajectory, TurnBatch
+from atod_jax.types import Mean, TokenStats, TurnBatch
 
 
 def main(cfg: ConfigDict, workdir: str) -> None:
@@ -89,6 +90,7 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                 if due(step, cfg.save_every) and step > first:
                     checkpoints.save(step, state)
 
+                env.pool.take_counts()  # those of an evaluation
                 clock = Clock()
                 trajectories = collect(step, state.params)
                 clock.lap("rollout")
@@ -115,7 +117,8 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
 
-                scalars |= rollout_scalars(trajectories) | clock.scalars()
+                scalars |= rollout_scalars(trajectories, planned_groups(cfg))
+                scalars |= clock.scalars() | env_scalars(env.pool.take_counts(), clock.scalars())
                 writer.scalars(step, scalars)
                 bar.advance(scalars)
             checkpoints.save(cfg.total_steps, state)
@@ -252,17 +255,39 @@ def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> di
     return scalars
 
 
-def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def planned_groups(cfg: ConfigDict) -> int:
+    """Groups of rollouts an iteration sets out to play."""
+    alone = cfg.rollout.source == "expert"
+    return cfg.rollout.tasks * (cfg.rollout.group if alone else 1)
+
+
+def rollout_scalars(trajectories: Sequence[Trajectory], planned: int) -> dict[str, float]:
     """What the episodes of one iteration looked like from outside."""
     turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]
     return {
         "rollout/success": float(np.mean([t.success for t in trajectories])),
+        "rollout/score": float(np.mean([t.score for t in trajectories])),
+        "rollout/failed_groups": float(planned - len({t.group for t in trajectories})),
+        "rollout/prompt_too_long": float(
+            np.mean([t.stop is StopReason.prompt_too_long for t in trajectories])
+        ),
         "rollout/return": float(np.mean([t.total_reward for t in trajectories])),
         "rollout/turns": float(np.mean([len(t.turns) for t in trajectories])),
         "rollout/valid_actions": float(np.mean([turn.valid for turn in turns])),
         "rollout/rows": float(len(turns)),
         "rollout/action_tokens": float(np.mean([len(turn.action) for turn in turns])),
         "rollout/prompt_tokens": float(np.mean([len(turn.prompt) for turn in turns])),
+    }
+
+
+def env_scalars(counts: dict[str, float], seconds: dict[str, float]) -> dict[str, float]:
+    """What the environments of one iteration took."""
+    return {
+        "env/steps_per_second": counts["steps"] / seconds["seconds/rollout"],
+        "env/seconds_waiting": counts["waited"],
+        "env/share_of_step": counts["waited"] / seconds["seconds/step"],
+        "env/restarts": counts["restarts"],
+        "env/timeouts": counts["timeouts"],
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from atod_jax.metrics import Progress, Writer
-from atod_jax.types import StopReason, Task, Trajectory, Turn
+from atod_jax.records import StopReason, Task, Trajectory, Turn
 
 
 def make_episode(name: str, turns: int, *, success: bool = True) -> Trajectory:

@@ -8,7 +8,7 @@ import pytest
 
 from atod_jax import assembly
 from atod_jax.observer import TurnTable, head_room, pack
-from atod_jax.types import StopReason, Task, Trajectory, Turn
+from atod_jax.records import StopReason, Task, Trajectory, Turn
 from configs import household
 
 

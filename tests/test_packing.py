@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from atod_jax.packing import pack_turns
-from atod_jax.types import StopReason, Task, Trajectory, Turn
+from atod_jax.records import StopReason, Task, Trajectory, Turn
 
 
 def make_turn(rng, prompt=5, action=3, reward=0.0):

@@ -7,8 +7,8 @@ import pytest
 
 from atod_jax.envs.base import Observation, Projection, StepResult
 from atod_jax.envs.pool import EnvPool
+from atod_jax.records import RolloutPlan, StopReason, Task
 from atod_jax.rollout import collect
-from atod_jax.types import RolloutPlan, StopReason, Task
 
 
 class Countdown:
@@ -34,10 +34,15 @@ class Countdown:
 class Letters:
     """A renderer whose ids are characters."""
 
+    longest = 10_000
+
     def prompts(self, episodes, contexts=()):
         texts = ["|".join([*(o for o, _ in e.past), e.current.text]) for e in episodes]
         texts = [f"{c}>{t}" for c, t in zip(contexts, texts)] if contexts else texts
         return [np.asarray([ord(c) for c in text], np.int32) for text in texts]
+
+    def fits(self, prompt):
+        return len(prompt) <= self.longest
 
     def response(self, ids):
         return "".join(map(chr, ids))

@@ -2,8 +2,8 @@
 
 import pytest
 
+from atod_jax.records import Task
 from atod_jax.tasks import TaskSource
-from atod_jax.types import Task
 
 TASKS = [Task(id=str(i), kind="k", payload=None) for i in range(7)]
 

@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from atod_jax.core import diagnostics, masked
 from atod_jax.core.advantages import GroupConfig, gigpo, row_advantages, row_scores, step_returns
-from atod_jax.types import Mean, RolloutPlan, Signal, TokenStats, TurnBatch
+from atod_jax.records import RolloutPlan
+from atod_jax.types import Mean, Signal, TokenStats, TurnBatch
 
 ESTIMATORS = ("grpo", "gigpo")
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from atod_jax.algorithms import base
-from atod_jax.types import RolloutPlan, Signal, TokenStats, TurnBatch
+from atod_jax.records import RolloutPlan
+from atod_jax.types import Signal, TokenStats, TurnBatch
 
 DIRECTIONS = ("front", "back")
 DEMONSTRATORS = ("expert", "teacher")

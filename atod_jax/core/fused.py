@@ -26,6 +26,7 @@ from atod_jax.types import TokenStats
 
 BACKENDS = ("auto", "tiles", "rows", "pallas")
 BATCH, VOCAB = ("data", "fsdp"), "tensor"  # mesh axes that split rows of the batch, and the head
+KEPT = PartitionSpec(VOCAB, BATCH)  # every device keeps logits of its own tiles
 CAPACITIES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # shares of all positions; one program each
 
 _NEVER = -1e30  # logit of an id outside the support: exp is exactly 0, and 0 * logit stays 0
@@ -38,6 +39,7 @@ class Tiling:
     backend: str = "auto"  # tiles (CPU) | rows (GPU: all vocabulary rows at once) | pallas (TPU)
     token_block: int = 0  # tokens per tile; 0 = the backend's own
     vocab_block: int = 0  # vocabulary rows per tile; 0 = the backend's own
+    keep_megabytes: float = 400.0  # logits kept for the backward pass; the rest is made again (XLA)
 
     def __post_init__(self):
         if self.backend not in BACKENDS:
@@ -47,6 +49,8 @@ class Tiling:
                 f"token_block={self.token_block}, vocab_block={self.vocab_block}: give sizes of at "
                 "least 1, or 0 for the backend's own"
             )
+        if self.keep_megabytes < 0:
+            raise ValueError(f"keep_megabytes={self.keep_megabytes}: 0 keeps nothing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,37 +158,47 @@ def mask_logits(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _stats(cfg, capacity, hidden, head, action, action_mask, teacher):
-    return _stats_forward(cfg, capacity, hidden, head, action, action_mask, teacher)[0]
+    logp, teacher_logp, saved, _ = _statistics(
+        cfg, capacity, 0, hidden, head, action, action_mask, teacher
+    )
+    return logp, saved.entropy, teacher_logp, saved.kl
 
 
 def _stats_forward(cfg, capacity, hidden, head, action, action_mask, teacher):
+    inputs = hidden, head, action, action_mask, teacher
+    keep_bytes = round(cfg.tiling.keep_megabytes * 1e6)
+    logp, teacher_logp, saved, kept = _statistics(cfg, capacity, keep_bytes, *inputs)
+    return (logp, saved.entropy, teacher_logp, saved.kl), (*inputs, saved, kept)
+
+
+def _statistics(cfg, capacity, keep_bytes, hidden, head, action, action_mask, teacher):
+    """Per token log p(a), log q(a) and what is saved; and the logits that were kept."""
+
     def local(offset, axes, hidden, head, action, mask, bias, teacher):
         tokens = _Tokens.of(mask, capacity)
         student, theirs = tokens.heads(hidden, head, teacher)
         engine, blocks = _engine(cfg.tiling, student.matrix.shape[0])
-        part = engine.forward(
-            student, bias, tokens.take(action) - offset, theirs, scale=1 / cfg.temperature, **blocks
-        )
+        part, kept = engine.forward(
+            student, bias, tokens.take(action) - offset, theirs,
+            scale=1 / cfg.temperature, keep_bytes=keep_bytes, **blocks,
+        )  # fmt: skip
         out = _finished(_merged(part, axes))
-        return jax.tree.map(tokens.put, out)
+        return *jax.tree.map(tokens.put, out), kept
 
     bias = support_bias(head.shape[0], vocab=cfg.vocab, forbidden=cfg.forbidden)
     rows, columns = PartitionSpec(BATCH), PartitionSpec(VOCAB)
     in_specs = (rows, columns, rows, rows, columns, _teacher_specs(teacher))
-    out = _on_mesh(cfg.mesh, local, in_specs, rows)(
+    return _on_mesh(cfg.mesh, local, in_specs, (rows, rows, rows, KEPT))(
         hidden, head, action, action_mask, bias, teacher
     )
-    logp, teacher_logp, saved = out
-    residuals = (hidden, head, action, action_mask, teacher, saved)
-    return (logp, saved.entropy, teacher_logp, saved.kl), residuals
 
 
 def _stats_backward(cfg, capacity, residuals, cotangents):
-    hidden, head, action, action_mask, teacher, saved = residuals
+    hidden, head, action, action_mask, teacher, saved, kept = residuals
     d_logp, d_entropy, _, d_kl = cotangents
     ct = Cotangents(d_logp, d_entropy, d_kl)
 
-    def local(offset, axes, hidden, head, action, mask, bias, teacher, saved, ct):
+    def local(offset, axes, hidden, head, action, mask, bias, teacher, saved, ct, kept):
         tokens = _Tokens.of(mask, capacity)
         student, theirs = tokens.heads(hidden, head, teacher)
         engine, blocks = _engine(cfg.tiling, student.matrix.shape[0])
@@ -193,7 +207,7 @@ def _stats_backward(cfg, capacity, residuals, cotangents):
         saved = saved._replace(log_z=jnp.where(mask, saved.log_z, -_NEVER))
         saved, ct = jax.tree.map(tokens.take, (saved, ct))
         d_states, d_matrix = engine.backward(
-            student, bias, tokens.take(action) - offset, theirs, saved, ct,
+            student, bias, tokens.take(action) - offset, theirs, saved, ct, kept,
             scale=1 / cfg.temperature, **blocks,
         )  # fmt: skip
         if axes:
@@ -203,9 +217,9 @@ def _stats_backward(cfg, capacity, residuals, cotangents):
 
     bias = support_bias(head.shape[0], vocab=cfg.vocab, forbidden=cfg.forbidden)
     rows, columns = PartitionSpec(BATCH), PartitionSpec(VOCAB)
-    in_specs = (rows, columns, rows, rows, columns, _teacher_specs(teacher), rows, rows)
+    in_specs = (rows, columns, rows, rows, columns, _teacher_specs(teacher), rows, rows, KEPT)
     d_hidden, d_head = _on_mesh(cfg.mesh, local, in_specs, (rows, columns))(
-        hidden, head, action, action_mask, bias, teacher, saved, ct
+        hidden, head, action, action_mask, bias, teacher, saved, ct, kept
     )
     return d_hidden, d_head, None, None, None
 

@@ -2,9 +2,8 @@
 
 A tile's logits live and die in VMEM. Three kernels: statistics and d_states keep a block of tokens
 and stream the vocabulary past it, d_matrix keeps vocabulary rows and streams the tokens. The block
-that stays is also the accumulator of the result. Nothing is padded or transposed in HBM (but XLA
-copies a matrix whose width is no multiple of 128 into the layout a kernel reads): the last
-blocks hang over the ends, and what they read there is undefined, so it is replaced by zeros first.
+that stays is also the accumulator. Nothing is padded or transposed in HBM (but XLA copies a matrix
+whose width is no multiple of 128): the undefined numbers beyond the ends are replaced by zeros.
 
 VMEM for t tokens, v rows, widths D and D' (teacher), b bytes per number, at most: b (D + D') for
 each token and each row, twice for what streams, and b D more for it (a copy in another layout);
@@ -59,7 +58,8 @@ def forward(
     scale: float,
     token_block: int,
     vocab_block: int,
-) -> Partial:
+    keep_bytes: int = 0,
+) -> tuple[Partial, None]:
     """Statistics of all vocabulary rows of this device, for every token.
 
     Args:
@@ -70,6 +70,7 @@ def forward(
       scale: 1 / temperature.
       token_block: at most so many tokens per tile.
       vocab_block: at most so many vocabulary rows per tile.
+      keep_bytes: unused; no logit ever reaches main memory.
 
     Raises:
       ValueError: not even the smallest tile fits into VMEM.
@@ -78,7 +79,7 @@ def forward(
     tiles = _Tiles.of(student, teacher, token_block, vocab_block, keep_rows=False, width=count)
     kernel = functools.partial(_statistics_kernel, tiles, scale)
     out = tiles.call(kernel, (student, bias, action, teacher), name="head_statistics")
-    return Partial(*(out[:, k] for k in range(count)))
+    return Partial(*(out[:, k] for k in range(count))), None
 
 
 def backward(
@@ -88,6 +89,7 @@ def backward(
     teacher: Head | None,
     saved: Saved,
     ct: Cotangents,
+    kept: None,
     *,
     scale: float,
     token_block: int,

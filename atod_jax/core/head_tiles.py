@@ -63,6 +63,10 @@ class Cotangents(NamedTuple):
     kl: Float[Array, "T"] | None = None
 
 
+# (student's, teacher's or None) logits of the first tiles, float32 [tiles, blocks, t, v]
+Kept = tuple[Array, Array | None] | None
+
+
 def logits(head: Head, bias: Float[Array, "V"], scale: float) -> Float[Array, "T V"]:
     """Float32 logits of a tile, whatever the type of its factors."""
     product = jnp.einsum("td,vd->tv", *head, preferred_element_type=jnp.float32)
@@ -167,7 +171,8 @@ def forward(
     scale: float,
     token_block: int,
     vocab_block: int,
-) -> Partial:
+    keep_bytes: int = 0,
+) -> tuple[Partial, Kept]:
     """Statistics of all vocabulary rows of this device, for every token.
 
     Args:
@@ -178,23 +183,35 @@ def forward(
       scale: 1 / temperature.
       token_block: tokens per tile.
       vocab_block: vocabulary rows per tile.
+      keep_bytes: room for logits that `backward` then need not make again.
+
+    Returns:
+      The statistics, and the logits of the first tiles of rows, as many as there is room for.
     """
     size, starts = _vocab_tiles(student.matrix.shape[0], vocab_block)
     cut, joined = _token_blocks(action.shape[0], token_block)
     inputs = jax.tree.map(cut, (action, _states(student, teacher)))
 
-    def tile(running, at):
+    def tile(running, at, *, keep):
         columns = _Columns.at(at, size, bias, student, teacher)
 
         def block(x):
             running, (action, states) = x
-            z, hit, y = columns.logits(action, states, scale)
-            return merge_two(running, tile_partial(z, hit, y))
+            z, y = columns.logits(states, scale)
+            merged = merge_two(running, tile_partial(z, columns.hit(action), y))
+            return merged, (z, y) if keep else None
 
-        return jax.lax.map(block, (running, inputs)), None
+        return jax.lax.map(block, (running, inputs))
 
-    empty = empty_partial(inputs[0].shape, teacher=teacher is not None)
-    return jax.tree.map(joined, jax.lax.scan(tile, empty, starts)[0])
+    running = empty_partial(inputs[0].shape, teacher=teacher is not None)
+    heads = 1 if teacher is None else 2
+    room = min(len(starts), keep_bytes // (4 * inputs[0].size * size * heads))
+    kept = None
+    if room:
+        running, kept = jax.lax.scan(functools.partial(tile, keep=True), running, starts[:room])
+    if room < len(starts):
+        running, _ = jax.lax.scan(functools.partial(tile, keep=False), running, starts[room:])
+    return jax.tree.map(joined, running), kept
 
 
 def backward(
@@ -204,38 +221,46 @@ def backward(
     teacher: Head | None,
     saved: Saved,
     ct: Cotangents,
+    kept: Kept,
     *,
     scale: float,
     token_block: int,
     vocab_block: int,
 ) -> tuple[Float[Array, "T D"], Float[Array, "V D"]]:
-    """Float32 gradients of the student's states and matrix, logits made again tile by tile."""
+    """Float32 gradients of the student's states and matrix; logits not kept are made again."""
     vocab, width = student.matrix.shape
     size, starts = _vocab_tiles(vocab, vocab_block)
     cut, joined = _token_blocks(action.shape[0], token_block)
     inputs = jax.tree.map(cut, (action, _states(student, teacher), saved, ct))
     kind = student.matrix.dtype
 
-    def tile(carry, at):
+    def tile(carry, x):
+        at, kept = x
         d_states, d_matrix = carry
         columns = _Columns.at(at, size, bias, student, teacher)
 
         def block(d_tile, x):
-            d_block, (action, states, saved, ct) = x
-            z, hit, y = columns.logits(action, states, scale)
-            dz = (logit_gradient(z, hit, y, saved, ct) * scale).astype(kind)
+            d_block, (action, states, saved, ct), known = x
+            z, y = columns.logits(states, scale) if known is None else known
+            dz = logit_gradient(z, columns.hit(action), y, saved, ct)
+            dz = (dz * scale).astype(kind)
             d_block += jnp.dot(dz, columns.matrices[0], preferred_element_type=jnp.float32)
             d_tile += jnp.einsum("tv,td->vd", dz, states[0], preferred_element_type=jnp.float32)
             return d_tile, d_block
 
         d_tile = jnp.zeros((size, width), jnp.float32)
-        d_tile, d_states = jax.lax.scan(block, d_tile, (d_states, inputs))
+        d_tile, d_states = jax.lax.scan(block, d_tile, (d_states, inputs, kept))
         there = jax.lax.dynamic_slice_in_dim(d_matrix, at[0], size)  # the last tile may overlap
         d_matrix = jax.lax.dynamic_update_slice_in_dim(d_matrix, there + d_tile, at[0], 0)
         return (d_states, d_matrix), None
 
-    zeros = jnp.zeros((*inputs[0].shape, width)), jnp.zeros((vocab, width))
-    (d_states, d_matrix), _ = jax.lax.scan(tile, zeros, starts)
+    carry = jnp.zeros((*inputs[0].shape, width)), jnp.zeros((vocab, width))
+    room = 0 if kept is None else len(kept[0])
+    if room:
+        carry, _ = jax.lax.scan(tile, carry, (starts[:room], kept))
+    if room < len(starts):
+        carry, _ = jax.lax.scan(tile, carry, (starts[room:], None))
+    d_states, d_matrix = carry
     return joined(d_states), d_matrix
 
 
@@ -262,10 +287,14 @@ class _Columns(NamedTuple):
             matrices=tuple(jax.lax.dynamic_slice_in_dim(h.matrix, start, size) for h in heads),
         )
 
-    def logits(self, action, states, scale):
-        """(student's logits, where the column is the action, teacher's logits or None)."""
+    def logits(self, states, scale):
+        """(student's logits, teacher's logits or None)."""
         z, *y = (logits(Head(*x), self.bias, scale) for x in zip(states, self.matrices))
-        return z, action[:, None] == self.number[None, :], y[0] if y else None
+        return z, y[0] if y else None
+
+    def hit(self, action):
+        """Where the column is the token's action."""
+        return action[:, None] == self.number[None, :]
 
 
 def _states(student: Head, teacher: Head | None) -> tuple[Array, ...]:

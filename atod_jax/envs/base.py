@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from atod_jax.types import Task
+from atod_jax.records import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,3 +73,4 @@ class Template(NamedTuple):
     prompt: Callable[[Episode, int], str]  # (episode, history length) -> user message
     project: Callable[[str, Sequence[str]], Projection]  # (response, admissible commands)
     respond: Callable[[str, str], str]  # (command, thought or "") -> ideal response
+    cut_left: bool = False  # a prompt that is too long loses its beginning; else the episode ends

@@ -29,12 +29,13 @@ from atod_jax.sharding import make_mesh
 from atod_jax.types import Signal, TokenStats
 
 N, R, D, E, V = 6, 5, 8, 12, 37
-SMALL = Tiling(backend="tiles", token_block=4, vocab_block=5)
+SMALL = Tiling(backend="tiles", token_block=4, vocab_block=5, keep_megabytes=0.0)
 TILINGS = {
     "one tile": Tiling(backend="tiles"),
     "small tiles": SMALL,
     "uneven tiles": Tiling(backend="tiles", token_block=7, vocab_block=10),
-    "rows": Tiling(backend="rows", token_block=8),
+    "some logits kept": dataclasses.replace(SMALL, keep_megabytes=0.004),
+    "rows": Tiling(backend="rows", token_block=8, keep_megabytes=0.0),
 }
 
 
@@ -307,11 +308,11 @@ def test_no_array_of_all_logits_exists_in_either_pass():
     hidden, head, action, mask, teacher = case(vocab=53)
 
     def total(hidden, head):
-        cfg = HeadConfig(tiling=Tiling(backend="tiles", token_block=4, vocab_block=7))
+        cfg = HeadConfig(tiling=SMALL)
         return weighted_sum(token_stats(hidden, head, action, mask, cfg=cfg, teacher=teacher))
 
     sizes = [math.prod(s) for s in shapes(jax.make_jaxpr(jax.grad(total, (0, 1)))(hidden, head))]
-    assert 4 * 7 in sizes  # the walk does see the tiles
+    assert 4 * 5 in sizes  # the walk does see the tiles
     assert max(sizes) <= 53 * E < N * R * 53
 
 
@@ -332,7 +333,9 @@ def shapes(jaxpr):
 
 def test_temporaries_stay_flat_when_tokens_double():
     """XLA's own account, at a vocabulary where the logits would be 30 times the limit."""
-    d, vocab, cfg = 64, 20_000, HeadConfig(tiling=Tiling(token_block=128, vocab_block=1250))
+    # room for the logits of two tiles of rows at 1,024 tokens, of one at 2,048
+    tiling = Tiling(token_block=128, vocab_block=1250, keep_megabytes=21.0)
+    d, vocab, cfg = 64, 20_000, HeadConfig(tiling=tiling)
 
     def temporaries(tokens):
         def loss(hidden, head, teacher):
@@ -363,6 +366,7 @@ def test_temporaries_stay_flat_when_tokens_double():
         (lambda: HeadConfig(temperature=0.0), r"temperature=0\.0"),
         (lambda: Tiling(backend="cuda"), r"backend='cuda': choose from auto, tiles"),
         (lambda: Tiling(token_block=-1), r"token_block=-1"),
+        (lambda: Tiling(keep_megabytes=-1.0), r"keep_megabytes=-1"),
     ],
 )
 def test_bad_options_are_named(make, message):

@@ -55,10 +55,11 @@ def statistics(part):
 def run(engine, student, bias, action, teacher, ct):
     """((Partial, Saved), gradients) of a module with the two functions."""
     options = {"scale": SCALE, **BLOCKS}
-    part = jax.jit(functools.partial(engine.forward, **options))(student, bias, action, teacher)
+    forward = jax.jit(functools.partial(engine.forward, **options))
+    part, kept = forward(student, bias, action, teacher)
     backward = jax.jit(functools.partial(engine.backward, **options))
     saved = statistics(part)
-    return (part, saved), backward(student, bias, action, teacher, saved, ct)
+    return (part, saved), backward(student, bias, action, teacher, saved, ct, kept)
 
 
 def full_logits(student, bias, action, teacher, ct):
@@ -138,7 +139,7 @@ def test_bfloat16_rounds_only_the_logit_gradient():
 
 def test_a_device_without_any_supported_row_counts_for_nothing():
     student, bias, action, teacher, _ = case(ONE_TILE, teacher=True)
-    part = head_pallas.forward(
+    part, _ = head_pallas.forward(
         student, jnp.full_like(bias, -1e30), action, teacher, scale=SCALE, **BLOCKS
     )
     assert np.all(np.asarray(part.top) < -1e29)
@@ -215,8 +216,8 @@ def shapes(widths, dtype, *, tokens=4096, vocab=QWEN, sharding=None):
 
 def both_passes(forward_inputs, backward_inputs):
     options = {"scale": SCALE, **REAL}
-    part = head_pallas.forward(*forward_inputs, **options)
-    return part, head_pallas.backward(*forward_inputs, *backward_inputs, **options)
+    part, kept = head_pallas.forward(*forward_inputs, **options)
+    return part, head_pallas.backward(*forward_inputs, *backward_inputs, kept, **options)
 
 
 @pytest.mark.parametrize("dtype", KINDS, ids=["float32", "bfloat16"])

@@ -13,7 +13,7 @@ from atod_jax.envs.alfworld.games import read_games
 from atod_jax.envs.alfworld.generate import SPLITS
 from atod_jax.envs.alfworld.prompts import TEMPLATES
 from atod_jax.envs.base import Observation, StepResult
-from atod_jax.types import Task
+from atod_jax.records import Task
 
 __all__ = ["SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
 

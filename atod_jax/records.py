@@ -1,0 +1,75 @@
+"""What the host keeps of playing: tasks, turns, trajectories. Plain Python and NumPy.
+
+Environments and their worker processes see these records and no device code.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One problem to play. `kind` groups results; `payload` is the environment's business."""
+
+    id: str
+    kind: str
+    payload: Any
+
+
+class StopReason(enum.Enum):
+    """Why an episode ended."""
+
+    done = "done"  # the environment ended the episode
+    max_turns = "max_turns"  # the turn limit of the rollout
+    prompt_too_long = "prompt_too_long"  # the next prompt does not fit the longest bucket
+    env_error = "env_error"  # the environment failed again and again; nothing was learnt here
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One model response. Token ids are exactly those the sampler saw and produced."""
+
+    prompt: np.ndarray  # i32[p]
+    action: np.ndarray  # i32[a], including the end-of-turn token when it was produced
+    logp: np.ndarray  # f32[a], log-probability under the sampling policy
+    observation: str  # what the environment showed before the action
+    response: str  # decoded text of `action`
+    command: str  # what was sent to the environment
+    valid: bool  # the response parsed into an action (feeds the invalid-action penalty)
+    reward: float
+    teacher_prompt: np.ndarray | None = None  # i32[q]; what a teacher with privileged context reads
+    replayed: bool = False  # played for the student: history without ids, never trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """One finished episode."""
+
+    task: Task
+    group: int  # global index of the task in this step's batch
+    turns: tuple[Turn, ...]
+    success: bool
+    stop: StopReason
+    score: float = 0.0  # graded outcome in [0, 1] where the environment has one, else success
+
+    @property
+    def total_reward(self) -> float:
+        """The summed reward of its turns."""
+        return float(sum(t.reward for t in self.turns))
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutPlan:
+    """How far the episodes of one iteration go, and how much of them is played for the student.
+
+    `prefix(length)` turns a demonstration of `length` turns into the number of its first turns that
+    are replayed before the student takes over.
+    """
+
+    max_turns: int
+    prefix_by: str = ""  # who demonstrates: expert | teacher; "" = nobody
+    prefix: Callable[[int], int] = lambda length: 0
