@@ -41,7 +41,8 @@ def base() -> ConfigDict:
 
     c.env = ConfigDict()
     c.env.name = "alfworld"  # a module of atod_jax/envs
-    c.env.games = ""  # "" = generated games; else a games.jsonl[.xz|.gz] file
+    c.env.games = ""  # "" = generated games; else a games.jsonl[.xz|.gz] file or an official folder
+    c.env.engine = "native"  # of alfworld: native | textworld (official folders only, slow)
     c.env.seed = 0  # of the generated games
     c.env.win_reward = 10.0
     c.env.train_split = "train"
@@ -208,6 +209,7 @@ def _choices(cfg: ConfigDict) -> list[str]:
         "student.remat": (cfg.student.remat, ("none", "dots", "full")),
         "optim.schedule": (cfg.optim.schedule, ("constant", "cosine")),
         "head.backend": (cfg.head.backend, BACKENDS),
+        "env.engine": (cfg.env.engine, ("native", "textworld")),
         "env.name": (cfg.env.name, tuple(plugin_names("envs"))),
         "algorithm.name": (cfg.algorithm.name, tuple(plugin_names("algorithms"))),
     }
