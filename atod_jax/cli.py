@@ -18,16 +18,23 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "where this run keeps everything i
 EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, NotADirectoryError)
 
 
-def run(main: Callable[[ConfigDict, str], None], *, workdir_required: bool) -> None:
+def run(
+    main: Callable[[ConfigDict, str], None],
+    *,
+    workdir_required: bool,
+    model_required: bool = True,
+    complete: Callable[[list[str]], list[str]] = list,
+) -> None:
     """Parses the command line, checks the config and calls `main(cfg, workdir)`.
 
-    An expected error ends the program with exit code 2 and one message; set ATOD_TRACEBACK=1 to see
-    where it came from.
+    `complete` may add to the arguments before they are read. An expected error ends the program
+    with exit code 2 and one message; set ATOD_TRACEBACK=1 to see where it came from.
     """
     with _short_errors():
+        sys.argv[1:] = complete(sys.argv[1:])
         _parse()
         cfg = _config(workdir_required)
-        config_lib.validate(cfg)
+        config_lib.validate(cfg, model_required=model_required)
         try:
             main(cfg, _WORKDIR.value)
         except Interrupted as reason:

@@ -167,13 +167,15 @@ def _nearest(word: str, known: Any) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
-def validate(cfg: ConfigDict) -> None:
+def validate(cfg: ConfigDict, *, model_required: bool = True) -> None:
     """Checks what can be checked without loading anything.
 
     Raises:
       ValueError: one message that lists every problem as key, value and fix.
     """
     problems = [*_ranges(cfg), *_choices(cfg), *_shapes(cfg)]
+    if model_required and not cfg.student.path:
+        problems.append("student.path='': name a Hugging Face folder or household/<name>")
     problems += [] if problems else _sections(cfg)
     if problems:
         raise ValueError("invalid config:\n" + "\n".join(f"  {p}" for p in problems))
@@ -258,8 +260,6 @@ def _shapes(cfg: ConfigDict) -> list[str]:
     buckets = tuple(cfg.sampling.prompt_buckets)
     if not buckets or list(buckets) != sorted(buckets):
         problems.append(f"sampling.prompt_buckets={buckets}: give increasing lengths")
-    if not cfg.student.path:
-        problems.append("student.path='': name a Hugging Face folder or household/<name>")
     return problems
 
 

@@ -50,16 +50,18 @@ def _differences(task: Task, steps: list[dict]) -> list[str]:
     return found
 
 
-def test_every_recorded_game_is_listed_in_path_order(expert, release, tasks):
-    assert list(tasks) == [
-        record["id"] for split in SPLITS for record in sorted(expert, key=lambda r: r["id"])
-        if record["split"] == split
-    ]  # fmt: skip
+def test_every_recorded_game_is_listed(expert, release, tasks):
     assert {t.id: t.kind for t in tasks.values()} == {r["id"]: r["task_type"] for r in expert}
     inner = alfworld.Config(games=str(release / "json_2.1.1"))
     assert list(alfworld.tasks(inner, "train")) == [
-        t for t in tasks.values() if t.payload.split == "train"
+        task for task in tasks.values() if task.payload.split == "train"
     ]
+
+
+def test_the_first_games_are_a_fair_sample(release):
+    tasks = alfworld.tasks(alfworld.Config(games=str(release)), "train")
+    assert len({task.kind for task in tasks[: len(tasks) // 2]}) >= 5
+    assert [task.id for task in tasks] != sorted(task.id for task in tasks)
 
 
 def test_every_recorded_step_is_replayed(expert, tasks):

@@ -9,9 +9,9 @@ that happens when a game is played.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import re
-import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,11 @@ class Trial:
 
 
 def find_trials(root: str | Path, split: str) -> tuple[Trial, ...]:
-    """The playable games of a split in path order, chosen as ALFWorld's own loader does.
+    """The playable games of a split, chosen as ALFWorld's own loader does.
 
-    Left out: folders that say `movable` or `Sliced`, other task types, folders without a game file,
-    and games not marked solvable.
+    The order is shuffled once and for all, so that the first n games are a fair sample of the task
+    types. Left out: folders that say `movable` or `Sliced`, other task types, folders without a
+    game file, and games not marked solvable.
 
     Raises:
         FileNotFoundError: no folder for the split.
@@ -72,7 +73,7 @@ def find_trials(root: str | Path, split: str) -> tuple[Trial, ...]:
     if not found:
         counts = ", ".join(f"{n} {what}" for what, n in verdicts.items()) or "it is empty"
         raise ValueError(f"{folder}: no playable game ({counts}); {_HELP}")
-    return tuple(found)
+    return tuple(sorted(found, key=lambda trial: hashlib.md5(trial.id.encode()).digest()))
 
 
 def _verdict(trial: Trial) -> str:
@@ -143,6 +144,6 @@ def goal_of(grammar: str) -> str:
 def templated_goal(game: Game) -> str:
     """One of the two sentences of the task type; which one depends on the game's id alone."""
     sentences = GOALS[game.task_type]
-    sentence = sentences[zlib.crc32(game.id.encode()) % len(sentences)]
+    sentence = sentences[hashlib.md5(game.id.encode()).digest()[0] % len(sentences)]
     filled = sentence.format(obj=game.object_target.lower(), place=game.parent_target.lower())
     return filled.replace(LAMP.lower(), game.toggle_target.lower() or LAMP.lower())
