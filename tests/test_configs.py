@@ -58,6 +58,7 @@ def test_every_config_file_is_listed_here():
         ("loss.surrogate", "trpo", r"loss\.surrogate='trpo': choose from ppo, gspo, cispo"),
         ("loss.aggregation", "mean", r"loss\.aggregation='mean': choose from token-mean"),
         ("head.token_block", -1, r"head\.token_block=-1"),
+        ("env.engine", "unity", r"env\.engine='unity': choose from native, textworld"),
         ("head.backend", "triton", r"head\.backend='triton': choose from auto, tiles"),
         ("algorithm.atod.weighting", "best", r"algorithm\.atod\.weighting='best'"),
     ],

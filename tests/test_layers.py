@@ -40,9 +40,10 @@ ALLOWED = {
 }
 # Only the command-line programs and what wires them up see the config tree.
 READS_CONFIG = {
-    "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate"
+    "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate",
+    "play", "doctor",
 }  # fmt: skip
-PROGRAMS = {"train", "evaluate"}
+PROGRAMS = {"train", "evaluate", "play", "doctor"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN = 350, 80, 120
 
 
