@@ -42,7 +42,11 @@ def base() -> ConfigDict:
     c.env = ConfigDict()
     c.env.name = "alfworld"  # a module of atod_jax/envs
     c.env.games = ""  # "" = generated games; else a games.jsonl[.xz|.gz] file
-    c.env.seed = 0  # of the generated games
+    c.env.data = ""  # searchqa: folder of questions and corpus; "" = a generated world
+    c.env.retriever = ""  # searchqa: URL of a search server; "" = BM25 in every process
+    c.env.topk = 3  # searchqa: passages shown per search
+    c.env.information = "json"  # searchqa: form of the results shown: json | plain
+    c.env.seed = 0  # of the generated games or world
     c.env.win_reward = 10.0
     c.env.train_split = "train"
     c.env.template = "paper"  # how an episode is shown: paper | compact
