@@ -73,7 +73,7 @@ class HttpRetriever:
             raise RetrieverError(f"{self.url}: status {response.status} ({reason})")
         try:
             return _results(response.json(), count, topk)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RetrieverError(
                 f"{self.url}: not an answer of this protocol: {type(error).__name__} {error}"
             ) from error

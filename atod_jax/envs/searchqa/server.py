@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > LARGEST_BODY:
+        if not length.isdecimal() or int(length) > LARGEST_BODY:
             self.close_connection = True  # what follows cannot be told from a new request
             self._reply(413, {"error": f"Content-Length {length!r}: at most {LARGEST_BODY} bytes"})
             return
