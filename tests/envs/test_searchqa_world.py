@@ -4,6 +4,8 @@ import functools
 import json
 import pickle
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -100,6 +102,17 @@ def test_players_and_tasks_travel_to_other_processes():
     )
     assert play(make(), task, expert.act).won
     assert len(pickle.dumps(task)) < 1000
+
+
+def test_playing_leaves_the_accelerator_alone():
+    code = (
+        "from atod_jax.envs import searchqa; from atod_jax.envs.searchqa import server;"
+        "from jax._src import xla_bridge; cfg = searchqa.Config(); env = searchqa.make(cfg);"
+        "env.reset(searchqa.tasks(cfg, 'dev')[0]); env.step('<search>x</search>');"
+        "print(xla_bridge.backends_are_initialized())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
 
 
 def test_thoughts_lead_to_the_command_and_name_what_was_read():

@@ -1,7 +1,7 @@
 """Passages and the search engine over them: BM25 in this process, or anything that can `search`.
 
-BM25 is written out in numpy: a library that brings JAX along would claim the accelerator in every
-process that plays environments.
+BM25 is written out in numpy: a library that computes with JAX as soon as it is imported would claim
+the accelerator in every process that plays.
 """
 
 import functools
