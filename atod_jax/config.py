@@ -148,7 +148,7 @@ def plugin_names(kind: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _INTERNAL)
 
 
-_INTERNAL = {"base", "pool"}
+_INTERNAL = {"base", "pool", "vocabulary"}
 
 
 def load_plugin(kind: str, name: str) -> ModuleType:
