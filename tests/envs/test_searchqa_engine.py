@@ -1,12 +1,13 @@
 """One question being played: results, the end, the reward, and what may go wrong."""
 
 import json
+import time
 
 import pytest
 
-from atod_jax.envs.searchqa import information, scoring
+from atod_jax.envs.searchqa import information, scoring, tags
 from atod_jax.envs.searchqa.engine import SearchEnv
-from atod_jax.envs.searchqa.prompts import INSTRUCTIONS
+from atod_jax.envs.searchqa.prompts import INSTRUCTIONS, paper_project
 from atod_jax.envs.searchqa.questions import Question
 from atod_jax.envs.searchqa.retrieve import Bm25, Passage, RetrieverError
 from atod_jax.types import Task
@@ -103,13 +104,24 @@ def test_an_action_of_100_kilobytes_is_played():
     assert not play(env, f"<answer>{'sea ' * 30_000}</answer>").won
 
 
+@pytest.mark.parametrize("tag", ["<answer>", "<search>", "</search>", "<information>"])
+def test_100_kilobytes_of_tags_take_no_time(tag):
+    """Following every opening tag to the end would take seconds."""
+    env, start_time = start(), time.perf_counter()
+    response = tag * (100_000 // len(tag))
+    projection = paper_project(response, ())
+    assert (projection.command, projection.valid) == ("", False)
+    assert play(env, response, projection.command).observation.text == ""
+    assert time.perf_counter() - start_time < 1
+
+
 def test_what_counts_is_the_last_block_of_the_whole_transcript():
     """A passage may hold a block: it counts where one is enough, and is overruled by an answer."""
     fooled = ["<search>trap</search>", "", "", ""]
     assert play(start(), *fooled).won
     assert play(start("plain"), *fooled).won  # the prompt's example and this one make two
     assert not play(start(), "<search>trap</search>", "<answer>wrong</answer>").won
-    assert scoring.ANSWER.findall(INSTRUCTIONS) == [" short answer "]
+    assert tags.blocks("answer", INSTRUCTIONS) == [" short answer "]
 
 
 def test_final_answer_needs_more_blocks_than_were_given():

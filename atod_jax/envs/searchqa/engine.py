@@ -1,16 +1,13 @@
 """One question being played: searches, the answer, and when it counts."""
 
-import re
 from collections.abc import Sequence
 
 from atod_jax.envs.base import Observation, StepResult
-from atod_jax.envs.searchqa import information, scoring
+from atod_jax.envs.searchqa import information, scoring, tags
 from atod_jax.envs.searchqa.prompts import INSTRUCTIONS
 from atod_jax.envs.searchqa.questions import Question
 from atod_jax.envs.searchqa.retrieve import Retriever
 from atod_jax.types import Task
-
-_SEARCH = re.compile(r"<search>(.*?)</search>", re.DOTALL)
 
 
 class SearchEnv:
@@ -48,7 +45,7 @@ class SearchEnv:
         if self._question is None:
             raise ValueError(f"step({command[:80]!r}) without a question; call reset(task) first")
         question, last = self._question, self._turns + 1 >= self._max_turns
-        done = last or scoring.ANSWER.search(command) is not None
+        done = last or bool(tags.blocks("answer", command))
         text = "" if done else self._search(command)
         self._turns += 1
         self._transcript += [command, text]
@@ -63,13 +60,13 @@ class SearchEnv:
         self._question = None
 
     def _search(self, command: str) -> str:
-        block = _SEARCH.search(command)
-        if not block:
+        queries = tags.blocks("search", command)
+        if not queries:
             return ""
-        (hits,) = self._retriever.search([block[1].strip()], self._topk)
+        (hits,) = self._retriever.search([queries[0].strip()], self._topk)
         return information.show([hit.contents for hit in hits], self._form)
 
     def _is_right(self, accepted: Sequence[str]) -> bool:
-        given = len(scoring.ANSWER.findall(self._opening))
+        given = len(tags.blocks("answer", self._opening))
         answer = scoring.final_answer("\n".join(self._transcript), given=given)
         return answer is not None and scoring.exact_match(answer, accepted)

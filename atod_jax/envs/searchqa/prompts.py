@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from atod_jax.envs.base import Episode, Projection, Template
-from atod_jax.envs.searchqa import information
+from atod_jax.envs.searchqa import information, tags
 
 # ----------------------------------------------------------------------------------- paper template
 
@@ -26,11 +26,7 @@ TAGS_EXPLAINED = (
     "<search> </search> marks what was asked, <information> </information> what the search engine"
     " returned."
 )
-_BLOCKS = {
-    kind: re.compile(rf"<{kind}>(.*?)</{kind}>", re.DOTALL | re.IGNORECASE)
-    for kind in ("search", "answer")
-}
-_OPENS = {kind: re.compile(rf"<{kind}>", re.IGNORECASE) for kind in ("search", "answer")}
+_KINDS = ("search", "answer")
 
 
 def answered(episode: Episode, history: int) -> list[tuple[int, str, str]]:
@@ -63,14 +59,17 @@ def paper_project(response: str, commands: Sequence[str]) -> Projection:
     What follows the first closing tag is cut off. Invalid: no block, both kinds of opening tags, or
     one of them twice; the block is sent all the same.
     """
-    text = _cut(response)
-    command = ""
-    for kind, pattern in _BLOCKS.items():
-        if block := pattern.search(text):
-            command = f"<{kind}>{block[1].strip()}</{kind}>"
-            break
-    opened = sum(len(pattern.findall(response)) for pattern in _OPENS.values())
-    return Projection(command, bool(command) and opened == 1)
+    kind, inside = _first_block(_cut(response))
+    opened = len(re.findall("<(?:search|answer)>", response, re.IGNORECASE))
+    return Projection(f"<{kind}>{inside}</{kind}>" if kind else "", bool(kind) and opened == 1)
+
+
+def _first_block(text: str) -> tuple[str, str]:
+    """(kind, inside) of the first search block, else of the first answer block, else two ""."""
+    for kind in _KINDS:
+        if found := tags.blocks(kind, text, flags=re.IGNORECASE):
+            return kind, found[0].strip()
+    return "", ""
 
 
 def _cut(response: str) -> str:
@@ -109,17 +108,14 @@ def _passages(observation: str) -> Iterator[str]:
 
 def bare(command: str) -> str:
     """ "search query" or "answer text" for a tagged command; "" for anything else."""
-    for kind, pattern in _BLOCKS.items():
-        if block := pattern.search(command):
-            return f"{kind} {block[1].strip()}"
-    return ""
+    return " ".join(_first_block(command)).strip()
 
 
 def compact_project(response: str, commands: Sequence[str]) -> Projection:
     """`search query` or `answer text` after an optional think block, as a tagged command."""
     kind, _, rest = response.rpartition("</think>")[2].strip().partition(" ")
     words = " ".join(rest.split())[:MAX_QUERY_CHARS].rstrip()
-    if kind not in _BLOCKS or not words or "<" in words:
+    if kind not in _KINDS or not words or "<" in words:
         return Projection("", False)
     return Projection(f"<{kind}>{words}</{kind}>", True)
 

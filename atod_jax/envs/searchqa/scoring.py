@@ -4,7 +4,8 @@ import re
 import string
 from collections.abc import Iterable
 
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+from atod_jax.envs.searchqa import tags
+
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -28,5 +29,5 @@ def final_answer(transcript: str, *, given: int = 0) -> str | None:
         given: answer blocks that the transcript holds before the player begins, such as the
             example of a prompt; only what exceeds them counts.
     """
-    blocks = ANSWER.findall(transcript)
-    return blocks[-1].strip() if len(blocks) > given else None
+    found = tags.blocks("answer", transcript)
+    return found[-1].strip() if len(found) > given else None
