@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -91,6 +92,18 @@ def test_other_paths_and_too_large_bodies_are_refused(url):
         assert b" 413 " in connection.recv(1000)
     with urllib.request.urlopen(f"{url}/health") as reply:
         assert json.load(reply) == {"status": "ok", "passages": 900}
+
+
+def test_a_client_that_hangs_up_is_no_trouble(url, capsys):
+    body = json.dumps({"queries": ["common"] * 2000, "topk": 100}).encode()
+    head = f"POST /retrieve HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for sent in (head + body, head + body[:9], head[:9]):
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(sent)
+    assert ask(url, {"query": "word7"})[0] == 200
+    assert HttpRetriever(url).search(["common"] * 4000, 1)  # by now the others have failed
+    assert capsys.readouterr().err == ""
 
 
 def test_many_threads_get_their_own_answers(url):

@@ -8,6 +8,7 @@ POST /retrieve takes {"queries": [...]} or {"query": "..."}, with "topk" (defaul
 
 import argparse
 import json
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -59,6 +60,11 @@ class Server(ThreadingHTTPServer):
     def __init__(self, retriever: Retriever, *, host: str, port: int = 0, size: int = 0):
         self.retriever, self.size = retriever, size
         super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Prints a traceback, unless a client merely hung up."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
