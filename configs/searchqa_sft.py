@@ -16,7 +16,7 @@ SIZES = {
     "teacher": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
                 "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128},
 }  # fmt: skip
-STEPS = {"student": 150, "teacher": 400}
+STEPS = {"student": 120, "teacher": 500}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

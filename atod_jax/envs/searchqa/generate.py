@@ -15,30 +15,37 @@ from atod_jax.envs.searchqa.retrieve import Bm25, Passage
 
 KINDS = ("person", "town", "company", "river")
 SIZES = {  # entities of a split, in the order of KINDS
-    "train": (240, 90, 90, 40),
+    "train": (900, 360, 360, 180),
     "dev": (60, 24, 24, 12),
     "test": (60, 24, 24, 12),
 }
 WORDS = {  # first and second words
     "person": (
-        "Ada Boris Clara Derek Edith Felix Greta Hugo Irma Jonas Karin Lukas Mira Nadia Oskar Petra"
-        " Quinn Rosa Stefan Tilda Ulrich Vera Wanda Xenia Yusuf Zelda",
-        "Abbot Barlow Carver Dunmore Ewing Farrow Gorman Harlow Ingram Jarvis Kendall Lowell Marlow"
-        " Norwood Osborn Palmer Quigley Rowan Sutton Thorne",
+        "Ada Boris Clara Derek Edith Felix Greta Hugo Irma Jonas Karin Lukas Mira Nadia"
+        " Oskar Petra Quinn Rosa Stefan Tilda Ulrich Vera Wanda Xenia Yusuf Zelda Agnes"
+        " Bruno Celia Dario Elsa Frank Gilda Henrik Ines Jasper Klara Leon Marta Nils",
+        "Abbot Barlow Carver Dunmore Ewing Farrow Gorman Harlow Ingram Jarvis Kendall"
+        " Lowell Marlow Norwood Osborn Palmer Quigley Rowan Sutton Thorne Upton Vance"
+        " Whitlock Yardley Ashby Bexley Crane Dalton Everett Finch",
     ),
     "town": (
-        "Amber Birch Cedar Drift Ember Falcon Granite Hollow Iron Juniper Kestrel Linden Maple"
-        " Nettle Opal Pebble",
-        "Bridge Corner Dale Ferry Gate Harbour Hill Junction Market Port",
+        "Amber Birch Cedar Drift Ember Falcon Granite Hollow Iron Juniper Kestrel Linden"
+        " Maple Nettle Opal Pebble Quarry Raven Silver Thistle Umber Violet Willow Yarrow"
+        " Badger Copper Dapple Elder Flint Garnet",
+        "Bridge Corner Dale Ferry Gate Harbour Hill Junction Market Port Ridge Square"
+        " Tower Valley Wharf Cross",
     ),
     "company": (
-        "Apex Beacon Comet Delta Eclipse Fusion Galaxy Horizon Icon Jupiter Keystone Lumen Meteor"
-        " Nova Orbit Prism",
-        "Bakery Cables Dairy Engines Foods Glass Hotels Media Optics Paints",
+        "Apex Beacon Comet Delta Eclipse Fusion Galaxy Horizon Icon Jupiter Keystone"
+        " Lumen Meteor Nova Orbit Prism Quantum Rocket Saturn Titan Unity Vector Zenith"
+        " Atlas Cosmos Dynamo Express Frontier Gemini Helix",
+        "Bakery Cables Dairy Engines Foods Glass Hotels Media Optics Paints Records Shoes"
+        " Tools Vehicles Watches Yarns",
     ),
     "river": (
-        "Ashen Brisk Crooked Dusky Eager Frosty Gentle Hasty Idle Jolly Lazy Misty",
-        "Brook Creek Run Stream Water Wash",
+        "Ashen Brisk Crooked Dusky Eager Frosty Gentle Hasty Idle Jolly Lazy Misty Noisy"
+        " Old Pale Quiet Rapid Shady Tender Upper Vivid Weary Young Zesty",
+        "Brook Creek Run Stream Water Wash Rill Burn Beck Channel",
     ),
 }
 
