@@ -71,5 +71,8 @@ def smoke(c: ConfigDict) -> None:
     c.rollout.tasks = 8
     c.optim.lr = 5e-4
     c.algorithm.atod.anneal_steps = 3
+    c.sampling.prompt_buckets = (64, 192)  # every length is one more program to compile
     c.eval.every = 3
+    c.eval.temperatures = (1.0,)
+    c.eval.final_tasks = 128
     c.save_every = 3

@@ -11,12 +11,12 @@ from atod_jax import config
 from configs import searchqa
 
 SIZES = {
-    "student": {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "student": {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3,
                 "num_key_value_heads": 3, "head_dim": 16, "intermediate_size": 96},
     "teacher": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
                 "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128},
 }  # fmt: skip
-STEPS = {"student": 120, "teacher": 500}
+STEPS = {"student": 320, "teacher": 500}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
