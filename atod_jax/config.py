@@ -42,9 +42,13 @@ def base() -> ConfigDict:
 
     c.env = ConfigDict()
     c.env.name = "alfworld"  # a module of atod_jax/envs
-    c.env.games = ""  # "" = generated games; else a games.jsonl[.xz|.gz] file or an official folder
-    c.env.engine = "native"  # of alfworld: native | textworld (official folders only, slow)
-    c.env.seed = 0  # of the generated games
+    c.env.games = ""  # alfworld: a games.jsonl[.xz|.gz] or an official folder; "" = generated games
+    c.env.engine = "native"  # alfworld: native | textworld (official folders only, slow)
+    c.env.data = ""  # searchqa: folder of questions and corpus; "" = a generated world
+    c.env.retriever = ""  # searchqa: URL of a search server; "" = BM25 in every process
+    c.env.topk = 3  # searchqa: passages shown per search
+    c.env.information = "json"  # searchqa: form of the results shown: json | plain
+    c.env.seed = 0  # of the generated games or world
     c.env.win_reward = 10.0
     c.env.train_split = "train"
     c.env.template = "paper"  # how an episode is shown: paper | compact
@@ -148,7 +152,7 @@ def plugin_names(kind: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _INTERNAL)
 
 
-_INTERNAL = {"base", "pool", "processes", "worker"}
+_INTERNAL = {"base", "pool", "processes", "vocabulary", "worker"}
 
 
 def load_plugin(kind: str, name: str) -> ModuleType:
