@@ -42,7 +42,8 @@ def base() -> ConfigDict:
     c.env = ConfigDict()
     c.env.name = "alfworld"  # a module of atod_jax/envs
     c.env.games = ""  # "" = generated games; else a games.jsonl[.xz|.gz] file
-    c.env.seed = 0  # of the generated games
+    c.env.data = ""  # webshop: folder with the official product files; "" = a generated catalogue
+    c.env.seed = 0  # of generated games and catalogues
     c.env.win_reward = 10.0
     c.env.train_split = "train"
     c.env.template = "paper"  # how an episode is shown: paper | compact
