@@ -25,6 +25,8 @@ VARIANTS = {
     + ["stage=student,start=x"],
     "household_teacher": ["start=x,lr=0.01,steps=3"],
     "alfworld": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
+    "webshop": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
+    "webshop_sft": ["stage=student", "stage=teacher,steps=3"],
 }
 
 

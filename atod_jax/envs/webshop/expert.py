@@ -1,7 +1,8 @@
 """A scripted shopper for demonstrations, for checking that goals can be met, and as a baseline.
 
-It decides from a `View` alone. Strategy: search for what the goal says, open the affordable product
-whose title says most of it, choose the wanted options, buy; go back where an option is missing.
+It decides from a `View` alone. Strategy: search for what the goal says, open the first affordable
+product whose title says it all, else the first; choose the wanted options and buy, or go back where
+an option is missing.
 """
 
 import re
@@ -28,8 +29,9 @@ class Decision(NamedTuple):
 def decide(view: View) -> Decision:
     """What to do on the open page."""
     if view.kind == "search":
-        words = view.wish.request.replace(",", "")
-        return Decision(f"search[{words}]", f"look for {view.wish.request}")
+        request = view.wish.request.replace(",", "")
+        words = " ".join([request, *(value for _, value in view.wish.options)])
+        return Decision(f"search[{words}]", f"look for {request}")
     if view.kind == "results":
         return _pick_offer(view)
     if view.kind == "item":
@@ -40,16 +42,15 @@ def decide(view: View) -> Decision:
 def _pick_offer(view: View) -> Decision:
     fresh = [o for o in view.offers if not o.opened and o.cheapest <= view.wish.limit]
     if fresh:
-        best = max(fresh, key=lambda offer: _likeness(offer, view))
-        return Decision(f"click[{best.id}]", f"{best.id} says most of it")
+        best = next((offer for offer in fresh if _says_all(offer, view)), fresh[0])
+        return Decision(f"click[{best.id}]", f"{best.id} is closest")
     if view.offers and view.page < _LAST_PAGE:
         return Decision("click[next >]", "none of these so go on")
     return Decision("click[back to search]", "none found so search again")
 
 
-def _likeness(offer: Offer, view: View) -> int:
-    """How many words of the request the title has."""
-    return len(_words(offer.title) & _words(view.wish.request))
+def _says_all(offer: Offer, view: View) -> bool:
+    return _words(view.wish.request) - {"with"} <= _words(offer.title)
 
 
 def _words(text: str) -> set[str]:

@@ -14,9 +14,9 @@ from atod_jax.envs.webshop.catalogue import Product
 
 PER_KIND = 8  # products of each kind
 _RANGE_SHARE = 0.15  # of the products cost more in some versions than in others
-CHEAPEST, DEAREST = 8, 150  # dollars
+CHEAPEST, DEAREST, SPREAD = 8, 150, 20  # dollars; the last: of a price range
 
-_SIZES = {
+SIZES = {
     "wear": ("small", "medium", "large", "x-large", "xx-large"),
     "feet": ("7", "8", "9", "10", "11", "12"),
     "cloth": ("16 x 16 inch", "20 x 20 inch", "24 x 36 inch", "30 x 40 inch"),
@@ -31,7 +31,7 @@ class Aisle(NamedTuple):
 
     category: str
     path: str  # of categories
-    sizes: str  # a key of _SIZES, "" for products of one size
+    sizes: str  # a key of SIZES, "" for products of one size
     kinds: tuple[str, ...]  # search phrases
     attributes: tuple[str, ...]
 
@@ -131,11 +131,11 @@ def _row(
     rng: random.Random, asin: str, aisle: Aisle, kind: str, attributes: tuple[str, ...]
 ) -> dict[str, Any]:
     price = rng.randint(CHEAPEST, DEAREST)
-    dearer = f" to ${price + rng.randint(1, 20)}.0" if rng.random() < _RANGE_SHARE else ""
+    dearer = f" to ${price + rng.randint(1, SPREAD)}.0" if rng.random() < _RANGE_SHARE else ""
     brand = rng.choice(BRANDS)
     options = {"color": _sample(rng, COLOURS)}
     if aisle.sizes:
-        options["size"] = _sample(rng, _SIZES[aisle.sizes])
+        options["size"] = _sample(rng, SIZES[aisle.sizes])
     return {
         "asin": asin,
         "name": f"{brand} {kind.title()}, {', '.join(attributes)}",

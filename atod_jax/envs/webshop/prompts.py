@@ -21,9 +21,9 @@ def compact_prompt(episode: Episode, history: int) -> str:
         ValueError: the first observation states no goal.
     """
     view = make_view(episode)
-    wish = " ".join(f"{name} {value}" for name, value in view.wish.options)
+    wish = "".join(f" {name} {value}" for name, value in view.wish.options)
     limit = f" under {view.wish.limit:.0f}" if view.wish.limit < float("inf") else ""
-    return "\n".join([f"want: {view.wish.request}", f"as: {wish}{limit}", *_page_lines(view)])
+    return "\n".join([f"want: {view.wish.request}", f"as:{wish}{limit}", *_page_lines(view)])
 
 
 def _page_lines(view: View) -> list[str]:
@@ -32,13 +32,14 @@ def _page_lines(view: View) -> list[str]:
     if view.kind == "item":
         offered = [f"{name}: {', '.join(values)}" for name, values in view.options]
         chosen = " ".join(value for _, value in view.chosen) or "nothing"
-        return [f"item: {view.title[:_TITLE_CHARS]} {view.price}", *offered, f"chosen: {chosen}"]
+        item = f"item: {view.title[:_TITLE_CHARS].lower()} {view.price}"
+        return [item, *offered, f"chosen: {chosen}"]
     return [view.kind]
 
 
 def _offer_line(offer: Offer) -> str:
     seen = " seen" if offer.opened else ""
-    return f"{offer.id} {offer.title[:_TITLE_CHARS]} {offer.price}{seen}"
+    return f" {offer.id} {offer.title[:_TITLE_CHARS].lower()} {offer.price}{seen}"
 
 
 def compact_project(response: str, commands: Sequence[str]) -> Projection:
