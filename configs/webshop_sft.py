@@ -16,10 +16,10 @@ from configs import webshop
 SIZES = {
     "student": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
                 "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 192},
-    "teacher": {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6,
-                "num_key_value_heads": 3, "head_dim": 16, "intermediate_size": 288},
+    "teacher": {"hidden_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 240},
 }  # fmt: skip
-STEPS = {"student": 60, "teacher": 200}
+STEPS = {"student": 100, "teacher": 300}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -32,20 +32,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.student.path = "webshop/tokenizer"
     c.student.fresh.update(SIZES[v.stage])
     c.rollout.source = "expert"
-    c.rollout.tasks = 64
+    c.rollout.tasks = 16
     c.rollout.group = 1
     c.demos.noise = (0.0, 0.4)
-    c.packing.minibatch_rows = 128
-    c.optim.lr = 3e-3
+    c.packing.minibatch_rows = 64
+    c.optim.lr = 4e-3
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.01
     c.optim.schedule = "cosine"
     c.optim.warmup_steps = 5
     c.total_steps = v.steps or STEPS[v.stage]
-    c.eval.temperatures = (1.0, 0.4)
-    c.eval.every = 50
+    c.eval.temperatures = (0.4,)
+    c.eval.every = 100
     c.eval.tasks = 64
     c.eval.final_tasks = 128
-    c.save_every = 50
+    c.save_every = 100
     c.export = v.export
     return c

@@ -1,5 +1,7 @@
 """Search: Lucene's words, weights and order, found without scoring everything."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import webshop_records
@@ -134,6 +136,15 @@ def test_hits_are_those_of_scoring_everything(seed, query):
         assert list(index.hits(query)) == brute_force(index, query, ids)  # nothing is left behind
     finally:
         search._LONG_LIST = before
+
+
+def test_queries_in_threads_do_not_disturb_each_other():
+    rng = np.random.default_rng(0)
+    index = make_index([" ".join(rng.choice(WORDS, 30)) for _ in range(3000)])
+    asked = [list(rng.choice(WORDS, 3)) for _ in range(200)]
+    expected = [index.hits(query) for query in asked]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(index.hits, asked)) == expected
 
 
 def test_ties_go_to_the_smaller_id():

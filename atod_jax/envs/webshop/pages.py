@@ -1,6 +1,5 @@
 """The pages of the shop, as lines that know what they are, and two ways to print them."""
 
-import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -113,7 +112,6 @@ def _rich(line: Line) -> str:
     return f"{indent}[{tag}] {line.text} [{tag}_]"
 
 
-@functools.lru_cache(maxsize=64)
 def clickables(page: Page) -> dict[str, Line]:
     """What can be clicked, by the text to click it with: buttons, products, then option values."""
     found = {line.text.lower(): line for line in page if line.role == "button"}

@@ -9,6 +9,7 @@ left over could not lift a new document into it (MaxScore).
 
 import functools
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from atod_jax.envs.webshop.analyser import analyse
 
 K1, B = np.float32(0.9), np.float32(0.4)
 HITS = 50
-_LONG_LIST = 4096  # postings from which a better threshold is worth some look-ups
+_LONG_LIST = 4096  # postings from which it pays to ask whether a term can be left for look-ups
 _PROBES = 128  # candidates scored in full to get it
 _SLACK = 1e-5  # scores this close may round to the same float32
 
@@ -79,6 +80,7 @@ class Index:
         self._keys = arrays["keys"]
         self._documents = int(arrays["documents"][0])
         self._scores = np.zeros(len(arrays["ranks"]))
+        self._lock = threading.Lock()  # one query at a time: they share the scratch array
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -91,9 +93,10 @@ class Index:
     def hits(self, terms: Sequence[str]) -> tuple[int, ...]:
         """The HITS best documents that hold any of the terms, best first."""
         postings = sorted(self._postings(terms), key=lambda posting: len(posting.docs))
-        found, left = self._gather(postings)
-        scores = self._scores[found]
-        self._scores[found] = 0
+        with self._lock:
+            found, left = self._gather(postings)
+            scores = self._scores[found]
+            self._scores[found] = 0
         for number in range(left, len(postings)):
             rest = sum(posting.bound for posting in postings[number:])
             keep = scores + rest >= _threshold(scores) - _SLACK
@@ -134,8 +137,10 @@ class Index:
         """
         found = np.zeros(0, np.uint32)
         for number, posting in enumerate(postings):
-            rest = sum(other.bound for other in postings[number:])
-            if rest < self._reachable(found, postings[number:]) - _SLACK:
+            left = postings[number:]
+            rest = sum(other.bound for other in left)
+            worth_asking = len(posting.docs) >= _LONG_LIST and len(found) >= HITS
+            if worth_asking and rest < self._reachable(found, left) - _SLACK:
                 return found, number
             new = posting.docs[self._scores[posting.docs] == 0]
             self._scores[posting.docs] += posting.weights[posting.codes]
@@ -143,11 +148,9 @@ class Index:
         return found, len(postings)
 
     def _reachable(self, found: np.ndarray, left: Sequence[Posting]) -> float:
-        """A score that HITS documents are known to reach."""
-        scores = self._scores[found]
-        if len(left[0].docs) < _LONG_LIST or len(found) <= HITS:
-            return _threshold(scores)
-        best = np.argpartition(scores, -min(_PROBES, len(found)))[-_PROBES:]
+        """A score that HITS documents are known to reach, from scoring the best so far in full."""
+        count = min(_PROBES, len(found))
+        best = np.argpartition(self._scores[found], -count)[-count:]
         docs = np.sort(found[best])
         scores = self._scores[docs]
         for posting in left:
