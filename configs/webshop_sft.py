@@ -24,13 +24,14 @@ STEPS = {"student": 100, "teacher": 300}
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of one stage."""
-    v = config.parse_arg(arg, stage="teacher", export="", steps=0, seed=0)
+    v = config.parse_arg(arg, stage="teacher", start="", export="", steps=0, seed=0)
     c = config.base()
     webshop.terse(c)
     c.seed = v.seed
     c.algorithm.name = "sft"
-    c.student.path = "webshop/tokenizer"
-    c.student.fresh.update(SIZES[v.stage])
+    c.student.path = v.start or "webshop/tokenizer"
+    if not v.start:
+        c.student.fresh.update(SIZES[v.stage])
     c.rollout.source = "expert"
     c.rollout.tasks = 16
     c.rollout.group = 1

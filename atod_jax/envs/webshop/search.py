@@ -94,14 +94,15 @@ class Index:
         """The HITS best documents that hold any of the terms, best first."""
         postings = sorted(self._postings(terms), key=lambda posting: len(posting.docs))
         with self._lock:
-            found, left = self._gather(postings)
+            found, left, reached = self._gather(postings)
             scores = self._scores[found]
             self._scores[found] = 0
         for number in range(left, len(postings)):
             rest = sum(posting.bound for posting in postings[number:])
-            keep = scores + rest >= _threshold(scores) - _SLACK
+            keep = scores + rest >= reached - _SLACK
             found, scores = found[keep], scores[keep]
             scores = scores + _lookup(postings[number], found)
+            reached = max(reached, _threshold(scores))
         return self._best(found, scores)
 
     def scores(self, terms: Sequence[str]) -> np.ndarray:
@@ -130,28 +131,29 @@ class Index:
         docs, codes = self._arrays["docs"][start:end], self._arrays["codes"][start:end]
         return Posting(docs, codes, weights, float(weights[self._arrays["tops"][place]]))
 
-    def _gather(self, postings: Sequence[Posting]) -> tuple[np.ndarray, int]:
-        """(documents that may be hits, how many postings were added up for them).
+    def _gather(self, postings: Sequence[Posting]) -> tuple[np.ndarray, int, float]:
+        """Adds up terms, rare ones first, until the others could lift no new document far enough.
 
-        Their sums are left in the scratch array. Rare terms come first.
+        Returns the documents seen, how many terms were added up, and a score that HITS documents
+        are known to reach. The sums are left in the scratch array.
         """
-        found = np.zeros(0, np.uint32)
+        found, reached = np.zeros(0, np.uint32), -np.inf
         for number, posting in enumerate(postings):
             left = postings[number:]
-            rest = sum(other.bound for other in left)
-            worth_asking = len(posting.docs) >= _LONG_LIST and len(found) >= HITS
-            if worth_asking and rest < self._reachable(found, left) - _SLACK:
-                return found, number
+            if len(posting.docs) >= _LONG_LIST and len(found) >= HITS:
+                reached = max(reached, self._reachable(found, left))
+                if sum(other.bound for other in left) < reached - _SLACK:
+                    return found, number, reached
             new = posting.docs[self._scores[posting.docs] == 0]
             self._scores[posting.docs] += posting.weights[posting.codes]
             found = np.concatenate([found, new])
-        return found, len(postings)
+        return found, len(postings), reached
 
     def _reachable(self, found: np.ndarray, left: Sequence[Posting]) -> float:
-        """A score that HITS documents are known to reach, from scoring the best so far in full."""
-        count = min(_PROBES, len(found))
-        best = np.argpartition(self._scores[found], -count)[-count:]
-        docs = np.sort(found[best])
+        """What HITS documents score at least, from scoring some with the rarest terms in full."""
+        rarest = found[:_LONG_LIST]
+        count = min(_PROBES, len(rarest))
+        docs = np.sort(rarest[np.argpartition(self._scores[rarest], -count)[-count:]])
         scores = self._scores[docs]
         for posting in left:
             scores = scores + _lookup(posting, docs)
