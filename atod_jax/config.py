@@ -44,11 +44,11 @@ def base() -> ConfigDict:
     c.env.name = "alfworld"  # a module of atod_jax/envs
     c.env.games = ""  # alfworld: a games.jsonl[.xz|.gz] or an official folder; "" = generated games
     c.env.engine = "native"  # alfworld: native | textworld (official folders only, slow)
-    c.env.data = ""  # searchqa: folder of questions and corpus; "" = a generated world
+    c.env.data = ""  # webshop: the official files; searchqa: questions and corpus; "" = generated
     c.env.retriever = ""  # searchqa: URL of a search server; "" = BM25 in every process
     c.env.topk = 3  # searchqa: passages shown per search
     c.env.information = "json"  # searchqa: form of the results shown: json | plain
-    c.env.seed = 0  # of the generated games or world
+    c.env.seed = 0  # of what is generated
     c.env.win_reward = 10.0
     c.env.train_split = "train"
     c.env.template = "paper"  # how an episode is shown: paper | compact

@@ -27,6 +27,8 @@ VARIANTS = {
     "searchqa": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
     "searchqa_sft": ["stage=student", "stage=teacher,steps=3,export=x"],
     "alfworld": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
+    "webshop": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
+    "webshop_sft": ["stage=student", "stage=teacher,steps=3"],
 }
 
 
