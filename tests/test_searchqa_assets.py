@@ -37,7 +37,7 @@ def test_both_speak_with_the_shipped_tokenizer(loaded):
 @pytest.mark.parametrize(
     ("name", "low", "high"),
     # 96 questions: the bounds are the promise of the model card, widened by 3 standard errors
-    [("student", 0.0, 0.45), ("teacher", 0.60, 1.0)],
+    [("student", 0.06, 0.36), ("teacher", 0.62, 0.92)],
 )
 def test_success_on_held_out_questions_is_as_described(name, low, high, loaded):
     cfg, mesh, models = loaded
