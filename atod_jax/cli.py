@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from atod_jax import cluster
 from atod_jax import config as config_lib
 from atod_jax.envs.processes import BrokenWorkers
 from atod_jax.rollout import BrokenEnvironment
@@ -25,6 +26,12 @@ EXPECTED = (
     BrokenEnvironment,
     BrokenWorkers,
 )
+
+
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes; find out which")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0")
+_PROCESSES = flags.DEFINE_integer("num_processes", 0, "how many processes there are")
+_PROCESS = flags.DEFINE_integer("process_id", -1, "the number of this one")
 
 
 def run(
@@ -44,8 +51,15 @@ def run(
         _parse()
         cfg = _config(workdir_required)
         config_lib.validate(cfg, model_required=model_required)
+        cluster.start(
+            coordinator=_COORDINATOR.value,
+            num_processes=_PROCESSES.value,
+            process_id=_PROCESS.value,
+            detect=_DISTRIBUTED.value,
+        )
         try:
-            main(cfg, _WORKDIR.value)
+            with cluster.leaving_together():
+                main(cfg, _WORKDIR.value)
         except Interrupted as reason:
             print(f"stopped by {reason}; the same command goes on from here", file=sys.stderr)
             sys.exit(reason.exit_code)
@@ -126,9 +140,10 @@ class StopRequest:
         print(f"\n{signal.Signals(number).name}: saving at the next safe point …", file=sys.stderr)
 
     def check(self) -> None:
-        """Raises Interrupted if a signal has arrived."""
-        if self._number is not None:
-            raise Interrupted(self._number)
+        """Raises Interrupted if a signal has arrived, here or in another process of the run."""
+        numbers = [n for n in cluster.gather([self._number]) if n is not None]
+        if numbers:
+            raise Interrupted(numbers[0])
 
 
 def to_json(cfg: ConfigDict) -> str:

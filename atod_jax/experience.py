@@ -1,5 +1,6 @@
 """What one iteration plays: the student, helped as the algorithm's plan says, or the expert."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, config, demos, rollout
+from atod_jax import assembly, cluster, config, demos, rollout
 from atod_jax.assembly import Algorithm, Environment, Model
 from atod_jax.records import RolloutPlan, Task, Trajectory
 from atod_jax.render import demonstration_text
@@ -46,10 +47,9 @@ def make_collect(
         contexts = ()
         if algorithm.context.privileged:
             contexts = [demonstration_text(d) for d in demonstrations(step, "expert", tasks)]
-        trajectories = rollout.collect(
+        trajectories = play_shared(
             assembly.actor(policy, params, key(cfg.seed, Stream.rollout, step)),
-            env.renderer,
-            env.pool,
+            env,
             tasks,
             group_size=cfg.rollout.group,
             plan=plan,
@@ -60,6 +60,38 @@ def make_collect(
         return rollout.whole_groups(trajectories)
 
     return student_plays
+
+
+def play_shared(
+    act: rollout.Act,
+    env: Environment,
+    tasks: Sequence[Task],
+    *,
+    group_size: int,
+    plan: RolloutPlan,
+    demonstrations: Sequence[Sequence[str]] = (),
+    contexts: Sequence[str] = (),
+    between_turns: Callable[[], None] = lambda: None,
+) -> list[Trajectory]:
+    """`rollout.collect`, each process playing its share of the tasks; all get all episodes.
+
+    A slot draws the numbers that it would draw in a single process.
+    """
+    mine = cluster.share_of(len(tasks))
+    first = mine.start * group_size
+    episodes = rollout.collect(
+        lambda prompts, slots, turn: act(prompts, [first + slot for slot in slots], turn),
+        env.renderer,
+        env.pool,
+        tasks[mine],
+        group_size=group_size,
+        plan=plan,
+        demonstrations=demonstrations[mine],
+        contexts=contexts[mine],
+        between_turns=between_turns,
+        anyone=cluster.anyone,
+    )
+    return cluster.gather([dataclasses.replace(e, group=mine.start + e.group) for e in episodes])
 
 
 def _expert_plays(
@@ -99,10 +131,9 @@ def _teacher_demonstrates(
         return assembly.policy(cfg, teacher, mesh, cfg.sampling.temperature, cfg.rollout.tasks)
 
     def demonstrate(step: int, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
-        episodes = rollout.collect(
+        episodes = play_shared(
             assembly.actor(policy(), teacher.params, key(cfg.seed, Stream.demonstrations, step)),
-            env.renderer,
-            env.pool,
+            env,
             tasks,
             group_size=1,
             plan=RolloutPlan(max_turns=cfg.env.max_turns),

@@ -103,6 +103,15 @@ class Writer:
         self._board.close()
 
 
+class Muted:
+    """What processes other than the first have for a Writer."""
+
+    def scalars(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
+
+    transcripts = close = scalars
+
+
 # --------------------------------------------------------------------------------- the JSONL record
 
 

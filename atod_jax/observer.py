@@ -1,17 +1,17 @@
 """What a training run shows of itself: evaluations, transcripts with the turn table, the curve."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, config
+from atod_jax import assembly, cluster, config
 from atod_jax.algorithms import atod
 from atod_jax.assembly import Environment, Model
 from atod_jax.core.fused import capacity_of
@@ -21,7 +21,7 @@ from atod_jax.metrics import Writer
 from atod_jax.packing import pack_turns
 from atod_jax.records import Trajectory
 from atod_jax.scoring import join, make_score, split
-from atod_jax.sharding import local_shards, replicate, to_global, to_local
+from atod_jax.sharding import BATCH_AXES, place, replicate, to_host
 from atod_jax.streams import Stream, rng
 from atod_jax.types import Rows, TokenStats, TurnBatch
 
@@ -40,11 +40,10 @@ class BatchScorer:
 
 def head_room(cfg: ConfigDict, mesh: Mesh, batch: TurnBatch) -> int:
     """Room for the action tokens of a micro-batch on one device, one number for the whole batch."""
-    mask, size = to_local(batch.rows.action_mask), cfg.packing.minibatch_rows
+    mask, size = to_host(batch.rows.action_mask), cfg.packing.minibatch_rows
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     return max(
-        capacity_of(
-            mask[m : m + size], micro_rows=cfg.packing.micro_rows, shards=local_shards(mesh)
-        )
+        capacity_of(mask[m : m + size], micro_rows=cfg.packing.micro_rows, shards=shards)
         for m in range(0, len(mask), size)
     )
 
@@ -66,7 +65,7 @@ def pack(
         anchor_similarity=cfg.packing.anchor_similarity,
     )
     per_row = (batch.rows, batch.teacher_prompt, batch.teacher_prompt_length)
-    rows, teacher_prompt, teacher_prompt_length = to_global(per_row, mesh)
+    rows, teacher_prompt, teacher_prompt_length = place(per_row, mesh)
     return TurnBatch(
         rows=rows,
         returns=replicate(batch.returns, mesh),
@@ -100,8 +99,9 @@ class TurnTable:
         room = head_room(self._cfg, self._mesh, batch)
         student = score_student(params, batch.rows, room)
         teacher = score_teacher(self._teacher.params, batch.rows, room)
-        table = jax.device_get(atod.turn_table(self._settings, batch, student, teacher))
-        index = (np.asarray(batch.rows.traj), np.asarray(batch.rows.turn))
+        table = atod.turn_table(self._settings, batch, student, teacher)
+        table = {name: to_host(x) for name, x in table.items()}
+        index = to_host(batch.rows.traj), to_host(batch.rows.turn)
         columns = {"d": "divergence", "h": "uncertainty", "w": "weight"}
         result = [{short: [float("nan")] * len(t.turns) for short in columns} for t in trajectories]
         for row, (b, k) in enumerate(zip(*index)):
@@ -147,12 +147,15 @@ class Observer:
         self.references[name] = {}
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
-            if not path.is_file():
+            if not cluster.first_says(path.is_file()):
                 what = f"{name}: playing {len(tasks)} tasks at temperature {temperature:g}"
-                print(what, file=sys.stderr, flush=True)
+                if cluster.is_first():
+                    print(what, file=sys.stderr, flush=True)
                 evaluator, passes = self._evaluator(model, temperature), self._cfg.eval.passes
-                store(path, evaluator.run(params, tasks, passes=passes)[0])
-            stored = json.loads(path.read_text())
+                result, _ = evaluator.run(params, tasks, passes=passes)
+                if cluster.is_first():
+                    store(path, result)
+            stored = cluster.first_says(json.loads(path.read_text()) if cluster.is_first() else {})
             self.references[name][temperature] = EvalResult.from_json(stored)
 
     def curve(self, step: int, params: Any) -> None:

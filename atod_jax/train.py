@@ -6,6 +6,7 @@ any point and played again; stopping and resuming rely on that.
 """
 
 import contextlib
+import io
 import json
 import sys
 import time
@@ -19,18 +20,19 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli, config, learner
+from atod_jax import assembly, cli, cluster, config, learner
 from atod_jax.assembly import Algorithm, Model
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.core.losses import LossConfig
 from atod_jax.experience import make_collect
-from atod_jax.metrics import Progress, Writer
+from atod_jax.metrics import Muted, Progress, Writer
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.observer import BatchScorer, Observer, head_room, pack
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.records import StopReason, Trajectory
 from atod_jax.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.scoring import teacher_rows
+from atod_jax.sharding import on_mesh, to_host
 from atod_jax.tasks import TaskSource
 from atod_jax.types import Mean, TokenStats, TurnBatch
 
@@ -51,7 +53,7 @@ def main(cfg: ConfigDict, workdir: str) -> None:
             out / "checkpoints", keep=cfg.keep_checkpoints, config=cfg.to_dict()
         )
         # The loaded weights stay around for the "start" evaluation; the state owns a copy.
-        state = learner.init_state(jax.tree.map(jnp.copy, student.params), tx)
+        state = on_mesh(learner.init_state(jax.tree.map(jnp.copy, student.params), tx), mesh)
         state = checkpoints.restore_latest(jax.tree.map(abstract, state)) or state
         first = int(state.step)
 
@@ -73,7 +75,7 @@ def main(cfg: ConfigDict, workdir: str) -> None:
         )
 
         # --- loop -----------------------------------------------------------------------------
-        writer = Writer(out, resume_step=first)
+        writer = Writer(out, resume_step=first) if cluster.is_first() else Muted()
         for part in (checkpoints, writer, env.pool):
             stack.callback(part.close)
         observer = Observer(cfg, mesh, env, student, teacher, writer, out, stop.check)
@@ -81,7 +83,12 @@ def main(cfg: ConfigDict, workdir: str) -> None:
             observer.reference("start", student, student.params)
             if teacher:
                 observer.reference("teacher", teacher, teacher.params)
-            bar = Progress(cfg.total_steps, start=first, description=cfg.algorithm.name)
+            bar = Progress(
+                cfg.total_steps,
+                start=first,
+                description=cfg.algorithm.name,
+                stream=sys.stderr if cluster.is_first() else io.StringIO(),
+            )
             stack.callback(bar.close)
             for step in range(first, cfg.total_steps):
                 # Order matters: both see the parameters that this step samples from.
@@ -148,7 +155,8 @@ def open_workdir(out: Path, cfg: ConfigDict) -> Path:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--workdir={out} is a file; name a folder")
     out.mkdir(parents=True, exist_ok=True)
-    record.write_text(resolved)
+    if cluster.is_first():
+        record.write_text(resolved)
     return out
 
 
@@ -160,6 +168,10 @@ def conclude(cfg: ConfigDict, out: Path, student: Model, params: Any, observer: 
         "evaluations": "evaluations/",
         "checkpoints": "checkpoints/",
     }
+    if cfg.export:
+        params = jax.tree.map(to_host, params)  # of every device, in every process
+    if not cluster.is_first():
+        return
     if cfg.export:
         save_hf(cfg.export, student.lm.config, params, tokenizer=student.tokenizer)
         artifacts["trained student, Hugging Face format"] = cfg.export

@@ -40,6 +40,7 @@ ALLOWED = {
     "optim": {"types"},
     "sharding": {"types"},
     "streams": {"types"},
+    "cluster": set(),
 }
 # Only the command-line programs and what wires them up see the config tree.
 READS_CONFIG = {
