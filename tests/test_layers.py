@@ -30,6 +30,7 @@ ALLOWED = {
     "packing": {"types", "records"},
     "rollout": {"records", "envs", "render"},
     "tasks": {"records", "envs", "streams"},
+    "recording": {"records"},
     "intervals": set(),
     "metrics": {"types", "records"},
     "report": {"intervals"},
