@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -18,16 +19,22 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "where this run keeps everything i
 EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, NotADirectoryError)
 
 
-def run(main: Callable[[ConfigDict, str], None], *, workdir_required: bool) -> None:
+def run(
+    main: Callable[[Any, str], None], *, workdir_required: bool, config_required: bool = True
+) -> None:
     """Parses the command line, checks the config and calls `main(cfg, workdir)`.
+
+    Without `config_required`, cfg is None where no --config is given.
 
     An expected error ends the program with exit code 2 and one message; set ATOD_TRACEBACK=1 to see
     where it came from.
     """
     with _short_errors():
         _parse()
-        cfg = _config(workdir_required)
-        config_lib.validate(cfg)
+        cfg = None
+        if config_required or _CONFIG.value is not None:
+            cfg = _config(workdir_required)
+            config_lib.validate(cfg)
         try:
             main(cfg, _WORKDIR.value)
         except Interrupted as reason:

@@ -105,6 +105,9 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                     sig = sig.replace(reference_logp=start.logp)
                 means = [jax.block_until_ready(sig.diagnostics)]
                 clock.lap("score")
+                if cfg.record:
+                    observer.record(step, trajectories, batch, s, t)
+                    clock.lap("record")
                 for piece in learner.minibatches(
                     batch,
                     sig,
@@ -160,6 +163,8 @@ def conclude(cfg: ConfigDict, out: Path, student: Model, params: Any, observer: 
         "evaluations": "evaluations/",
         "checkpoints": "checkpoints/",
     }
+    if cfg.record:
+        artifacts["training episodes, a TFDS data set"] = "episodes/"
     if cfg.export:
         save_hf(cfg.export, student.lm.config, params, tokenizer=student.tokenizer)
         artifacts["trained student, Hugging Face format"] = cfg.export
@@ -257,7 +262,7 @@ def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> di
 
 def planned_groups(cfg: ConfigDict) -> int:
     """Groups of rollouts an iteration sets out to play."""
-    alone = cfg.rollout.source == "expert"
+    alone = cfg.algorithm.name == "sft"
     return cfg.rollout.tasks * (cfg.rollout.group if alone else 1)
 
 

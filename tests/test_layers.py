@@ -41,9 +41,10 @@ ALLOWED = {
 }
 # Only the command-line programs and what wires them up see the config tree.
 READS_CONFIG = {
-    "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate"
+    "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate",
+    "replay",
 }  # fmt: skip
-PROGRAMS = {"train", "evaluate"}
+PROGRAMS = {"train", "evaluate", "replay"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN = 350, 80, 120
 
 
