@@ -102,9 +102,10 @@ class Recorder:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
         info = self._write_shard(name, records)
-        splits = self._published() | {name: info.splits[name]}
-        if name in self._published():  # the index must never describe another version of a file
-            self._publish(info, [s for s in splits.values() if s.name != name])
+        published = self._published()
+        splits = published | {name: info.splits[name]}
+        if name in published:  # the index must never describe another version of a file
+            self._publish(info, [s for s in published.values() if s.name != name])
         for shard in self._scratch.glob(f"{NAME}-{name}.*"):
             os.replace(shard, self._folder / shard.name)
         self._publish(info, [splits[key] for key in sorted(splits)])

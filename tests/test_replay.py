@@ -85,6 +85,30 @@ def test_a_run_records_every_turn_with_its_signals(run):
         assert np.isfinite([x for c in columns for name in "dhw" for x in c[name]]).all()
 
 
+def test_a_killed_run_goes_on_and_records_every_step_once(run, models, tmp_path, monkeypatch):
+    cfg = recorded_config(models, record=True)
+
+    def die(writer, step, values, write=train.Writer.scalars):
+        if step == 1:
+            raise KeyboardInterrupt
+        write(writer, step, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Writer, "scalars", die)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(cfg, str(tmp_path))
+    assert Recording(tmp_path).steps == [0, 1]  # both are played again: no checkpoint was due
+    train.main(cfg, str(tmp_path))
+    straight, resumed = Recording(run), Recording(tmp_path)
+    assert resumed.steps == straight.steps
+    for step in straight.steps:
+        for one, two in zip(straight.read(step)[0], resumed.read(step)[0], strict=True):
+            assert one.task == two.task
+            for a, b in zip(one.turns, two.turns, strict=True):
+                np.testing.assert_array_equal(a.action, b.action)
+                np.testing.assert_array_equal(a.logp, b.logp)
+
+
 def test_episodes_are_printed_and_scored_again(run, models, capsys):
     assert replay(str(run), 0, 2, None, "") is None
     shown = capsys.readouterr().out
