@@ -12,29 +12,43 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from atod_jax import config as config_lib
+from atod_jax.envs.processes import BrokenWorkers
+from atod_jax.rollout import BrokenEnvironment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", "", "where this run keeps everything it writes")
 
-EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, NotADirectoryError)
+EXPECTED = (
+    ValueError,
+    FileNotFoundError,
+    FloatingPointError,
+    NotADirectoryError,
+    BrokenEnvironment,
+    BrokenWorkers,
+)
 
 
 def run(
-    main: Callable[[Any, str], None], *, workdir_required: bool, config_required: bool = True
+    main: Callable[[Any, str], None],
+    *,
+    workdir_required: bool,
+    config_required: bool = True,
+    model_required: bool = True,
+    complete: Callable[[list[str]], list[str]] = list,
 ) -> None:
     """Parses the command line, checks the config and calls `main(cfg, workdir)`.
 
-    Without `config_required`, cfg is None where no --config is given.
-
-    An expected error ends the program with exit code 2 and one message; set ATOD_TRACEBACK=1 to see
-    where it came from.
+    `complete` may add to the arguments before they are read. Without `config_required`, cfg is None
+    where no --config is given. An expected error ends the program with exit code 2 and one message;
+    set ATOD_TRACEBACK=1 to see where it came from.
     """
     with _short_errors():
+        sys.argv[1:] = complete(sys.argv[1:])
         _parse()
         cfg = None
         if config_required or _CONFIG.value is not None:
             cfg = _config(workdir_required)
-            config_lib.validate(cfg)
+            config_lib.validate(cfg, model_required=model_required)
         try:
             main(cfg, _WORKDIR.value)
         except Interrupted as reason:

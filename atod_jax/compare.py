@@ -110,7 +110,7 @@ def _final_table(lines: Lines, temperature: float) -> str:
         row.append(" / ".join(f"{100 * result.rate().value:.1f}" for result in final))
         judge = runs[0].results.get("teacher", {}).get(temperature)
         if judge and teacher != NO_TEACHER:
-            gap = paired_difference(np.stack([r.success for r in final]), judge.success)
+            gap = paired_difference(np.concatenate([r.success for r in final]), judge.success)
             row += [percent(judge.rate()), points(gap)]
         rows.append(row + [""] * (6 - len(row)))
     header = ["algorithm", "teacher", "start", "final, per seed", "teacher solves", "minus teacher"]

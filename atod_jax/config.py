@@ -43,8 +43,13 @@ def base() -> ConfigDict:
 
     c.env = ConfigDict()
     c.env.name = "alfworld"  # a module of atod_jax/envs
-    c.env.games = ""  # "" = generated games; else a games.jsonl[.xz|.gz] file
-    c.env.seed = 0  # of the generated games
+    c.env.games = ""  # alfworld: a games.jsonl[.xz|.gz] or an official folder; "" = generated games
+    c.env.engine = "native"  # alfworld: native | textworld (official folders only, slow)
+    c.env.data = ""  # webshop: the official files; searchqa: questions and corpus; "" = generated
+    c.env.retriever = ""  # searchqa: URL of a search server; "" = BM25 in every process
+    c.env.topk = 3  # searchqa: passages shown per search
+    c.env.information = "json"  # searchqa: form of the results shown: json | plain
+    c.env.seed = 0  # of what is generated
     c.env.win_reward = 10.0
     c.env.train_split = "train"
     c.env.template = "paper"  # how an episode is shown: paper | compact
@@ -102,6 +107,7 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     c.eval.split = "valid_unseen"
     c.eval.tasks = 128  # while training; 0 = the whole split
     c.eval.final_tasks = 0  # at the start, at the end and for the teacher; 0 = the whole split
+    c.eval.passes = 1  # sampling seeds per task, likewise; more give pass@k and narrower intervals
     c.eval.temperatures = (0.4,)  # of the start, end and teacher evaluations
     c.eval.curve_temperature = 0.4  # of the evaluations while training
     c.eval.slots = 128  # episodes played side by side
@@ -149,7 +155,7 @@ def plugin_names(kind: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _INTERNAL)
 
 
-_INTERNAL = {"base", "pool", "processes", "worker"}
+_INTERNAL = {"base", "pool", "processes", "vocabulary", "worker"}
 
 
 def load_plugin(kind: str, name: str) -> ModuleType:
@@ -171,13 +177,15 @@ def _nearest(word: str, known: Any) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
-def validate(cfg: ConfigDict) -> None:
+def validate(cfg: ConfigDict, *, model_required: bool = True) -> None:
     """Checks what can be checked without loading anything.
 
     Raises:
       ValueError: one message that lists every problem as key, value and fix.
     """
     problems = [*_ranges(cfg), *_choices(cfg), *_shapes(cfg)]
+    if model_required and not cfg.student.path:
+        problems.append("student.path='': name a Hugging Face folder or household/<name>")
     problems += [] if problems else _sections(cfg)
     if problems:
         raise ValueError("invalid config:\n" + "\n".join(f"  {p}" for p in problems))
@@ -193,6 +201,7 @@ def _ranges(cfg: ConfigDict) -> list[str]:
         "packing.minibatch_rows": cfg.packing.minibatch_rows,
         "packing.micro_rows": cfg.packing.micro_rows,
         "eval.slots": cfg.eval.slots,
+        "eval.passes": cfg.eval.passes,
         "save_every": cfg.save_every,
         "keep_checkpoints": cfg.keep_checkpoints,
     }
@@ -213,6 +222,7 @@ def _choices(cfg: ConfigDict) -> list[str]:
         "student.remat": (cfg.student.remat, ("none", "dots", "full")),
         "optim.schedule": (cfg.optim.schedule, ("constant", "cosine")),
         "head.backend": (cfg.head.backend, BACKENDS),
+        "env.engine": (cfg.env.engine, ("native", "textworld")),
         "env.name": (cfg.env.name, tuple(plugin_names("envs"))),
         "algorithm.name": (cfg.algorithm.name, tuple(plugin_names("algorithms"))),
     }
@@ -271,8 +281,6 @@ def _shapes(cfg: ConfigDict) -> list[str]:
     buckets = tuple(cfg.sampling.prompt_buckets)
     if not buckets or list(buckets) != sorted(buckets):
         problems.append(f"sampling.prompt_buckets={buckets}: give increasing lengths")
-    if not cfg.student.path:
-        problems.append("student.path='': name a Hugging Face folder or household/<name>")
     return problems
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -14,10 +15,10 @@ from atod_jax.assembly import Model
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.config import section
 from atod_jax.evaluation import Evaluator
-from atod_jax.intervals import EvalResult
+from atod_jax.intervals import EvalResult, Interval
 from atod_jax.learner import init_state
 from atod_jax.optim import OptimConfig, make_optimizer
-from atod_jax.report import evaluation_table
+from atod_jax.report import evaluation_table, markdown_table, package_versions
 from atod_jax.types import TrainState
 
 
@@ -82,17 +83,72 @@ def evaluate(cfg: ConfigDict, checkpoint: str, workdir: str) -> dict[str, EvalRe
         results = {}
         for temperature in cfg.eval.temperatures:
             evaluator = Evaluator(cfg, model, mesh, env, temperature=temperature)
-            results[f"T={temperature}"], _ = evaluator.run(model.params, tasks)
+            results[f"T={temperature}"], _ = evaluator.run(
+                model.params, tasks, passes=cfg.eval.passes
+            )
         env.pool.close()
     table = evaluation_table(results)
     print(f"{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
     if workdir:
-        out = Path(workdir)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "evaluation.md").write_text(table + "\n")
-        payload = {name: result.to_json() for name, result in results.items()}
-        (out / "evaluation.json").write_text(json.dumps(payload))
+        write(Path(workdir), protocol(cfg, checkpoint, len(tasks)), results)
     return results
+
+
+def protocol(cfg: ConfigDict, checkpoint: str, tasks: int) -> dict[str, Any]:
+    """Everything that has to be equal for two evaluations to be comparable."""
+    whole = cfg.eval.final_tasks == 0
+    return {
+        "environment": cfg.env.name,
+        "data": cfg.env.games or cfg.env.data or f"generated, seed {cfg.env.seed}",
+        "split": cfg.eval.split,
+        "tasks": f"{tasks}, {'the whole split' if whole else 'the first of the split'}",
+        "model": checkpoint or cfg.student.path,
+        "prompt template": cfg.env.template,
+        "history": cfg.env.history,
+        "turn limit": cfg.env.max_turns,
+        "temperatures": list(cfg.eval.temperatures),
+        "top k, top p": [cfg.sampling.top_k, cfg.sampling.top_p],
+        "new tokens per turn": cfg.sampling.max_new_tokens,
+        "prompt tokens": cfg.sampling.prompt_buckets[-1],
+        "thinking mode of the chat template": "off",
+        "sampling seeds": [cfg.seed + n for n in range(cfg.eval.passes)],
+        "success": "the environment says so at the end of the episode",
+        "intervals": "95 %, clustered by task",
+    } | package_versions()
+
+
+def write(out: Path, protocol: dict[str, Any], results: dict[str, EvalResult]) -> None:
+    """evaluation.md for people and evaluation.json for programs, both with the protocol."""
+    out.mkdir(parents=True, exist_ok=True)
+    failed = sorted({task for result in results.values() for task in result.failed})
+    lines = [f"# {protocol['environment']}, {protocol['split']}", evaluation_table(results)]
+    if failed:
+        lines.append("Could not be played, counted as not solved: " + ", ".join(failed))
+    lines += ["## Protocol", markdown_table(["what", "value"], list(protocol.items()))]
+    (out / "evaluation.md").write_text("\n\n".join(lines) + "\n")
+    payload = {
+        "protocol": protocol,
+        "results": {name: result.to_json() for name, result in results.items()},
+        "summary": {name: summary(result) for name, result in results.items()},
+    }
+    (out / "evaluation.json").write_text(json.dumps(payload, indent=1))
+
+
+def summary(result: EvalResult) -> dict[str, Any]:
+    """The numbers of the table: [value, low, high] as shares."""
+
+    def plain(interval: Interval) -> list[float]:
+        return [interval.value, interval.low, interval.high]
+
+    return {
+        "success": plain(result.rate()),
+        "success by task type": {k: plain(r) for k, r in result.rate_by_kind().items()},
+        "score": plain(result.mean_score()),
+        "score by task type": {k: plain(r) for k, r in result.mean_score_by_kind().items()},
+        f"pass@{result.seeds}": plain(result.pass_at_k()),
+        "turns": float(np.mean(result.turns)),
+        "valid responses": result.valid_rate,
+    }
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from atod_jax import assembly, rollout
 from atod_jax.assembly import Environment, Model
 from atod_jax.intervals import EvalResult
-from atod_jax.records import RolloutPlan, Task, Trajectory
+from atod_jax.records import RolloutPlan, StopReason, Task, Trajectory
 from atod_jax.streams import Stream, key
 
 
@@ -46,15 +46,22 @@ def play(
     return trajectories
 
 
-def summarize(trajectories: Sequence[Trajectory], temperature: float) -> EvalResult:
-    """The outcome of an evaluation, one entry per task."""
+def summarize(passes: Sequence[Sequence[Trajectory]], temperature: float) -> EvalResult:
+    """The outcome of an evaluation: one pass over the same tasks per sampling seed."""
+    turns = [turn.valid for one in passes for t in one for turn in t.turns]
+
+    def table(value: Callable[[Trajectory], float], dtype: type) -> np.ndarray:
+        return np.asarray([[value(t) for t in one] for one in passes], dtype)
+
     return EvalResult(
         temperature=temperature,
-        task_ids=tuple(t.task.id for t in trajectories),
-        kinds=tuple(t.task.kind for t in trajectories),
-        success=np.asarray([t.success for t in trajectories]),
-        turns=np.asarray([len(t.turns) for t in trajectories], np.int32),
-        valid_rate=float(np.mean([turn.valid for t in trajectories for turn in t.turns])),
+        task_ids=tuple(t.task.id for t in passes[0]),
+        kinds=tuple(t.task.kind for t in passes[0]),
+        success=table(lambda t: t.success, bool),
+        turns=table(lambda t: len(t.turns), np.int32),
+        score=table(lambda t: t.score, np.float32),
+        valid_rate=float(np.mean(turns)) if turns else 0.0,
+        failed=tuple(t.task.id for one in passes for t in one if t.stop is StopReason.env_error),
     )
 
 
@@ -75,15 +82,20 @@ class Evaluator:
         self._cfg, self._env, self._stop = cfg, env, stop
         self.temperature = temperature
 
-    def run(self, params: Any, tasks: Sequence[Task]) -> tuple[EvalResult, list[Trajectory]]:
-        """Success and turns per task, and the episodes themselves."""
-        trajectories = play(
-            lambda k: assembly.actor(self._policy, params, k),
-            self._env,
-            tasks,
-            seed=self._cfg.seed,
-            slots=self._cfg.eval.slots,
-            max_turns=self._cfg.env.max_turns,
-            between_turns=self._stop,
-        )
-        return summarize(trajectories, self.temperature), trajectories
+    def run(
+        self, params: Any, tasks: Sequence[Task], *, passes: int = 1
+    ) -> tuple[EvalResult, list[Trajectory]]:
+        """The result of `passes` sampling seeds per task, and the episodes of the first."""
+        played = [
+            play(
+                lambda k: assembly.actor(self._policy, params, k),
+                self._env,
+                tasks,
+                seed=self._cfg.seed + n,
+                slots=self._cfg.eval.slots,
+                max_turns=self._cfg.env.max_turns,
+                between_turns=self._stop,
+            )
+            for n in range(passes)
+        ]
+        return summarize(played, self.temperature), played[0]

@@ -29,42 +29,61 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class EvalResult:
-    """One pass over a split of tasks, sampled at one temperature; one entry per task.
+    """A split of tasks, each played once per sampling seed at one temperature.
 
     Raises:
-        ValueError: the fields disagree in length, are empty, or a task id occurs twice.
+        ValueError: the fields disagree in shape, are empty, or a task id occurs twice.
     """
 
     temperature: float
     task_ids: tuple[str, ...]
     kinds: tuple[str, ...]
-    success: np.ndarray  # bool[n]
-    turns: np.ndarray  # i32[n], model responses of the episode
+    success: np.ndarray  # bool[k, n]: k sampling seeds, n tasks
+    turns: np.ndarray  # i32[k, n], model responses of the episode
+    score: np.ndarray  # f32[k, n], graded outcome in [0, 1]; equals success where there is none
     valid_rate: float  # share of responses that parsed into an action, over all turns
+    failed: tuple[str, ...] = ()  # tasks the environment could not play; counted as not solved
 
     def __post_init__(self) -> None:
-        sizes = {
-            "task_ids": (len(self.task_ids),),
-            "kinds": (len(self.kinds),),
-            "success": np.shape(self.success),
-            "turns": np.shape(self.turns),
-        }
-        if len(set(sizes.values())) != 1 or sizes["task_ids"] == (0,):
-            raise ValueError(f"an EvalResult needs one entry per task in every field, got {sizes}")
-        if len(set(self.task_ids)) != len(self.task_ids):
+        n = len(self.task_ids)
+        shapes = {f: np.shape(getattr(self, f)) for f in ("success", "turns", "score")}
+        shapes["kinds"] = (len(np.atleast_2d(self.success)), len(self.kinds))
+        if not n or set(shapes.values()) != {(max(1, shapes["kinds"][0]), n)}:
+            raise ValueError(
+                f"an EvalResult needs [seeds, tasks] arrays and one kind per task for its {n} "
+                f"task_ids, got {shapes}"
+            )
+        if len(set(self.task_ids)) != n:
             raise ValueError("an EvalResult needs distinct task_ids; evaluate each task once")
 
+    @property
+    def seeds(self) -> int:
+        """How often each task was played."""
+        return len(self.success)
+
     def rate(self) -> Interval:
-        """Share of tasks solved, with its Wilson interval."""
-        return wilson(int(np.sum(self.success)), len(self.task_ids))
+        """Share of episodes won, with an interval clustered by task."""
+        return clustered(self.success)
 
     def rate_by_kind(self) -> dict[str, Interval]:
         """The same for each task type, types in alphabetical order."""
+        return {kind: clustered(self.success[:, where]) for kind, where in self._kinds().items()}
+
+    def mean_score(self) -> Interval:
+        """Mean graded outcome, with a normal interval over tasks."""
+        return clustered_mean(self.score)
+
+    def mean_score_by_kind(self) -> dict[str, Interval]:
+        """The same for each task type."""
+        return {kind: clustered_mean(self.score[:, where]) for kind, where in self._kinds().items()}
+
+    def pass_at_k(self) -> Interval:
+        """Share of tasks won at least once in the k tries, with its Wilson interval."""
+        return wilson(int(np.sum(np.any(self.success, axis=0))), len(self.task_ids))
+
+    def _kinds(self) -> dict[str, np.ndarray]:
         kinds = np.asarray(self.kinds)
-        return {
-            kind: wilson(int(np.sum(self.success[kinds == kind])), int(np.sum(kinds == kind)))
-            for kind in sorted(set(self.kinds))
-        }
+        return {kind: kinds == kind for kind in sorted(set(self.kinds))}
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain Python values; `from_json` gives an equal result back."""
@@ -72,9 +91,11 @@ class EvalResult:
             "temperature": float(self.temperature),
             "task_ids": list(self.task_ids),
             "kinds": list(self.kinds),
-            "success": [bool(x) for x in self.success],
-            "turns": [int(x) for x in self.turns],
+            "success": np.asarray(self.success, bool).tolist(),
+            "turns": np.asarray(self.turns, int).tolist(),
+            "score": np.asarray(self.score, float).tolist(),
             "valid_rate": float(self.valid_rate),
+            "failed": list(self.failed),
         }
 
     @classmethod
@@ -93,11 +114,40 @@ class EvalResult:
             kinds=tuple(data["kinds"]),
             success=np.asarray(data["success"], bool),
             turns=np.asarray(data["turns"], np.int32),
+            score=np.asarray(data["score"], np.float32),
             valid_rate=float(data["valid_rate"]),
+            failed=tuple(data["failed"]),
         )
 
 
-def wilson(successes: int, trials: int) -> Interval:
+def clustered(success: np.ndarray) -> Interval:
+    """Share of wins among [k, n] episodes, k tries at each of n tasks, with its interval.
+
+    Tries at one task are alike, so k n episodes tell less than k n tasks would. Wilson's interval
+    is taken at the effective number of episodes p (1 - p) / var, where var is the variance of the
+    mean estimated between tasks (Korn & Graubard 1998), kept between n and k n. One try: plain
+    Wilson.
+    """
+    success = np.asarray(success, np.float64)
+    tries, tasks = success.shape
+    per_task, p = success.mean(axis=0), float(success.mean())
+    variance = float(per_task.var(ddof=1)) / tasks if tasks > 1 else 0.0
+    effective = p * (1 - p) / variance if variance else 0.0
+    effective = min(max(effective, tasks), tries * tasks)
+    return wilson(p * effective, effective)
+
+
+def clustered_mean(values: np.ndarray) -> Interval:
+    """Mean of [k, n] numbers in [0, 1] with a normal interval over the n task means."""
+    per_task = np.asarray(values, np.float64).mean(axis=0)
+    mean = float(per_task.mean())
+    if len(per_task) < 2:
+        return Interval(mean, 0.0, 1.0)
+    half = Z95 * float(per_task.std(ddof=1)) / math.sqrt(len(per_task))
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def wilson(successes: float, trials: float) -> Interval:
     """Wilson's score interval for a proportion (Wilson 1927), which stays honest near 0 and 1.
 
     centre = (p + z^2/2n) / (1 + z^2/n), half-width = z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).

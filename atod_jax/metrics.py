@@ -241,7 +241,7 @@ class Progress:
         start: step the run goes on from; the estimate of the time left counts from here.
         description: a few words on what runs.
         show: which of the values given to `advance` to show, where they are present.
-        stream: where to write.
+        stream: where to write; None: standard error.
         every: seconds between plain lines.
         clock: seconds, for tests.
     """
@@ -253,12 +253,13 @@ class Progress:
         start: int = 0,
         description: str = "",
         show: Sequence[str] = ("rollout/success", "seconds/step"),
-        stream: TextIO = sys.stderr,
+        stream: TextIO | None = None,
         every: float = 15.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._start, self._done = total, start, start
         self._description, self._show = description, show
+        stream = stream or sys.stderr
         self._stream, self._every, self._clock = stream, every, clock
         self._began, self._last_line = clock(), -math.inf
         self._bar = _bar(stream, total, start) if stream.isatty() else None

@@ -174,7 +174,8 @@ class Observer:
             if not path.is_file():
                 what = f"{name}: playing {len(tasks)} tasks at temperature {temperature:g}"
                 print(what, file=sys.stderr, flush=True)
-                store(path, self._evaluator(model, temperature).run(params, tasks)[0])
+                evaluator, passes = self._evaluator(model, temperature), self._cfg.eval.passes
+                store(path, evaluator.run(params, tasks, passes=passes)[0])
             stored = json.loads(path.read_text())
             self.references[name][temperature] = EvalResult.from_json(stored)
 
@@ -186,6 +187,8 @@ class Observer:
             "eval/success": rate.value,
             "eval/success_low": rate.low,
             "eval/success_high": rate.high,
+            "eval/score": result.mean_score().value,
+            "eval/failed": float(len(result.failed)),
             "eval/turns": float(np.mean(result.turns)),
             "eval/valid_actions": result.valid_rate,
         }

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -78,22 +79,49 @@ def write_report(
 def evaluation_table(results: Mapping[str, EvalResult]) -> str:
     """Markdown: one column per result, rows for all tasks, each task type, turns and validity.
 
+    With several tries per task also pass@k, with graded outcomes also mean scores, and a row for
+    the tasks that could not be played, if any.
+
     Raises:
         ValueError: the results are on different tasks.
     """
     _check_same_tasks(results.values())
-    first = next(iter(results.values()))
-    rates = [result.rate_by_kind() for result in results.values()]
+    every, kinds = list(results.values()), results[next(iter(results))].kinds
     rows = [
-        ["**all tasks**", len(first.kinds), *(percent(r.rate()) for r in results.values())],
-        *(
-            [kind, first.kinds.count(kind), *(percent(rate[kind]) for rate in rates)]
-            for kind in rates[0]
-        ),
-        ["turns per episode", "", *(f"{r.turns.mean():.1f}" for r in results.values())],
-        ["valid responses (%)", "", *(f"{100 * r.valid_rate:.1f}" for r in results.values())],
+        _row("**all tasks**", len(kinds), [percent(r.rate()) for r in every]),
+        *_kind_rows("", kinds, [r.rate_by_kind() for r in every]),
     ]
+    if any(r.seeds > 1 for r in every):
+        rows.append(_row("won at least once", len(kinds), [_pass_at_k(r) for r in every]))
+    if any(not np.array_equal(r.score, r.success) for r in every):
+        rows.append(_row("**score**", len(kinds), [percent(r.mean_score()) for r in every]))
+        rows += _kind_rows("score, ", kinds, [r.mean_score_by_kind() for r in every])
+    rows += [
+        _row("turns per episode", "", [f"{r.turns.mean():.1f}" for r in every]),
+        _row("valid responses (%)", "", [f"{100 * r.valid_rate:.1f}" for r in every]),
+    ]
+    if any(r.failed for r in every):
+        rows.append(_row("could not be played", "", [len(r.failed) for r in every]))
     return markdown_table(["task type", "tasks", *results], rows)
+
+
+def _row(name: str, count: Any, values: Sequence[Any]) -> list[Any]:
+    return [name, count, *values]
+
+
+def _kind_rows(
+    prefix: str, kinds: Sequence[str], rates: Sequence[Mapping[str, Interval]]
+) -> list[list[Any]]:
+    if len(rates[0]) < 2:
+        return []
+    return [
+        _row(prefix + kind, kinds.count(kind), [percent(rate[kind]) for rate in rates])
+        for kind in rates[0]
+    ]
+
+
+def _pass_at_k(result: EvalResult) -> str:
+    return f"{percent(result.pass_at_k())} in {result.seeds} tries"
 
 
 def read_curve(workdir: str | Path) -> list[tuple[int, Interval]]:

@@ -103,6 +103,8 @@ def collect(
       between_turns: called before every turn; may raise to abandon the rollout.
     Returns:
       B trajectories in slot order; an episode that could not be played stops with env_error.
+    Raises:
+      ValueError: not one of the first prompts fits the model.
     """
     repeated = [task for task in tasks for _ in range(group_size)]
     slots = [
@@ -124,21 +126,30 @@ def collect(
             if lane.playing():
                 between_turns()
                 lane.begin(turn)
+        if turn == 0 and all(slot.stop is StopReason.prompt_too_long for slot in slots):
+            raise ValueError(
+                f"every first prompt is longer than {renderer.longest} tokens; add a longer length "
+                "to sampling.prompt_buckets"
+            )
     for lane in lanes:
         lane.settle()
     return [slot.trajectory() for slot in slots]
+
+
+class BrokenEnvironment(Exception):
+    """So much cannot be played that going on would be training on what is left over."""
 
 
 def whole_groups(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     """Leaves out every group with an episode that the environment could not play.
 
     Raises:
-      RuntimeError: more than half of the groups would go; something is wrong with the environment.
+      BrokenEnvironment: more than half of the groups would go.
     """
     broken = {t.group for t in trajectories if t.stop is StopReason.env_error}
     groups = {t.group for t in trajectories}
     if 2 * len(broken) > len(groups):
-        raise RuntimeError(
+        raise BrokenEnvironment(
             f"the environment failed in {len(broken)} of {len(groups)} groups (reasons above); "
             "`python -m atod_jax.doctor` looks at the environments"
         )

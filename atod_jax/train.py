@@ -120,8 +120,8 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
 
-                scalars |= rollout_scalars(trajectories, planned_groups(cfg))
-                scalars |= clock.scalars() | env_scalars(env.pool.take_counts(), clock.scalars())
+                scalars |= rollout_scalars(trajectories) | clock.scalars()
+                scalars |= env_scalars(cfg, trajectories, env.pool.take_counts(), clock.scalars())
                 writer.scalars(step, scalars)
                 bar.advance(scalars)
             checkpoints.save(cfg.total_steps, state)
@@ -260,19 +260,12 @@ def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> di
     return scalars
 
 
-def planned_groups(cfg: ConfigDict) -> int:
-    """Groups of rollouts an iteration sets out to play."""
-    alone = cfg.algorithm.name == "sft"
-    return cfg.rollout.tasks * (cfg.rollout.group if alone else 1)
-
-
-def rollout_scalars(trajectories: Sequence[Trajectory], planned: int) -> dict[str, float]:
+def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """What the episodes of one iteration looked like from outside."""
     turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]
     return {
         "rollout/success": float(np.mean([t.success for t in trajectories])),
         "rollout/score": float(np.mean([t.score for t in trajectories])),
-        "rollout/failed_groups": float(planned - len({t.group for t in trajectories})),
         "rollout/prompt_too_long": float(
             np.mean([t.stop is StopReason.prompt_too_long for t in trajectories])
         ),
@@ -285,9 +278,17 @@ def rollout_scalars(trajectories: Sequence[Trajectory], planned: int) -> dict[st
     }
 
 
-def env_scalars(counts: dict[str, float], seconds: dict[str, float]) -> dict[str, float]:
-    """What the environments of one iteration took."""
+def env_scalars(
+    cfg: ConfigDict,
+    trajectories: Sequence[Trajectory],
+    counts: dict[str, float],
+    seconds: dict[str, float],
+) -> dict[str, float]:
+    """What the environments of one iteration took, and how many groups they could not play."""
+    alone = cfg.algorithm.name == "sft"
+    planned = cfg.rollout.tasks * (cfg.rollout.group if alone else 1)
     return {
+        "rollout/failed_groups": float(planned - len({t.group for t in trajectories})),
         "env/steps_per_second": counts["steps"] / seconds["seconds/rollout"],
         "env/seconds_waiting": counts["waited"],
         "env/share_of_step": counts["waited"] / seconds["seconds/step"],

@@ -3,6 +3,9 @@
     python -m atod_jax.train --config=configs/alfworld.py:smoke \\
         --config.env.games=PATH/games.jsonl.xz --workdir=runs/alfworld
 
+The official games: --config.env.games=$ALFWORLD_DATA, as `alfworld-download` fills it; add
+--config.env.engine=textworld to play them in TextWorld (pip install "atod_jax[alfworld]"; slow).
+
 Variants: algo=NAME (a file of atod_jax/algorithms), preset=released|paper (METHOD.md), smoke.
 `smoke` plays a few steps with the shipped tiny models and terse prompts on a laptop: it proves the
 path from real games to a report, it teaches nothing.

@@ -21,7 +21,8 @@ def make_run(folder, *, algorithm, seed, solved, tasks=40):
         success = np.arange(tasks) < round(rate * tasks)
         result = EvalResult(
             temperature=1.0, task_ids=tuple(map(str, range(tasks))), kinds=("k",) * tasks,
-            success=success, turns=np.full(tasks, 9), valid_rate=0.5,
+            success=success[None], turns=np.full((1, tasks), 9),
+            score=np.float32(success[None]), valid_rate=0.5,
         )  # fmt: skip
         (folder / "evaluations" / f"{role}-T1.json").write_text(json.dumps(result.to_json()))
     lines = []

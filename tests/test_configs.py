@@ -24,7 +24,11 @@ VARIANTS = {
     "household_sft": [f"stage={s}" for s in ("student_base", "teacher_mid", "teacher_good")]
     + ["stage=student,start=x"],
     "household_teacher": ["start=x,lr=0.01,steps=3"],
+    "searchqa": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
+    "searchqa_sft": ["stage=student", "stage=teacher,steps=3,export=x"],
     "alfworld": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
+    "webshop": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
+    "webshop_sft": ["stage=student", "stage=teacher,steps=3"],
 }
 
 
@@ -58,6 +62,7 @@ def test_every_config_file_is_listed_here():
         ("loss.surrogate", "trpo", r"loss\.surrogate='trpo': choose from ppo, gspo, cispo"),
         ("loss.aggregation", "mean", r"loss\.aggregation='mean': choose from token-mean"),
         ("head.token_block", -1, r"head\.token_block=-1"),
+        ("env.engine", "unity", r"env\.engine='unity': choose from native, textworld"),
         ("head.backend", "triton", r"head\.backend='triton': choose from auto, tiles"),
         ("algorithm.atod.weighting", "best", r"algorithm\.atod\.weighting='best'"),
     ],

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 
 from atod_jax import cli, train
@@ -31,8 +32,27 @@ def test_a_run_and_its_last_step_evaluate_to_what_the_run_reported(tmp_path):
         results = evaluate(small_config(), str(checkpoint), str(tmp_path / "out"))
         assert results["T=1.0"].to_json() == stored
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert written["T=1.0"] == stored
-    assert "all tasks" in (tmp_path / "out" / "evaluation.md").read_text()
+    assert written["results"]["T=1.0"] == stored
+    page = (tmp_path / "out" / "evaluation.md").read_text()
+    for needed in ("all tasks", "| split | valid_unseen |", "| prompt template | compact |"):
+        assert needed in page
+    assert written["protocol"]["sampling seeds"] == [0]
+    assert written["protocol"]["thinking mode of the chat template"] == "off"
+
+
+def test_several_seeds_give_pass_at_k_and_the_first_is_the_single_one(tmp_path):
+    longer = {"env.max_turns": 12}
+    (one,) = evaluate(small_config(**longer), "household/teacher-good", "").values()
+    cfg = small_config(**longer, **{"eval.passes": 3})
+    (three,) = evaluate(cfg, "household/teacher-good", str(tmp_path)).values()
+    assert three.success.shape == (3, 16)
+    np.testing.assert_array_equal(three.success[:1], one.success)
+    assert any((three.success[0] != three.success[n]).any() for n in (1, 2))
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["protocol"]["sampling seeds"] == [0, 1, 2]
+    once = np.mean(three.success.any(axis=0))
+    assert written["summary"]["T=1.0"]["pass@3"][0] == pytest.approx(once)
+    assert "in 3 tries" in (tmp_path / "evaluation.md").read_text()
 
 
 def test_a_shipped_model_by_name_gives_the_same_numbers_every_time(capsys):

@@ -6,7 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from atod_jax.intervals import EvalResult, Interval, paired_difference, wilson
+from atod_jax.intervals import (
+    Z95,
+    EvalResult,
+    Interval,
+    clustered,
+    clustered_mean,
+    paired_difference,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +126,51 @@ def test_wilson_holds_as_often_as_it_says():
     assert covered.min() > 0.83
 
 
+def test_tries_at_one_task_do_not_count_as_tasks():
+    rng = np.random.default_rng(0)
+    once = rng.random((1, 200)) < 0.3
+    assert clustered(once) == wilson(int(once.sum()), 200)
+    copies = clustered(np.repeat(once, 5, axis=0))
+    assert copies.low == pytest.approx(clustered(once).low, abs=1e-3)
+    assert copies.high == pytest.approx(clustered(once).high, abs=1e-3)
+    independent = rng.random((5, 200)) < 0.3
+    whole = wilson(int(independent.sum()), 1000)
+    assert clustered(independent).low == pytest.approx(whole.low, abs=0.01)
+    assert clustered(np.zeros((3, 50), bool)) == wilson(0, 50)  # nothing says tries are independent
+    assert clustered(np.ones((3, 1), bool)) == wilson(1, 1)
+
+
+def test_clustered_intervals_hold_as_often_as_they_say():
+    """Tasks of very different difficulty, three tries each."""
+    rng, hits = np.random.default_rng(1), {"clustered": 0, "pooled": 0}
+    for _ in range(1000):
+        chance = rng.choice([0.05, 0.95], size=60)
+        won = rng.random((3, 60)) < chance
+        pooled = wilson(int(won.sum()), won.size)
+        for name, interval in (("clustered", clustered(won)), ("pooled", pooled)):
+            hits[name] += interval.low <= 0.5 <= interval.high
+    assert hits["clustered"] > 930
+    assert hits["pooled"] < 850
+
+
+def test_a_mean_score_is_over_tasks():
+    values = np.array([[0.0, 1.0, 0.5, 0.5], [0.2, 0.8, 0.5, 0.5]])
+    mean = clustered_mean(values)
+    half = Z95 * np.std([0.1, 0.9, 0.5, 0.5], ddof=1) / 2
+    assert (mean.value, mean.low, mean.high) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
+    assert clustered_mean(np.array([[0.3]])).low == 0.0
+
+
 def test_results_survive_json():
     result = EvalResult(
         temperature=0.4,
         task_ids=("a", "b", "c"),
         kinds=("pick", "heat", "pick"),
-        success=np.array([True, False, False]),
-        turns=np.array([3, 20, 20], np.int32),
+        success=np.array([[True, False, False]]),
+        turns=np.array([[3, 20, 20]], np.int32),
+        score=np.array([[1.0, 0.5, 0.0]], np.float32),
         valid_rate=0.875,
+        failed=("c",),
     )
     again = EvalResult.from_json(json.loads(json.dumps(result.to_json())))
     assert again.to_json() == result.to_json()
@@ -140,9 +185,11 @@ def test_results_survive_json():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"success": np.zeros(3, bool)}, "one entry per task"),
+        ({"success": np.zeros((1, 3), bool)}, "one kind per task"),
+        ({"score": np.zeros((2, 2), np.float32)}, "one kind per task"),
+        ({"kinds": ("x",)}, "one kind per task"),
         ({"task_ids": ("a", "a")}, "distinct task_ids"),
-        ({"task_ids": (), "kinds": (), "success": [], "turns": []}, "one entry per task"),
+        ({"task_ids": (), "kinds": (), "success": np.zeros((1, 0))}, "one kind per task"),
     ],
 )
 def test_results_must_be_consistent(change, message):
@@ -150,8 +197,9 @@ def test_results_must_be_consistent(change, message):
         "temperature": 1.0,
         "task_ids": ("a", "b"),
         "kinds": ("x", "x"),
-        "success": np.zeros(2, bool),
-        "turns": np.ones(2, np.int32),
+        "success": np.zeros((1, 2), bool),
+        "turns": np.ones((1, 2), np.int32),
+        "score": np.zeros((1, 2), np.float32),
         "valid_rate": 1.0,
     }
     with pytest.raises(ValueError, match=message):

@@ -5,11 +5,14 @@ environments without a model, the rollout without a sampler.
 """
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from atod_jax.config import plugin_names
 
 REPO = Path(__file__).resolve().parents[1]
 FILES = sorted(p.relative_to(REPO) for p in (REPO / "atod_jax").rglob("*.py"))
@@ -42,9 +45,9 @@ ALLOWED = {
 # Only the command-line programs and what wires them up see the config tree.
 READS_CONFIG = {
     "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate",
-    "replay",
+    "play", "doctor", "replay",
 }  # fmt: skip
-PROGRAMS = {"train", "evaluate", "replay"}
+PROGRAMS = {"train", "evaluate", "play", "doctor", "replay"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN = 350, 80, 120
 
 
@@ -115,6 +118,14 @@ def test_libraries_stay_where_they_belong(path):
     heavy = {"torch", "tensorflow", "textworld", "alfworld"}
     assert not {name for name in imports_of(path, top_level=True) if is_within(name, heavy)}
     assert "__future__.annotations" not in names
+
+
+def test_environments_start_without_jax():
+    """Their workers are forked, which JAX's threads do not survive."""
+    names = [f"atod_jax.envs.{name}" for name in (*plugin_names("envs"), "worker")]
+    makes = "; ".join(f"import {name}; {name}.make({name}.Config()).close()" for name in names[:-1])
+    code = f"import sys, {names[-1]}; {makes}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
 
 
 @pytest.mark.parametrize("path", FILES + CONFIGS, ids=str)

@@ -36,6 +36,19 @@ def test_prompts_equal_the_chat_template_applied_in_full(template):
         assert ids.dtype == np.int32
 
 
+def test_too_long_prompts_do_not_fit_or_lose_their_beginning():
+    whole = Renderer(TOKENIZER, TEMPLATES["compact"], history=2)
+    (prompt,) = whole.prompts(EPISODES[:1])
+    assert whole.fits(np.zeros(10**6, np.int32))
+    strict = Renderer(TOKENIZER, TEMPLATES["compact"], history=2, longest=len(prompt) - 1)
+    (unchanged,) = strict.prompts(EPISODES[:1])
+    assert unchanged.tolist() == prompt.tolist()
+    assert not strict.fits(unchanged)
+    cutting = TEMPLATES["compact"]._replace(cut_left=True)
+    cut = Renderer(TOKENIZER, cutting, history=2, longest=len(prompt) - 1).prompts(EPISODES[:1])
+    assert cut[0].tolist() == prompt[1:].tolist()
+
+
 def test_odd_content_survives_the_chat_template():
     def echo(text):
         return Template(prompt=lambda e, h: text, project=None, respond=None)

@@ -1,5 +1,6 @@
 """The report: its numbers follow from the results, and the picture shows what is claimed."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -25,8 +26,9 @@ def make_result(solved: int, temperature: float, *, tasks: int = TASKS) -> EvalR
         temperature=temperature,
         task_ids=tuple(f"task-{i}" for i in range(tasks)),
         kinds=tuple("heat" if i < tasks // 2 else "pick" for i in range(tasks)),
-        success=np.arange(tasks) < solved,
-        turns=np.where(np.arange(tasks) < solved, 5, 20),
+        success=np.arange(tasks)[None] < solved,
+        turns=np.where(np.arange(tasks)[None] < solved, 5, 20),
+        score=np.float32(np.arange(tasks)[None] < solved),
         valid_rate=0.925,
     )
 
@@ -174,3 +176,22 @@ def test_the_digest_names_the_config_whatever_its_order():
 
 def test_versions_are_those_that_run():
     assert package_versions()["numpy"] == np.__version__
+
+
+def test_graded_scores_several_tries_and_failures_have_rows_of_their_own():
+    plain = make_result(10, 1.0)
+    assert "score" not in evaluation_table({"a": plain})
+    assert "could not be played" not in evaluation_table({"a": plain})
+    rich = dataclasses.replace(
+        plain,
+        success=np.repeat(plain.success, 2, axis=0),
+        turns=np.repeat(plain.turns, 2, axis=0),
+        score=np.full((2, TASKS), 0.25, np.float32),
+        failed=("task-3",),
+    )
+    table = evaluation_table({"a": rich})
+    assert "| won at least once | 40 | 25.0" in table
+    assert "in 2 tries" in table
+    assert "| **score** | 40 | 25.0 [25.0, 25.0] |" in table
+    assert "| score, heat | 20 | 25.0" in table
+    assert "| could not be played |  | 1 |" in table

@@ -8,7 +8,7 @@ import pytest
 from atod_jax.envs.base import Observation, Projection, StepResult
 from atod_jax.envs.pool import EnvPool
 from atod_jax.records import RolloutPlan, StopReason, Task
-from atod_jax.rollout import collect
+from atod_jax.rollout import BrokenEnvironment, collect, whole_groups
 
 
 class Countdown:
@@ -68,7 +68,8 @@ def tasks(*needed):
 
 def play(act, task_list, **options):
     options = {"group_size": 2, "plan": RolloutPlan(max_turns=4)} | options
-    return collect(act, Letters(), EnvPool(Countdown), task_list, **options)
+    renderer = options.pop("renderer", Letters())
+    return collect(act, renderer, options.pop("pool", EnvPool(Countdown)), task_list, **options)
 
 
 def test_episodes_end_when_won_or_at_the_turn_limit():
@@ -188,3 +189,92 @@ def test_the_pool_can_be_used_again_and_closed_twice():
     assert pool.reset(tasks(5))[0].text == "left 5 played 0"
     pool.close()
     pool.close()
+
+
+class Moody(Countdown):
+    """Breaks down whenever it is told to "go" with the payload 7."""
+
+    def step(self, command):
+        if self.left == 7:
+            raise OSError("out of order")
+        return super().step(command)
+
+
+def test_a_group_with_an_episode_that_cannot_be_played_goes_as_a_whole(capsys):
+    pool = EnvPool(Moody)
+    result = collect(
+        lambda prompts, slots, turn: [say("go") for _ in slots],
+        Letters(),
+        pool,
+        tasks(1, 8, 2),
+        group_size=2,
+        plan=RolloutPlan(max_turns=4),
+    )
+    assert [t.stop for t in result[2:4]] == [StopReason.env_error] * 2
+    assert [len(t.turns) for t in result] == [1, 1, 1, 1, 2, 2]
+    kept = whole_groups(result)
+    assert [t.group for t in kept] == [0, 0, 2, 2]
+    assert pool.take_counts()["given_up"] == 2
+    assert "gave up task 1" in capsys.readouterr().err
+
+
+def test_one_broken_episode_takes_its_healthy_sisters_along():
+    result = play(
+        lambda p, s, t: [say("wait" if slot == 0 else "go") for slot in s],
+        tasks(8, 1, 1),
+        pool=EnvPool(Moody),
+    )
+    assert [t.stop is StopReason.env_error for t in result] == [False, True] + [False] * 4
+    assert [t.group for t in whole_groups(result)] == [1, 1, 2, 2]
+
+
+def test_an_environment_that_mostly_fails_stops_the_run():
+    with pytest.raises(BrokenEnvironment, match="failed in 2 of 3 groups"):
+        whole_groups(
+            play(lambda p, s, t: [say("go") for _ in p], tasks(7, 7, 1), pool=EnvPool(Moody))
+        )
+
+
+def test_a_prompt_that_no_longer_fits_ends_its_episode():
+    letters = Letters()
+    letters.longest = 40
+    result = play(
+        lambda p, s, t: [say("go" if slot else "wait") for slot in s], tasks(4), renderer=letters
+    )
+    assert [t.stop for t in result] == [StopReason.prompt_too_long] * 2
+    assert [len(t.turns) for t in result] == [2, 2]
+    assert not any(t.success for t in result)
+    letters.longest = 3
+    with pytest.raises(ValueError, match=r"longer than 3 tokens; .* sampling\.prompt_buckets"):
+        play(lambda p, s, t: [say("go") for _ in p], tasks(4), renderer=letters)
+
+
+def test_lanes_play_the_same_episodes_and_take_turns():
+    """Two lanes: while one half steps, the policy answers for the other."""
+    log = []
+
+    class Watched(EnvPool):
+        overlaps = True
+
+        def submit(self, commands):
+            log.append(("step", [slot for slot, _ in commands]))
+            return super().submit(commands)
+
+        def results(self, ticket):
+            log.append(("wait", ticket))
+            return super().results(ticket)
+
+    def act(prompts, slots, turn):
+        log.append(("act", list(slots)))
+        return [say("go" if slot % 2 else "wait") for slot in slots]
+
+    lanes = play(act, tasks(2, 3, 1), pool=Watched(Countdown))
+    done = [what for what, _ in log[1:7]]
+    assert done == ["act", "step", "act", "step", "wait", "act"]
+    assert log[1][1] == [0, 1, 2]
+    assert log[3][1] == [3, 4, 5]
+    plain = play(act, tasks(2, 3, 1))
+    for one, two in zip(lanes, plain, strict=True):
+        assert [t.command for t in one.turns] == [t.command for t in two.turns]
+        assert [t.observation for t in one.turns] == [t.observation for t in two.turns]
+        assert (one.stop, one.success) == (two.stop, two.success)

@@ -55,7 +55,8 @@ def records(folder):
 
 
 def without_times(folder):
-    return [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in records(folder)]
+    timed = ("seconds/", "env/")
+    return [{k: v for k, v in r.items() if not k.startswith(timed)} for r in records(folder)]
 
 
 @pytest.mark.parametrize("algo", ["atod", "opd", "grpo", "sft"])

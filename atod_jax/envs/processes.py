@@ -27,6 +27,10 @@ START_SECONDS = 900.0  # for the nursery to import and load: a full catalogue ta
 IDLE_DEATHS = 10  # of workers in a row, without an answer from any: something else is wrong
 
 
+class BrokenWorkers(Exception):
+    """Workers die again and again without playing anything."""
+
+
 class Answered(NamedTuple):
     """A worker's answers to one batch."""
 
@@ -65,7 +69,7 @@ class Processes:
         """The next thing that happens; a worker over its time is killed and reported.
 
         Raises:
-          RuntimeError: workers die again and again without playing anything.
+          BrokenWorkers: they die again and again without playing anything.
         """
         while True:
             try:
@@ -104,7 +108,7 @@ class Processes:
     def _replace(self, line: "_Line", lost: Lost) -> Lost:
         self._idle_deaths += lost.slot < 0
         if self._idle_deaths > IDLE_DEATHS:
-            raise RuntimeError(
+            raise BrokenWorkers(
                 f"environment workers died {self._idle_deaths} times in a row without playing "
                 "(out of memory?); lower env.workers, or set env.workers=0 to see the error"
             )

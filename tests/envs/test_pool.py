@@ -187,7 +187,7 @@ def test_workers_that_die_idle_again_and_again_stop_the_run(make_pool, monkeypat
     pool = make_pool(workers=1)
     pool.reset(tasks(""))
     os.kill(pool.pids[0], signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"lower env\.workers"):
+    with pytest.raises(processes.BrokenWorkers, match=r"lower env\.workers"):
         pool.step([(0, "a")])
 
 

@@ -1,9 +1,13 @@
-"""ALFWorld as text: the native engine over generated household games or over game files."""
+"""ALFWorld as text: generated household games, game files, or the official folders.
+
+The native engine plays them all; TextWorld, where installed, plays the official ones as well.
+"""
 
 import collections.abc
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import overload
 
 from atod_jax.envs.alfworld import expert, generate
@@ -11,8 +15,9 @@ from atod_jax.envs.alfworld.engine import Engine
 from atod_jax.envs.alfworld.game import Game
 from atod_jax.envs.alfworld.games import read_games
 from atod_jax.envs.alfworld.generate import SPLITS
+from atod_jax.envs.alfworld.official import Trial, find_trials, read_trial
 from atod_jax.envs.alfworld.prompts import TEMPLATES
-from atod_jax.envs.base import Observation, StepResult
+from atod_jax.envs.base import Observation, StepResult, TextEnv
 from atod_jax.records import Task
 
 __all__ = ["SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
@@ -24,7 +29,8 @@ GENERATED = {"train": 100_000, "valid_seen": 2048, "valid_unseen": 2048}
 class Config:
     """Which games are played."""
 
-    games: str = ""  # path of a games.jsonl[.xz|.gz]; empty: generated games
+    games: str = ""  # a games.jsonl[.xz|.gz] or an official data folder; empty: generated games
+    engine: str = "native"  # native | textworld, which plays official folders only
     seed: int = 0  # of the generated games
     win_reward: float = 10.0  # paid once, on the winning step; every other step pays 0
 
@@ -53,20 +59,34 @@ class GeneratedTasks(collections.abc.Sequence[Task]):
         return make_task(generate.generate(self._split, number, seed=self._seed))
 
 
-def make_task(game: Game) -> Task:
+def make_task(game: Game | Trial) -> Task:
     """The task that plays `game`; its kind is the ALFWorld task type."""
     return Task(id=game.id, kind=game.task_type, payload=game)
 
 
+def game_of(task: Task) -> Game:
+    """The game of a task, read from its file where the payload only names that."""
+    return read_trial(task.payload) if isinstance(task.payload, Trial) else task.payload
+
+
 def tasks(cfg: Config, split: str) -> Sequence[Task]:
-    """The tasks of a split: generated lazily, or the games of `cfg.games` that have a plan.
+    """The tasks of a split: generated lazily, the games of a file that have a plan, or the
+    playable games of an official folder.
 
     Raises:
-        ValueError: unknown split, a split with no game in the file, or a damaged file.
-        FileNotFoundError: no file at `cfg.games`.
+        ValueError: unknown split, a split with no game in it, a damaged file, or an engine that
+            cannot play such games.
+        FileNotFoundError: nothing at `cfg.games`.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
+    if cfg.games and Path(cfg.games).is_dir():
+        return _folder_tasks(cfg.games, split)
+    if cfg.engine == "textworld":
+        raise ValueError(
+            f"env.engine='textworld' with env.games={cfg.games!r}: it plays the game.tw-pddl files"
+            " of an official data folder; name one, or set env.engine=native"
+        )
     if not cfg.games:
         return GeneratedTasks(split, cfg.seed)
     return _file_tasks(cfg.games, split)
@@ -80,6 +100,11 @@ def _file_tasks(path: str, split: str) -> tuple[Task, ...]:
     return found
 
 
+@functools.cache
+def _folder_tasks(path: str, split: str) -> tuple[Task, ...]:
+    return tuple(make_task(trial) for trial in find_trials(path, split))
+
+
 class AlfworldEnv:
     """One player over the native engine; every step after the win is refused."""
 
@@ -88,8 +113,8 @@ class AlfworldEnv:
         self._engine: Engine | None = None
 
     def reset(self, task: Task) -> Observation:
-        """Starts the game in `task.payload` and shows its opening."""
-        self._engine = Engine(task.payload)
+        """Starts the game of a task and shows its opening."""
+        self._engine = Engine(game_of(task))
         text, commands = self._engine.reset()
         return Observation(text, commands)
 
@@ -112,8 +137,16 @@ class AlfworldEnv:
         self._engine = None
 
 
-def make(cfg: Config) -> AlfworldEnv:
-    """A player for the tasks of `cfg`."""
+def make(cfg: Config) -> TextEnv:
+    """A player for the tasks of `cfg`.
+
+    Raises:
+        ValueError: `cfg.engine` is unknown, or is textworld and not installed.
+    """
+    if cfg.engine == "textworld":
+        from atod_jax.envs.alfworld.textworld import TextworldEnv
+
+        return TextworldEnv(cfg.win_reward)
     return AlfworldEnv(cfg.win_reward)
 
 
@@ -122,7 +155,7 @@ def demonstration(cfg: Config, task: Task, max_turns: int) -> tuple[str, ...]:
 
     Empty where neither wins within `max_turns`.
     """
-    game = task.payload
+    game = game_of(task)
     if game.plan is not None and len(game.plan) <= max_turns:
         return game.plan
     return expert.solve(game, max_turns=max_turns) or ()

@@ -1,39 +1,21 @@
 """The small tokenizer of the built-in household models: fewest pieces, and lossless on any text.
 
-A Unigram model in which every piece scores the same finds the segmentation with the fewest pieces.
-Pieces are whole phrases, " cabinet 3"-like names and single characters; everything else falls back
-to bytes, so no text is ever lost. A name is one piece with its leading space wherever it stands, in
-prompts and in commands alike, which is what lets a tiny model copy it.
+Pieces are whole phrases, " cabinet 3"-like names and single characters. A name is one piece with
+its leading space wherever it stands, in prompts and in commands alike.
 
     python -m atod_jax.envs.alfworld.tokenizer --out DIR
 """
 
 import argparse
 import pathlib
-import string
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
-
+from atod_jax.envs import vocabulary
 from atod_jax.envs.alfworld import prompts
 from atod_jax.envs.alfworld.furniture import ITEM_NAMES, RECEPTACLE_NAMES
 from atod_jax.envs.alfworld.generate import GOALS
+from atod_jax.envs.vocabulary import CHARACTERS, END, PAD, START
 
-PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
-MODEL_MAX_LENGTH = 4096
-
-# The role is not printed: user and assistant take turns. `enable_thinking` is accepted and ignored.
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{{- '<|im_start|>' + message['content'] + '<|im_end|>' -}}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|im_start|>' -}}{%- endif -%}"
-)
-
-_PIECE_SCORE = -1.0
-# Far below any run of characters, so that a literal "<0x41>" in a text stays six characters.
-_BYTE_SCORE = -100.0
 _HIGHEST_NUMBER = 40
 
 _COMMANDS = "go to|take|move|open|close|use|heat|cool|clean|slice|examine|look|inventory|help"
@@ -95,7 +77,7 @@ def pieces() -> tuple[str, ...]:
     groups: Iterable[Iterable[str]] = (
         (PAD, START, END),
         _words(_TAGS),
-        ("\n", "\t", *(c for c in string.printable if c.isprintable())),
+        CHARACTERS,
         (f" {name}" for name in (*RECEPTACLE_NAMES, *ITEM_NAMES)),
         (f" {kind}" for kind in _TYPES.split()),
         (f" {n}" for n in range(1, _HIGHEST_NUMBER + 1)),
@@ -105,29 +87,9 @@ def pieces() -> tuple[str, ...]:
     return tuple(dict.fromkeys(piece for group in groups for piece in group if piece))
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer as a `transformers` object; END is the end-of-sequence token."""
-    scored = [(piece, _PIECE_SCORE) for piece in pieces()]
-    scored += [(f"<0x{byte:02X}>", _BYTE_SCORE) for byte in range(256)]
-    # Byte fallback covers every unknown character, so the "unknown" id 0 is never produced.
-    inner = Tokenizer(models.Unigram(scored, unk_id=0, byte_fallback=True))
-    inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    inner.add_special_tokens([AddedToken(t, normalized=False) for t in (PAD, START, END)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token=PAD,
-        bos_token=START,
-        eos_token=END,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=MODEL_MAX_LENGTH,
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
 def build(out_dir: str | pathlib.Path) -> None:
     """Writes the tokenizer as a Hugging Face folder for `AutoTokenizer.from_pretrained`."""
-    make_tokenizer().save_pretrained(str(out_dir))
+    vocabulary.build(pieces(), out_dir)
 
 
 def main() -> None:

@@ -1,0 +1,70 @@
+"""Questions with their accepted answers, and the files they come from."""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from atod_jax.envs.searchqa import datasets, jsonl
+
+SPLITS = ("train", "dev", "test")
+
+
+class Question(NamedTuple):
+    """One question; `dataset` is the set it comes from, which results are grouped by."""
+
+    id: str
+    dataset: str
+    split: str
+    question: str
+    answers: tuple[str, ...]
+
+
+@functools.cache
+def load(folder: str, split: str) -> tuple[Question, ...]:
+    """The questions of a split: of questions.jsonl[.gz], or of a prepared TFDS folder.
+
+    Raises:
+        FileNotFoundError: neither is there.
+        ValueError: a damaged file, with file and line, or a split without questions.
+    """
+    path = jsonl.find(folder, "questions.jsonl")
+    if path:
+        everything = list(jsonl.read(path, question_of))
+        found = tuple(q for q in everything if q.split == split)
+        there = sorted({q.split for q in everything})
+    elif datasets.is_prepared(folder):
+        there = datasets.splits(folder)
+        found = tuple(question_of(r) for r in datasets.records(folder, split))
+    else:
+        raise FileNotFoundError(
+            f"env.data={folder!r}: no questions.jsonl, questions.jsonl.gz or prepared TFDS data"
+            f" set (dataset_info.json) there"
+        )
+    if not found:
+        raise ValueError(
+            f"{path or Path(folder)} has no questions in split {split!r}; it has those of:"
+            f" {', '.join(there) or 'no split at all'}"
+        )
+    return found
+
+
+def question_of(record: dict[str, Any]) -> Question:
+    """The question of a record {id, dataset, split, question, answers}.
+
+    Raises:
+        KeyError: a field is missing.
+        ValueError: a field is empty or of the wrong type, or the split is unknown.
+    """
+    answers = record["answers"]
+    if not isinstance(answers, list) or not answers or not all(map(_is_filled, answers)):
+        raise ValueError(f"answers={answers!r}: give a list of at least one answer")
+    texts = [jsonl.text_of(record, key) for key in ("id", "dataset", "split", "question")]
+    if not _is_filled(texts[3]):
+        raise ValueError("the question is empty")
+    if texts[2] not in SPLITS:
+        raise ValueError(f"split={texts[2]!r}: use one of {', '.join(SPLITS)}")
+    return Question(*texts, tuple(answers))
+
+
+def _is_filled(text: Any) -> bool:
+    return isinstance(text, str) and bool(text.strip())

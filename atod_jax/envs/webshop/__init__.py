@@ -1,0 +1,136 @@
+"""WebShop as text: the native shop over the official product files or a generated catalogue."""
+
+import collections.abc
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+from atod_jax.envs.base import Observation, StepResult
+from atod_jax.envs.webshop import expert, generate, pages, shop
+from atod_jax.envs.webshop.engine import Engine
+from atod_jax.envs.webshop.prompts import TEMPLATES
+from atod_jax.records import Task
+
+__all__ = ["SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
+
+SPLITS = ("train", "valid")
+VALID_GOALS = 500  # the first goals are for testing, the others for training
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which shop is visited."""
+
+    data: str = ""  # folder with the official product files; empty: a generated catalogue
+    seed: int = 0  # of the generated catalogue
+    win_reward: float = 10.0  # paid at the end for a purchase of score 1, else 0
+
+
+@functools.cache
+def open_shop(data: str, seed: int) -> shop.Shop:
+    """The shop of a config, once per process.
+
+    Raises:
+        FileNotFoundError: no folder `data`, or a file missing in it.
+        ValueError: a damaged file in it.
+    """
+    return shop.cached(Path(data)) if data else shop.in_memory(generate.products(seed))
+
+
+class GoalTasks(collections.abc.Sequence[Task]):
+    """The goals of one split as tasks; a task holds the goal's number alone."""
+
+    def __init__(self, open_shop: shop.Shop, numbers: range):
+        self._shop, self._numbers = open_shop, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Task]: ...
+
+    def __getitem__(self, index: int | slice) -> Task | list[Task]:
+        if isinstance(index, slice):
+            return [self._make(number) for number in self._numbers[index]]
+        return self._make(self._numbers[index])  # negative indices too; raises IndexError
+
+    def _make(self, number: int) -> Task:
+        return Task(id=f"goal-{number}", kind=self._shop.goal(number).category, payload=number)
+
+
+def tasks(cfg: Config, split: str) -> Sequence[Task]:
+    """The goals of a split: the first 500 are `valid`, all others `train`.
+
+    Raises:
+        ValueError: unknown split, no goal in it, or a damaged file.
+        FileNotFoundError: no folder `cfg.data`, or a file missing in it.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
+    opened = open_shop(cfg.data, cfg.seed)
+    valid, train = range(VALID_GOALS), range(VALID_GOALS, opened.goal_count)
+    numbers = (valid if split == "valid" else train)[: opened.goal_count]
+    if not len(numbers):
+        raise ValueError(
+            f"{cfg.data} has {opened.goal_count} goals, none for split {split!r}: the first "
+            f"{VALID_GOALS} are for 'valid'; use more products"
+        )
+    return GoalTasks(opened, numbers)
+
+
+class WebshopEnv:
+    """One visitor; every step after the purchase is refused."""
+
+    def __init__(self, cfg: Config):
+        self._cfg = cfg
+        self._engine: Engine | None = None
+
+    def reset(self, task: Task) -> Observation:
+        """Enters the shop with the goal whose number is `task.payload`."""
+        opened = open_shop(self._cfg.data, self._cfg.seed)
+        self._engine = Engine(opened, opened.goal(task.payload))
+        return observe(self._engine)
+
+    def step(self, command: str) -> StepResult:
+        """Plays one command; a purchase ends the visit and is scored from 0 to 1.
+
+        The reward is `win_reward` for a purchase of score 1, else 0.
+
+        Raises:
+            ValueError: no visit is under way (before `reset`, after a purchase or after `close`).
+        """
+        engine = self._engine
+        if engine is None:
+            raise ValueError(f"step({command[:80]!r}) outside a visit; call reset(task) first")
+        engine.step(command)
+        done, won = engine.score is not None, engine.score == 1.0
+        if done:
+            self._engine = None
+        reward = self._cfg.win_reward if won else 0.0
+        return StepResult(observe(engine), reward, done, won, engine.score)
+
+    def close(self) -> None:
+        """Leaves the shop."""
+        self._engine = None
+
+
+def observe(engine: Engine) -> Observation:
+    """The open page in one line, and what can be done on it."""
+    search = ("search[<your query>]",) if engine.has_search_bar else ()
+    clicks = tuple(f"click[{text}]" for text in engine.clickables)
+    return Observation(pages.text(engine.page), search + clicks)
+
+
+def make(cfg: Config) -> WebshopEnv:
+    """A visitor for the tasks of `cfg`."""
+    return WebshopEnv(cfg)
+
+
+def demonstration(cfg: Config, task: Task, max_turns: int) -> tuple[str, ...]:
+    """What the scripted expert does to win the task within `max_turns`, () where it does not."""
+    return expert.solve(make(cfg), task, max_turns=max_turns)

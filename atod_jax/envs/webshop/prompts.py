@@ -1,0 +1,153 @@
+"""How a visit to the shop is shown to a model, and how its answer becomes a command."""
+
+import re
+from collections.abc import Sequence
+
+from atod_jax.envs.base import Episode, Observation, Projection, Template
+from atod_jax.envs.webshop.pages import SEPARATOR
+from atod_jax.envs.webshop.view import Offer, View, make_view, read_task
+
+# --------------------------------------------------------------------------------- compact template
+
+MAX_COMMAND_CHARS = 120  # bounds what a garbled answer adds to later prompts
+_TITLE_CHARS = 80
+_SHORT = re.compile(r"(search|click) (.+)")
+
+
+def compact_prompt(episode: Episode, history: int) -> str:
+    """The terse prompt: the wish, then the open page; `history` is not needed.
+
+    Raises:
+        ValueError: the first observation states no goal.
+    """
+    view = make_view(episode)
+    wish = "".join(f" {name} {value}" for name, value in view.wish.options)
+    limit = f" under {view.wish.limit:.0f}" if view.wish.limit < float("inf") else ""
+    return "\n".join([f"want: {view.wish.request}", f"as:{wish}{limit}", *_page_lines(view)])
+
+
+def _page_lines(view: View) -> list[str]:
+    if view.kind == "results":
+        return [f"page {view.page}", *map(_offer_line, view.offers)]
+    if view.kind == "item":
+        offered = [f"{name}: {', '.join(values)}" for name, values in view.options]
+        chosen = " ".join(value for _, value in view.chosen) or "nothing"
+        item = f"item: {view.title[:_TITLE_CHARS].lower()} {view.price}"
+        return [item, *offered, f"chosen: {chosen}"]
+    return [view.kind]
+
+
+def _offer_line(offer: Offer) -> str:
+    seen = " seen" if offer.opened else ""
+    return f" {offer.id} {offer.title[:_TITLE_CHARS].lower()} {offer.price}{seen}"
+
+
+def compact_project(response: str, commands: Sequence[str]) -> Projection:
+    """`search WORDS` or `click TEXT` after an optional think block.
+
+    Valid iff it is a search, or a click on something that is there.
+    """
+    text = " ".join(response.rpartition("</think>")[2].split())[:MAX_COMMAND_CHARS].rstrip()
+    match = _SHORT.fullmatch(text)
+    if match is None:
+        return Projection(text, False)
+    command = f"{match[1]}[{match[2]}]"
+    return Projection(command, match[1] == "search" or is_useful(command, commands))
+
+
+def is_useful(click: str, commands: Sequence[str]) -> bool:
+    """Whether a click does anything: the search button is listed but needs words."""
+    return click in commands and click != "click[search]"
+
+
+def compact_respond(command: str, thought: str) -> str:
+    """`<think>thought</think>search words` or `click text`, without the block where no thought."""
+    verb, _, argument = command.removesuffix("]").partition("[")
+    return f"<think>{thought}</think>{verb} {argument}" if thought else f"{verb} {argument}"
+
+
+# ----------------------------------------------------------------------------------- paper template
+
+PAPER_ROLE = (
+    "You act as an expert agent in WebShop, an online store where you buy what is asked for."
+)
+PAPER_NOW = "What you observe now: "
+PAPER_ACTIONS = "Admissible actions now: ["
+PAPER_INSTRUCTIONS = (
+    "It is your turn now. Reason step by step about the situation first, inside <think> </think>,"
+    " and weigh which action brings the purchase closest. After the reasoning, choose one of the"
+    " admissible actions and write it inside <action> </action>."
+)
+MAX_PROMPT_CHARS = 13_000  # a longer prompt is shown without history
+_FALLBACK_CHARS = 20
+_CJK = re.compile("[\u4e00-\u9fff]")
+
+
+def paper_prompt(episode: Episode, history: int) -> str:
+    """The full prompt, with the last `history` turns where there are some and they fit.
+
+    Raises:
+        ValueError: the first observation states no goal.
+    """
+    task = read_task(episode.opening)
+    now = f"{PAPER_NOW}{shown_text(episode.current.text, task)}"
+    ending = [_actions(episode.current), "", PAPER_INSTRUCTIONS]
+    lead = f"{PAPER_ROLE} Your task is to: {task}"
+    if history > 0 and episode.past:
+        full = "\n".join([lead, *_past_lines(episode, history, task), now, *ending])
+        if len(full) <= MAX_PROMPT_CHARS:
+            return full
+    return "\n".join([lead, now, *ending])
+
+
+def _past_lines(episode: Episode, history: int, task: str) -> list[str]:
+    steps = len(episode.past)
+    first = max(0, steps - history)
+    entries = "\n".join(
+        f"[Observation {n}: '{shown_text(text, task)}', Action {n}: '{command}']"
+        for n, (text, command) in enumerate(episode.past[first:], start=first + 1)
+    )
+    return [
+        f"You have taken {steps} step(s) so far. The latest {steps - first} observation(s), each"
+        f" with the action you answered it with: {entries}",
+        f"This is step {steps + 1}.",
+    ]
+
+
+def shown_text(text: str, task: str) -> str:
+    """The fields of a page after the task, each in quotes; the whole text where it has no task."""
+    fields = text.split(SEPARATOR)
+    if task not in fields:
+        return text
+    return SEPARATOR.join(f"'{field}'" for field in fields[fields.index(task) + 1 :])
+
+
+def _actions(now: Observation) -> str:
+    listed = "".join(f"'{command}',\n" for command in now.commands)
+    return f"{PAPER_ACTIONS}\n{listed}]."
+
+
+def paper_project(response: str, commands: Sequence[str]) -> Projection:
+    """Lower-cased text between the first action tags; membership in `commands` is not checked.
+
+    Invalid without both action tags (then the last 20 characters are sent), without both think
+    tags (case-sensitive), or with a character in U+4E00..U+9FFF.
+    """
+    text = response.lower()
+    start, end = text.find("<action>"), text.find("</action>")
+    if start < 0 or end < 0:
+        return Projection(text[-_FALLBACK_CHARS:], False)
+    thinks = "<think>" in response and "</think>" in response
+    command = text[start + len("<action>") : end].strip()
+    return Projection(command, thinks and not _CJK.search(response))
+
+
+def paper_respond(command: str, thought: str) -> str:
+    """A response with both tags; the think block stays even when the thought is empty."""
+    return f"<think>{thought}</think>\n<action>{command}</action>"
+
+
+TEMPLATES = {
+    "paper": Template(paper_prompt, paper_project, paper_respond),
+    "compact": Template(compact_prompt, compact_project, compact_respond),
+}

@@ -1,0 +1,216 @@
+"""A shop: products, their search index and its goals in arrays, in memory or mapped from files.
+
+Workers that map the same folder share its pages; what a worker has of its own is one score per
+product, the products it looked at last and nothing else that grows with the shop.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from atod_jax.envs.webshop import catalogue, goals
+from atod_jax.envs.webshop.catalogue import Product
+from atod_jax.envs.webshop.goals import Goal
+from atod_jax.envs.webshop.indexing import Allocate, IndexBuilder
+from atod_jax.envs.webshop.search import Arrays, Index
+
+_FORMAT = 1  # of the files below; older folders are built anew
+_TEXTS = "products.bin"  # the products, packed, one behind the other
+_KEPT_PRODUCTS = 1024
+
+
+class Shop:
+    """What an engine asks for, by product and goal numbers.
+
+    Args:
+      arrays: those of `search.Index`; `offsets` [N+1] int64 where a product lies in `texts`;
+        `prices` [N] float64; `goal_products`, `goal_choices` [G] uint32 and `goal_limits` [G].
+      texts: [bytes] uint8, the packed products.
+    """
+
+    def __init__(self, arrays: Arrays, texts: np.ndarray):
+        self._arrays, self._texts = arrays, texts
+        self._index = Index(arrays)
+        self.product = functools.lru_cache(_KEPT_PRODUCTS)(self._unpack)
+
+    def __len__(self) -> int:
+        return len(self._arrays["prices"])
+
+    @property
+    def goal_count(self) -> int:
+        return len(self._arrays["goal_products"])
+
+    def search(self, query: str) -> Sequence[int]:
+        """The products found, best first, at most 50."""
+        return self._index.search(query)
+
+    def price(self, number: int) -> float:
+        """What a product costs."""
+        return float(self._arrays["prices"][number])
+
+    def goal(self, number: int) -> Goal:
+        """The goal of that number; IndexError beyond the last."""
+        parts = ("goal_products", "goal_choices", "goal_limits")
+        product, choice, limit = (self._arrays[name][number] for name in parts)
+        return goals.make_goal(self.product(int(product)), int(choice), float(limit))
+
+    def _unpack(self, number: int) -> Product:
+        start, end = self._arrays["offsets"][number : number + 2]
+        return _unpacked(self._texts[start:end].tobytes())
+
+
+def _packed(product: Product) -> bytes:
+    values = [getattr(product, name) for name in Product.__dataclass_fields__]
+    return zlib.compress(json.dumps(values).encode(), level=1)
+
+
+def _unpacked(data: bytes) -> Product:
+    values = dict(zip(Product.__dataclass_fields__, json.loads(zlib.decompress(data))))
+    for name in ("bullets", "prices", "attributes", "wanted"):
+        values[name] = tuple(values[name])
+    values["options"] = {name: tuple(options) for name, options in values["options"].items()}
+    return Product(**values)
+
+
+# ----------------------------------------------------------------------------------------- building
+
+
+def in_memory(products: Iterable[Product]) -> Shop:
+    """A shop of these products that lives in this process."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def allocate(name: str, length: int, dtype: Any) -> np.ndarray:
+        return arrays.setdefault(name, np.empty(length, dtype))
+
+    texts = io.BytesIO()
+    _build(products, allocate, texts)
+    return Shop(arrays, np.frombuffer(texts.getbuffer(), np.uint8))
+
+
+def _build(products: Iterable[Product], allocate: Allocate, texts: BinaryIO) -> None:
+    """Fills the arrays of a `Shop` in one pass over its products.
+
+    Raises:
+        ValueError: no product can be searched for, or none has a request.
+    """
+    builder, rng = IndexBuilder(), goals.make_rng()
+    ids, prices, sizes = [], [], [0]
+    asking: list[tuple[int, int]] = []  # (number, ways to choose) of products with a request
+    for number, product in enumerate(products):
+        ids.append(product.asin)
+        prices.append(goals.draw_price(product, rng))
+        sizes.append(texts.write(_packed(product)))
+        builder.add(product.indexed_text)
+        if product.request:
+            asking.append((number, goals.choices(product)))
+    limits = [goals.draw_limit(prices[number], rng) for number, _ in asking]
+    if not asking:
+        raise ValueError("no product has a request, so there is no goal; add instructions")
+    builder.finish(np.array(ids, "S"), allocate)
+    allocate("prices", len(prices), np.float64)[:] = prices
+    np.cumsum(sizes, out=allocate("offsets", len(sizes), np.int64))
+    _number_goals(np.array(asking, np.int64), np.array(limits), allocate)
+
+
+def _number_goals(asking: np.ndarray, limits: np.ndarray, allocate: Allocate) -> None:
+    """Every choice of every asking product, in the shuffled order."""
+    numbers, ways = asking.T
+    total = int(ways.sum())
+    order = np.array(goals.shuffled(total), np.int64)
+    choices = np.arange(total) - np.repeat(np.cumsum(ways) - ways, ways)
+    allocate("goal_products", total, np.uint32)[:] = np.repeat(numbers, ways)[order]
+    allocate("goal_choices", total, np.uint32)[:] = choices[order]
+    allocate("goal_limits", total, np.float32)[:] = np.repeat(limits, ways)[order]
+
+
+# -------------------------------------------------------------------------------------------- files
+
+
+def from_folder(folder: Path, make_products: Callable[[], Iterable[Product]]) -> Shop:
+    """The shop in `folder`, built from `make_products()` if it is not there yet.
+
+    The folder appears whole or not at all; processes that build it at once do not disturb each
+    other.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+            made = Path(scratch) / folder.name
+            made.mkdir()
+            with (made / _TEXTS).open("wb") as texts:
+                _build(make_products(), functools.partial(_map_new, made), texts)
+            _publish(made, folder)
+    arrays = {path.stem: _map(path) for path in folder.glob("*.npy")}
+    return Shop(arrays, np.memmap(folder / _TEXTS, np.uint8, "r").view(np.ndarray))
+
+
+def _publish(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was faster with the same content
+            raise
+
+
+def _map_new(folder: Path, name: str, length: int, dtype: Any) -> np.ndarray:
+    path = folder / f"{name}.npy"
+    return np.lib.format.open_memmap(path, "w+", dtype, (length,)).view(np.ndarray)
+
+
+def _map(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r").view(np.ndarray)  # slices of plain arrays are faster
+
+
+def cached(folder: Path) -> Shop:
+    """The shop whose product files are in `folder`; its index is kept in the user's cache folder.
+
+    Raises:
+        FileNotFoundError: no such folder, or no file of products or of instructions in it.
+        ValueError: several such files, or a damaged one.
+    """
+    items = _find(folder, "products", ("items_shuffle", "products"))
+    notes = _find(folder, "instructions", ("items_ins",))
+
+    def make_products() -> Iterable[Product]:
+        return catalogue.products(
+            catalogue.read_rows(items), catalogue.read_notes(notes), source=str(items)
+        )
+
+    return from_folder(_cache_folder() / _fingerprint(items, notes), make_products)
+
+
+def _find(folder: Path, what: str, stems: Sequence[str]) -> Path:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; set env.data to one with the shop's files")
+    endings = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name.startswith(tuple(stems)) and path.name.endswith(endings)
+    ]
+    if not found:
+        patterns = " or ".join(f"{stem}*.json[l][.gz]" for stem in stems)
+        raise FileNotFoundError(f"{folder} has no file of {what} ({patterns})")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"{folder} has several files of {what}: {names}; leave one there")
+    return found[0]
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "atod_jax" / "webshop"
+
+
+def _fingerprint(*paths: Path) -> str:
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.blake2b(repr((_FORMAT, facts)).encode(), digest_size=10).hexdigest()

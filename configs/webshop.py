@@ -1,0 +1,64 @@
+"""WebShop from the official product files, played by the native shop.
+
+    python -m atod_jax.train --config=configs/webshop.py --config.env.data=DIR \\
+        --config.student.path=DIR --config.teacher.path=DIR --workdir=runs/webshop
+    python -m atod_jax.train --config=configs/webshop.py:smoke --workdir=runs/shop
+
+Variants: algo=NAME (a file of atod_jax/algorithms), preset=released|paper (METHOD.md), smoke.
+env.data is a folder with items_shuffle*.json and items_ins_v2*.json; without it a generated shop of
+288 products is visited. `smoke` plays a few steps there with the shipped tiny models and terse
+prompts on a laptop: it proves the path to a report, it teaches nothing.
+"""
+
+from ml_collections import ConfigDict
+
+from atod_jax import config, presets
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The released WebShop settings; `smoke` swaps in tiny models and sizes."""
+    v = config.parse_arg(arg, algo="atod", preset="released", smoke=False, seed=0)
+    c = config.base()
+    c.update_from_flattened_dict(presets.overrides(v.preset))
+    c.seed = v.seed
+    c.algorithm.name = v.algo
+    visits(c)
+    if v.smoke:
+        smoke(c)
+    return c
+
+
+def visits(c: ConfigDict) -> None:
+    """The task: 15 turns, goals 0-499 for evaluation, all others for training."""
+    c.env.name = "webshop"
+    c.env.max_turns = 15
+    c.eval.split = "valid"
+    c.sampling.prompt_buckets = (1024, 2048, 4096)
+
+
+def terse(c: ConfigDict) -> None:
+    """The built-in shop in compact prompts, for the shipped models: about 100 tokens and 10."""
+    visits(c)
+    c.env.template = "compact"
+    c.sampling.max_new_tokens = 14
+    c.sampling.prompt_buckets = (56, 160, 256)
+    c.student.remat = "none"
+    c.packing.micro_rows = 32
+
+
+def smoke(c: ConfigDict) -> None:
+    """Tiny models, terse prompts, small batches."""
+    terse(c)
+    c.student.path = "webshop/student"
+    c.teacher.path = "webshop/teacher"
+    c.total_steps = 4
+    c.rollout.tasks = 4
+    c.rollout.group = 4
+    c.packing.minibatch_rows = 64
+    c.optim.lr = 5e-4
+    c.algorithm.atod.anneal_steps = 2
+    c.eval.tasks = 32
+    c.eval.final_tasks = 64
+    c.eval.every = 2
+    c.eval.slots = 64
+    c.save_every = 2

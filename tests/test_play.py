@@ -1,0 +1,148 @@
+"""Playing in the terminal: the prompts of a model, typed answers, baseline players."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atod_jax import config, play
+from atod_jax.envs import alfworld
+from atod_jax.envs.base import Episode
+from configs import household
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def small_config(**changes):
+    c = household.games(config.base())
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def typing(monkeypatch, *lines):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def solution(number):
+    cfg = alfworld.Config()
+    task = alfworld.tasks(cfg, "valid_unseen")[number]
+    return task, alfworld.demonstration(cfg, task, 20)
+
+
+@pytest.mark.parametrize("template", ["paper", "compact"])
+@pytest.mark.parametrize("typed_as", ["commands", "responses"])
+def test_a_person_wins_by_typing(monkeypatch, capsys, template, typed_as):
+    task, commands = solution(3)
+    respond = alfworld.TEMPLATES[template].respond
+    lines = [respond(c, "so be it").replace("\n", " ") for c in commands]
+    typing(monkeypatch, *(commands if typed_as == "commands" else lines))
+    (outcome,) = play.play(small_config(**{"env.template": template}), "human", first=3)
+    assert (outcome.task.id, outcome.won) == (task.id, True)
+    assert outcome.turns == outcome.valid == len(commands)
+    shown = capsys.readouterr().out
+    assert f"command: {commands[0]}\n" in shown
+    assert f"reward 10\nwon in {len(commands)} turns\n" in shown
+    assert "| **all tasks** | 1 | 100.0 [" in shown
+
+
+@pytest.mark.parametrize("template", ["paper", "compact"])
+def test_the_prompts_are_those_of_a_model(monkeypatch, capsys, template):
+    task, commands = solution(0)
+    typing(monkeypatch, *commands)
+    play.play(small_config(**{"env.template": template}), "human")
+    shown = capsys.readouterr().out
+    env, past = alfworld.make(alfworld.Config()), ()
+    current = env.reset(task)
+    for command in commands:
+        prompt = alfworld.TEMPLATES[template].prompt(Episode(past, current), 2)
+        assert f"\n{prompt}\n" in shown
+        past = (*past, (current.text, command))
+        current = env.step(command).observation
+
+
+def test_a_bad_response_is_said_to_be_one_and_costs_a_turn(monkeypatch, capsys):
+    typing(monkeypatch, "<action>look", "look")
+    cfg = small_config(**{"env.template": "paper", "env.max_turns": 2})
+    (outcome,) = play.play(cfg, "human")
+    assert (outcome.won, outcome.turns, outcome.valid) == (False, 2, 1)
+    shown = capsys.readouterr().out
+    assert "command: <action>look  (not a valid response)" in shown
+    assert "not won in 2 turns" in shown
+
+
+def test_leaving_early_counts_the_finished_games_only(monkeypatch, capsys):
+    _, commands = solution(0)
+    typing(monkeypatch, *commands, "look")
+    outcomes = play.play(small_config(), "human", games=3)
+    assert [o.won for o in outcomes] == [True]
+    shown = capsys.readouterr().out
+    assert "=== game 2 of 3: " in shown
+    assert "this game is not counted" in shown
+
+
+def test_the_scripted_players_calibrate_the_games(capsys):
+    expert = play.play(small_config(), "expert", games=24)
+    assert all(o.won and o.turns <= 20 for o in expert)
+    random = play.play(small_config(), "random", games=24)
+    assert random == play.play(small_config(), "random", games=24)
+    assert sum(o.won for o in random) < len(random) == 24
+    shown = capsys.readouterr().out
+    assert "valid_unseen: 24 tasks from number 0" in shown
+    assert "| pick_two_obj_and_place | 4 | 100.0 [" in shown
+    assert "| valid responses (%) |  | 100.0 |" in shown
+
+
+def test_games_beyond_the_split_are_refused_and_its_end_ends_the_session():
+    assert len(play.play(small_config(), "expert", games=5, first=2046)) == 2
+    with pytest.raises(ValueError, match="--first=2048: valid_unseen has the games 0 to 2047"):
+        play.play(small_config(), "expert", first=2048)
+
+
+def test_an_unknown_template_is_named():
+    with pytest.raises(ValueError, match=r"env\.template='long': alfworld has paper, compact"):
+        play.play(small_config(**{"env.template": "long"}), "expert")
+
+
+# -------------------------------------------------------------------------------- the command line
+
+
+def test_the_config_of_an_environment_is_found():
+    given = ["--config=configs/household.py", "--env=alfworld"]
+    assert play.with_config(given) == given
+    for arguments in (["--env", "alfworld"], ["--env=alfworld", "--config.seed=1"], []):
+        first, *rest = play.with_config(arguments)
+        assert Path(first.removeprefix("--config=")) == REPO / "configs" / "alfworld.py"
+        assert rest == arguments
+    with pytest.raises(ValueError, match=r"--env=chess: no config .*environments are alfworld"):
+        play.with_config(["--env=chess"])
+
+
+def run(*arguments, typed=""):
+    command = [sys.executable, "-m", "atod_jax.play", *arguments]
+    return subprocess.run(
+        command, cwd=REPO, input=typed, capture_output=True, text=True, timeout=90
+    )
+
+
+def test_the_program_reads_what_is_piped_into_it():
+    _, commands = solution(0)
+    done = run("--env", "alfworld", "--games=1", typed="\n".join(commands))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "reward 10\nwon in " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--player=nobody", "flag --player=nobody"),
+        ("--config.env.engine=unity", "env.engine='unity': choose from native, textworld"),
+        ("--config.eval.split=test", "split 'test' is unknown; use one of train, valid_seen"),
+    ],
+)
+def test_bad_arguments_end_with_one_line_and_code_2(argument, message):
+    done = run("--env=alfworld", argument)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
