@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -35,22 +36,26 @@ _PROCESS = flags.DEFINE_integer("process_id", -1, "the number of this one")
 
 
 def run(
-    main: Callable[[ConfigDict, str], None],
+    main: Callable[[Any, str], None],
     *,
     workdir_required: bool,
+    config_required: bool = True,
     model_required: bool = True,
     complete: Callable[[list[str]], list[str]] = list,
 ) -> None:
     """Parses the command line, checks the config and calls `main(cfg, workdir)`.
 
-    `complete` may add to the arguments before they are read. An expected error ends the program
-    with exit code 2 and one message; set ATOD_TRACEBACK=1 to see where it came from.
+    `complete` may add to the arguments before they are read. Without `config_required`, cfg is None
+    where no --config is given. An expected error ends the program with exit code 2 and one message;
+    set ATOD_TRACEBACK=1 to see where it came from.
     """
     with _short_errors():
         sys.argv[1:] = complete(sys.argv[1:])
         _parse()
-        cfg = _config(workdir_required)
-        config_lib.validate(cfg, model_required=model_required)
+        cfg = None
+        if config_required or _CONFIG.value is not None:
+            cfg = _config(workdir_required)
+            config_lib.validate(cfg, model_required=model_required)
         cluster.start(
             coordinator=_COORDINATOR.value,
             num_processes=_PROCESSES.value,

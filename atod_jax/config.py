@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -57,7 +58,8 @@ def base() -> ConfigDict:
     c.env.update(defaults(PoolConfig))  # workers, timeout, attempts
 
     c.rollout = ConfigDict()
-    c.rollout.source = "student"  # who plays: student | expert (supervised turns)
+    c.rollout.source = "student"  # who plays: student | expert (supervised turns) | recorded
+    c.rollout.episodes = ""  # with source = recorded: the workdir of a run with record = True
     c.rollout.tasks = 16  # per iteration
     c.rollout.group = 8  # rollouts per task
 
@@ -114,6 +116,7 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     c.save_every = 25  # iterations
     c.keep_checkpoints = 2
     c.log_transcripts = 4  # episodes written per evaluation
+    c.record = False  # write every training episode to <workdir>/episodes
     c.export = ""  # write the final student to this Hugging Face folder as well
 
 
@@ -214,7 +217,7 @@ def _ranges(cfg: ConfigDict) -> list[str]:
 
 def _choices(cfg: ConfigDict) -> list[str]:
     allowed = {
-        "rollout.source": (cfg.rollout.source, ("student", "expert")),
+        "rollout.source": (cfg.rollout.source, ("student", "expert", "recorded")),
         "demos.label": (cfg.demos.label, ("expert", "executed")),
         "student.remat": (cfg.student.remat, ("none", "dots", "full")),
         "optim.schedule": (cfg.optim.schedule, ("constant", "cosine")),
@@ -228,12 +231,21 @@ def _choices(cfg: ConfigDict) -> list[str]:
         for key, (value, choices) in allowed.items()
         if value not in choices
     ]
-    if (cfg.rollout.source == "expert") != (cfg.algorithm.name == "sft"):
+    if (cfg.rollout.source, cfg.algorithm.name == "sft") in (("expert", False), ("student", True)):
         problems.append(
             f"rollout.source={cfg.rollout.source!r} with algorithm.name={cfg.algorithm.name!r}: "
             "expert turns are for sft and sft needs them; change one of the two"
         )
+    if cfg.rollout.source == "recorded" and not _is_folder(cfg.rollout.episodes):
+        problems.append(
+            f"rollout.episodes={cfg.rollout.episodes!r}: no such folder; name the workdir of a run "
+            "with --config.record=true"
+        )
     return problems
+
+
+def _is_folder(name: str) -> bool:
+    return bool(name) and Path(name).is_dir()
 
 
 def _sections(cfg: ConfigDict) -> list[str]:

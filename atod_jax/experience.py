@@ -1,4 +1,5 @@
-"""What one iteration plays: the student, helped as the algorithm's plan says, or the expert."""
+"""What one iteration learns from: the student plays, helped as the algorithm's plan says, or the
+expert plays, or the episodes of an earlier run are read."""
 
 import dataclasses
 import functools
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from atod_jax import assembly, cluster, config, demos, rollout
 from atod_jax.assembly import Algorithm, Environment, Model
+from atod_jax.recording import Recording
 from atod_jax.records import RolloutPlan, Task, Trajectory
 from atod_jax.render import demonstration_text
 from atod_jax.streams import Stream, key, rng
@@ -31,6 +33,8 @@ def make_collect(
     """`collect(step, params)`: the experience of one iteration, a function of nothing else."""
     if cfg.rollout.source == "expert":
         return _expert_plays(cfg, env, source, between_turns)
+    if cfg.rollout.source == "recorded":
+        return _recorded(cfg, student, between_turns)
     slots = cfg.rollout.tasks * cfg.rollout.group
     policy = assembly.policy(cfg, student, mesh, cfg.sampling.temperature, slots)
     teacher_demonstrates = _teacher_demonstrates(cfg, mesh, env, teacher, between_turns)
@@ -114,6 +118,36 @@ def _expert_plays(
         return rollout.whole_groups(trajectories)
 
     return collect
+
+
+def _recorded(cfg: ConfigDict, student: Model, between_turns: Callable[[], None]) -> Collect:
+    recording = Recording(cfg.rollout.episodes)
+    require_tokenizer(recording, student)
+    missing = sorted(set(range(cfg.total_steps)) - set(recording.steps))
+    if missing:
+        raise ValueError(
+            f"total_steps={cfg.total_steps}: {recording.folder} has no episodes of step "
+            f"{missing[0]}; set total_steps={missing[0]} or record a longer run"
+        )
+
+    def collect(step: int, params: Any) -> list[Trajectory]:
+        between_turns()
+        return recording.read(step)[0]
+
+    return collect
+
+
+def require_tokenizer(recording: Recording, student: Model) -> None:
+    """Ids mean something to the tokenizer that made them only.
+
+    Raises:
+      ValueError: the student has another one.
+    """
+    if recording.tokenizer != assembly.tokenizer_digest(student.tokenizer):
+        raise ValueError(
+            f"{recording.folder} was recorded with another tokenizer than that of the student "
+            f"({student.path}); use the student.path of that run, or record the episodes again"
+        )
 
 
 def _teacher_demonstrates(

@@ -200,6 +200,11 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
     } | ({"replayed": True} if turn.replayed else {})
 
 
+def episode_text(episode: Trajectory, columns: Columns) -> str:
+    """An episode for people; `columns` as for `Writer.transcripts`."""
+    return _episode_text(_episode_record(episode, columns))
+
+
 TURN_TEXT = ("observation", "response", "command", "valid", "tokens", "replayed")
 
 

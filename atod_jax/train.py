@@ -112,6 +112,9 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                     sig = sig.replace(reference_logp=start.logp)
                 means = [jax.block_until_ready(sig.diagnostics)]
                 clock.lap("score")
+                if cfg.record:
+                    observer.record(step, trajectories, batch, s, t)
+                    clock.lap("record")
                 for piece in learner.minibatches(
                     batch,
                     sig,
@@ -168,6 +171,8 @@ def conclude(cfg: ConfigDict, out: Path, student: Model, params: Any, observer: 
         "evaluations": "evaluations/",
         "checkpoints": "checkpoints/",
     }
+    if cfg.record:
+        artifacts["training episodes, a TFDS data set"] = "episodes/"
     if cfg.export:
         params = jax.tree.map(to_host, params)  # of every device, in every process
     if not cluster.is_first():
@@ -292,7 +297,7 @@ def env_scalars(
     seconds: dict[str, float],
 ) -> dict[str, float]:
     """What the environments of one iteration took, and how many groups they could not play."""
-    alone = cfg.rollout.source == "expert"
+    alone = cfg.algorithm.name == "sft"
     planned = cfg.rollout.tasks * (cfg.rollout.group if alone else 1)
     return {
         "rollout/failed_groups": float(planned - len({t.group for t in trajectories})),

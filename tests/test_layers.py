@@ -33,6 +33,7 @@ ALLOWED = {
     "packing": {"types", "records"},
     "rollout": {"records", "envs", "render"},
     "tasks": {"records", "envs", "streams"},
+    "recording": {"records"},
     "intervals": set(),
     "metrics": {"types", "records"},
     "report": {"intervals"},
@@ -45,9 +46,9 @@ ALLOWED = {
 # Only the command-line programs and what wires them up see the config tree.
 READS_CONFIG = {
     "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate",
-    "play", "doctor",
+    "play", "doctor", "replay",
 }  # fmt: skip
-PROGRAMS = {"train", "evaluate", "play", "doctor"}
+PROGRAMS = {"train", "evaluate", "play", "doctor", "replay"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN = 350, 80, 120
 
 
