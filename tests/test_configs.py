@@ -26,7 +26,7 @@ VARIANTS = {
     "household_teacher": ["start=x,lr=0.01,steps=3"],
     "alfworld": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
     "webshop": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
-    "webshop_sft": ["stage=student", "stage=teacher,steps=3"],
+    "webshop_sft": [None, "start=x,steps=3"],
 }
 
 
