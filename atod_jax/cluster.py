@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is taken for dead
+PATIENCE = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": 30}
 
 
 def start(
@@ -39,11 +40,9 @@ def start(
             f"--process_id={process_id}: give all three, or --distributed to find them out"
         )
     if coordinator:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
-        )
+        jax.distributed.initialize(coordinator, num_processes, process_id, **PATIENCE)
     elif detect:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(**PATIENCE)
 
 
 def is_first() -> bool:
@@ -86,12 +85,14 @@ def leaving_together() -> Iterator[None]:
     """Turns the loss of another process into one clear line instead of a long wait.
 
     An error of the runtime in one of several processes nearly always means that another has gone.
-    The process ends at once: an orderly shutdown would wait for the others.
+    The process ends at once: an orderly shutdown would wait for the others. A process that vanishes
+    without closing its connections is noticed after HEARTBEAT_SECONDS, by JAX itself.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # Gloo's errors are ValueErrors
+        ours = isinstance(error, ValueError) and "Gloo" not in str(error)
+        if ours or jax.process_count() == 1:
             raise
         print(
             f"error: process {jax.process_index()} of {jax.process_count()} lost the others: "
