@@ -46,6 +46,7 @@ def base() -> ConfigDict:
     c.env.games = ""  # alfworld: a games.jsonl[.xz|.gz] or an official folder; "" = generated games
     c.env.engine = "native"  # alfworld: native | textworld (official folders only, slow)
     c.env.data = ""  # webshop: the official files; searchqa: questions and corpus; "" = generated
+    c.env.human_goals = False  # webshop: requests of people (items_human_ins*), not made-up ones
     c.env.retriever = ""  # searchqa: URL of a search server; "" = BM25 in every process
     c.env.topk = 3  # searchqa: passages shown per search
     c.env.information = "json"  # searchqa: form of the results shown: json | plain
