@@ -20,7 +20,8 @@ from atod_jax.algorithms import base
 from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.envs.pool import EnvPool, PoolConfig
 from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub
-from atod_jax.models.checkpoint_io import load_sharded, read_config
+from atod_jax.models.checkpoint_io import read_config
+from atod_jax.models.loading import load_sharded
 from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.render import Renderer, load_tokenizer
@@ -101,7 +102,7 @@ def load(
       remat: see `ModelConfig`.
       mesh: the devices.
       compute: type of the matrix products.
-      storage: type the weights are kept in.
+      storage: type the weights are kept in, see `load_sharded`.
     """
     path = model_path(name, key_name, "config.json")
     config = dataclasses.replace(read_config(path, dtype=compute), remat=remat)
@@ -147,10 +148,9 @@ def load_teacher(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model | None:
     """
     if not cfg.teacher.path:
         return None
-    dtype = cfg.teacher.dtype
-    teacher = load(
-        cfg.teacher.path, "teacher.path", remat="none", mesh=mesh, compute=dtype, storage=dtype
-    )
+    storage = cfg.teacher.dtype
+    types = {"storage": storage, "compute": "bfloat16" if storage == "int8" else storage}
+    teacher = load(cfg.teacher.path, "teacher.path", remat="none", mesh=mesh, **types)
     _require_same_ids(cfg.teacher.path, student, teacher)
     rows, theirs = student.lm.config.vocab_size, teacher.lm.config.vocab_size
     if rows == theirs:

@@ -40,7 +40,7 @@ def base() -> ConfigDict:
     c.student.remat = "full"  # what the backward pass recomputes: none | dots | full
     c.teacher = ConfigDict()
     c.teacher.path = ""  # Hugging Face folder; unused by algorithms without a teacher
-    c.teacher.dtype = "float32"  # of its weights and matrix products: float32 | bfloat16
+    c.teacher.dtype = "float32"  # of its weights: float32 | bfloat16 | int8 (products in bfloat16)
 
     c.env = ConfigDict()
     c.env.name = "alfworld"  # a module of atod_jax/envs
@@ -219,7 +219,7 @@ def _choices(cfg: ConfigDict) -> list[str]:
         "rollout.source": (cfg.rollout.source, ("student", "expert")),
         "demos.label": (cfg.demos.label, ("expert", "executed")),
         "student.dtype": (cfg.student.dtype, ("float32", "bfloat16")),
-        "teacher.dtype": (cfg.teacher.dtype, ("float32", "bfloat16")),
+        "teacher.dtype": (cfg.teacher.dtype, ("float32", "bfloat16", "int8")),
         "student.remat": (cfg.student.remat, ("none", "dots", "full")),
         "optim.schedule": (cfg.optim.schedule, ("constant", "cosine")),
         "head.backend": (cfg.head.backend, BACKENDS),

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from atod_jax import assembly, cli
@@ -37,6 +38,21 @@ def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
     return checkpointer.restore(step, jax.tree.map(_abstract, state)).params
 
 
+def load_policy(cfg: ConfigDict, checkpoint: str, mesh: Mesh) -> Model:
+    """The student with the weights of a run, of one step of it, or of a Hugging Face folder.
+
+    A Hugging Face folder takes the place of cfg.student.path; "" leaves that as it is.
+    """
+    path = Path(checkpoint)
+    is_hf = (path / "config.json").is_file() or not path.exists()
+    if checkpoint and is_hf:
+        cfg.student.path, cfg.student.fresh.hidden_size = checkpoint, 0
+    model = assembly.load_student(cfg, mesh)
+    if not checkpoint or is_hf:
+        return model
+    return model._replace(params=restore_params(cfg, path, model))
+
+
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
@@ -62,22 +78,16 @@ def evaluate(cfg: ConfigDict, checkpoint: str, workdir: str) -> dict[str, EvalRe
     Returns:
       A result per temperature, named as in the table.
     """
-    path = Path(checkpoint)
-    is_hf = (path / "config.json").is_file() or not path.exists()
-    if checkpoint and is_hf:
-        cfg.student.path, cfg.student.fresh.hidden_size = checkpoint, 0
     mesh = assembly.mesh_of(cfg)
     with jax.set_mesh(mesh):
-        model = assembly.load_student(cfg, mesh)
-        params = model.params
-        if checkpoint and not is_hf:
-            params = restore_params(cfg, path, model)
+        model = load_policy(cfg, checkpoint, mesh)
         env = assembly.environment(cfg, model.tokenizer)
         tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
         results = {}
         for temperature in cfg.eval.temperatures:
             evaluator = Evaluator(cfg, model, mesh, env, temperature=temperature)
-            results[f"T={temperature}"], _ = evaluator.run(params, tasks, passes=cfg.eval.passes)
+            result, _ = evaluator.run(model.params, tasks, passes=cfg.eval.passes)
+            results[f"T={temperature}"] = result
         env.pool.close()
     table = evaluation_table(results)
     print(f"{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")

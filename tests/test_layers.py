@@ -41,9 +41,9 @@ ALLOWED = {
 # Only the command-line programs and what wires them up see the config tree.
 READS_CONFIG = {
     "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate",
-    "play", "doctor",
+    "play", "doctor", "export",
 }  # fmt: skip
-PROGRAMS = {"train", "evaluate", "play", "doctor"}
+PROGRAMS = {"train", "evaluate", "play", "doctor", "export"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN = 350, 80, 120
 
 
