@@ -22,6 +22,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "where this run keeps everything i
 EXPECTED = (
     ValueError,
     FileNotFoundError,
+    FileExistsError,
     FloatingPointError,
     NotADirectoryError,
     BrokenEnvironment,

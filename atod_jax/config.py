@@ -29,7 +29,7 @@ def base() -> ConfigDict:
     c.total_steps = 150  # iterations: one rollout and one pass of updates each
 
     c.student = ConfigDict()
-    c.student.path = ""  # Hugging Face folder; household/<name> for a shipped one
+    c.student.path = ""  # Hugging Face folder or name; household/<name> for a shipped one
     c.student.fresh = ConfigDict()  # sizes of a new Qwen3 model with the tokenizer of that folder
     c.student.fresh.hidden_size = 0  # 0 = load the folder's weights instead
     c.student.fresh.num_hidden_layers = 2
@@ -37,9 +37,11 @@ def base() -> ConfigDict:
     c.student.fresh.num_key_value_heads = 2
     c.student.fresh.head_dim = 16
     c.student.fresh.intermediate_size = 192
+    c.student.dtype = "float32"  # of its matrix products: float32 | bfloat16; weights stay float32
     c.student.remat = "full"  # what the backward pass recomputes: none | dots | full
     c.teacher = ConfigDict()
     c.teacher.path = ""  # Hugging Face folder; unused by algorithms without a teacher
+    c.teacher.dtype = "float32"  # of its weights: float32 | bfloat16 | int8 (products in bfloat16)
 
     c.env = ConfigDict()
     c.env.name = "alfworld"  # a module of atod_jax/envs
@@ -220,6 +222,8 @@ def _choices(cfg: ConfigDict) -> list[str]:
     allowed = {
         "rollout.source": (cfg.rollout.source, ("student", "expert", "recorded")),
         "demos.label": (cfg.demos.label, ("expert", "executed")),
+        "student.dtype": (cfg.student.dtype, ("float32", "bfloat16")),
+        "teacher.dtype": (cfg.teacher.dtype, ("float32", "bfloat16", "int8")),
         "student.remat": (cfg.student.remat, ("none", "dots", "full")),
         "optim.schedule": (cfg.optim.schedule, ("constant", "cosine")),
         "head.backend": (cfg.head.backend, BACKENDS),

@@ -10,7 +10,7 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli
+from atod_jax import assembly, cli, cluster
 from atod_jax.assembly import Model
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.config import section
@@ -19,10 +19,11 @@ from atod_jax.intervals import EvalResult, Interval
 from atod_jax.learner import init_state
 from atod_jax.optim import OptimConfig, make_optimizer
 from atod_jax.report import evaluation_table, markdown_table, package_versions
+from atod_jax.sharding import on_mesh
 from atod_jax.types import TrainState
 
 
-def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
+def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model, mesh: Mesh) -> Any:
     """Student parameters of a training run's latest (or a given) step.
 
     Args:
@@ -31,19 +32,19 @@ def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
     folder = checkpoint / "checkpoints" if (checkpoint / "checkpoints").is_dir() else checkpoint
     step = int(folder.name) if folder.name.isdigit() else None
     checkpointer = Checkpointer(folder.parent if step is not None else folder, read_only=True)
-    state: TrainState = init_state(student.params, make_optimizer(section(OptimConfig, cfg.optim)))
+    tx = make_optimizer(section(OptimConfig, cfg.optim))
+    state: TrainState = on_mesh(init_state(student.params, tx), mesh)
     step = checkpointer.latest_step() if step is None else step
     if step is None:
         raise FileNotFoundError(f"--checkpoint={checkpoint}: no saved step there")
     return checkpointer.restore(step, jax.tree.map(_abstract, state)).params
 
 
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
 def load_policy(cfg: ConfigDict, checkpoint: str, mesh: Mesh) -> Model:
-    """The student with the weights of a checkpoint; `evaluate` says what that can be."""
+    """The student with the weights of a run, of one step of it, or of a Hugging Face folder.
+
+    A Hugging Face folder takes the place of cfg.student.path; "" leaves that as it is.
+    """
     path = Path(checkpoint)
     is_hf = (path / "config.json").is_file() or not path.exists()
     if checkpoint and is_hf:
@@ -51,7 +52,11 @@ def load_policy(cfg: ConfigDict, checkpoint: str, mesh: Mesh) -> Model:
     model = assembly.load_student(cfg, mesh)
     if not checkpoint or is_hf:
         return model
-    return model._replace(params=restore_params(cfg, path, model))
+    return model._replace(params=restore_params(cfg, path, model, mesh))
+
+
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 CHECKPOINT = flags.DEFINE_string(
@@ -83,10 +88,11 @@ def evaluate(cfg: ConfigDict, checkpoint: str, workdir: str) -> dict[str, EvalRe
         results = {}
         for temperature in cfg.eval.temperatures:
             evaluator = Evaluator(cfg, model, mesh, env, temperature=temperature)
-            results[f"T={temperature}"], _ = evaluator.run(
-                model.params, tasks, passes=cfg.eval.passes
-            )
+            result, _ = evaluator.run(model.params, tasks, passes=cfg.eval.passes)
+            results[f"T={temperature}"] = result
         env.pool.close()
+    if not cluster.is_first():
+        return results
     table = evaluation_table(results)
     print(f"{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
     if workdir:
