@@ -116,6 +116,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def split_rows(x: jax.Array) -> jax.Array:
+    """Under `jax.set_mesh`, keeps the rows of an intermediate array split over data and fsdp.
+
+    Left to itself, XLA splits activations by width, as the embedding table is split, and every
+    device of the fsdp axis computes the attention of every row; with this it gathers weights.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
 def local_shards(mesh: Mesh) -> int:
     """Into how many pieces this process's rows are split."""
     return math.prod(mesh.local_mesh.shape[axis] for axis in BATCH_AXES)

@@ -27,7 +27,7 @@ ALLOWED = {
     "records": set(),
     "core": {"types"},
     "algorithms": {"types", "records", "core"},
-    "models": {"types"},
+    "models": {"types", "sharding"},
     "envs": {"records"},
     "render": {"envs"},
     "packing": {"types", "records"},
