@@ -19,7 +19,7 @@ from atod_jax import config as config_lib
 from atod_jax.algorithms import base
 from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.envs.pool import EnvPool, PoolConfig
-from atod_jax.models import LanguageModel, ModelConfig, build, qwen3
+from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf
 from atod_jax.models.checkpoint_io import load_hf
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.render import Renderer, load_tokenizer
@@ -94,7 +94,7 @@ def load_student(cfg: ConfigDict, mesh: Mesh) -> Model:
         return load(cfg.student.path, "student.path", remat=cfg.student.remat, mesh=mesh)
     path = model_path(cfg.student.path, "student.path", "tokenizer.json")
     sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
-    lm_config = qwen3.config_from_hf(FRESH | sizes | cfg.student.fresh.to_dict())
+    lm_config = config_from_hf(FRESH | sizes | cfg.student.fresh.to_dict())
     lm_config = dataclasses.replace(lm_config, remat=cfg.student.remat)
     weights = build(lm_config).init(key(cfg.seed, Stream.init))
     return _place(path, lm_config, weights, "student.path", mesh)
@@ -107,7 +107,7 @@ def _place(path: Path, config: ModelConfig, weights: Any, key_name: str, mesh: M
             f"{key_name}={str(path)!r}: the tokenizer has {len(tokenizer)} ids but the model's "
             f"vocab_size is {config.vocab_size}; use the tokenizer the model was trained with"
         )
-    params = jax.device_put(weights, param_shardings(weights, qwen3.AXES, RULES, mesh))
+    params = jax.device_put(weights, param_shardings(weights, AXES, RULES, mesh))
     return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
 
 

@@ -23,6 +23,7 @@ RULES: Mapping[str, str | None] = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
+    "expert": "expert",
     "layers": None,
 }
 

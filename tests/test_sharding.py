@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from atod_jax.models import ModelConfig, build
-from atod_jax.models.qwen3 import AXES
+from atod_jax.models import AXES, ModelConfig, build
 from atod_jax.sampling import Policy, SamplingConfig
 from atod_jax.sharding import (
     RULES,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from atod_jax import assembly, cli, train
-from atod_jax.models import build, qwen3
+from atod_jax.models import build, config_from_hf
 from atod_jax.models.checkpoint_io import load_hf, save_hf
 from atod_jax.render import load_tokenizer
 from configs import household
@@ -22,7 +22,7 @@ def save_random_model(folder, *, vocab_size=None, hidden=16, seed=0, tokenizer=T
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
         "intermediate_size": 32, "tie_word_embeddings": True,
     }  # fmt: skip
-    config = qwen3.config_from_hf(assembly.FRESH | sizes)
+    config = config_from_hf(assembly.FRESH | sizes)
     params = jax.tree.map(lambda x: 3 * x, build(config).init(jax.random.key(seed)))
     save_hf(folder, config, params, tokenizer=loaded)
     return str(folder)

@@ -8,9 +8,11 @@ import jax
 from jax import Array
 
 from atod_jax.models import transformer
+from atod_jax.models.axes import AXES
+from atod_jax.models.families import config_from_hf
 from atod_jax.models.transformer import Cache, ModelConfig
 
-__all__ = ["Cache", "LanguageModel", "ModelConfig", "build"]
+__all__ = ["AXES", "Cache", "LanguageModel", "ModelConfig", "build", "config_from_hf"]
 
 
 class LanguageModel(NamedTuple):

@@ -1,32 +1,43 @@
-"""Hugging Face folders <-> parameter dicts, so that transformers loads what is trained here.
+"""Hugging Face folders <-> parameter trees, so that transformers loads what is trained here.
 
-Everything is NumPy: the caller decides where parameters live (`jax.device_put(params, shardings)`).
-Nothing is guessed: a tensor that is missing, unknown or of the wrong shape is an error.
+Parameters are read as NumPy arrays (`load_hf`) or straight onto the devices of a mesh
+(`load_sharded`), which never holds more than one tensor of one layer in host memory beside them.
 """
 
+import functools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy, which safetensors needs to read it)
+import jax
+import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from flax.traverse_util import unflatten_dict
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
-from atod_jax.models import qwen3
+from atod_jax.models import families
+from atod_jax.models.family import Entry
 from atod_jax.models.transformer import ModelConfig
+from atod_jax.models.weights import INDEX, SINGLE, Box, Weights, read_json
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+
+def read_config(path: str | Path, *, dtype: str = "float32") -> ModelConfig:
+    """The config of a checkpoint folder; `dtype` is the type the model will compute in.
+
+    Raises:
+      FileNotFoundError: no such folder, or no config.json in it.
+      ValueError: the config is corrupt or unsupported.
+    """
+    return families.config_from_hf(read_json(Path(path) / "config.json"), dtype=dtype)
 
 
 def load_hf(path: str | Path, *, dtype: str = "float32") -> tuple[ModelConfig, dict[str, Any]]:
-    """Reads a Qwen3 checkpoint folder (one safetensors file, or several with an index).
+    """Reads a checkpoint folder (one safetensors file, or several with an index) into NumPy.
 
     Args:
       path: the folder with config.json.
@@ -40,18 +51,74 @@ def load_hf(path: str | Path, *, dtype: str = "float32") -> tuple[ModelConfig, d
       ValueError: a file is corrupt, the config is unsupported, or the tensors are not exactly those
         the config implies.
     """
-    folder = Path(path)
-    config = qwen3.config_from_hf(_read_json(folder / "config.json"), dtype=dtype)
-    with ExitStack() as stack:
-        tensors = _open_tensors(folder, stack)
-        entries = list(qwen3.tensor_map(config))
-        _check_names(folder, entries, tensors, tied=config.tie_embeddings)
-        params: dict[str, Any] = {}
-        for entry in entries:
-            _place(params, config, entry, _checked(folder, tensors[entry.hf_name], entry))
-        if "lm_head.weight" in tensors and config.tie_embeddings:
-            _check_tied(folder, tensors["lm_head.weight"], params["embed"]["embedding"])
-    return config, params
+    config = read_config(path, dtype=dtype)
+    weights = Weights(Path(path), config)
+    flat = {
+        name: weights.block(name, tuple((0, n) for n in shape), dtype)
+        for name, shape in weights.shapes().items()
+    }
+    return config, unflatten_dict(flat)
+
+
+def load_sharded(
+    path: str | Path,
+    config: ModelConfig,
+    shardings: Callable[[Any], Any],
+    *,
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """Reads a checkpoint folder onto devices; each process reads what its devices hold.
+
+    Args:
+      path: the folder.
+      config: as `read_config` gives it.
+      shardings: tree of ShapeDtypeStruct -> tree of NamedSharding.
+      dtype: of the parameters.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_hf`.
+    """
+    weights = Weights(Path(path), config)
+    shapes = {k: jax.ShapeDtypeStruct(v, dtype) for k, v in weights.shapes().items()}
+    places = shardings(unflatten_dict(shapes))
+    flat = {}
+    for name, like in shapes.items():
+        place = functools.reduce(lambda tree, key: tree[key], name, places)
+        read = _assemble if name[0] == "layers" else _place
+        flat[name] = read(functools.partial(weights.block, name), like, place)
+    return unflatten_dict(flat)
+
+
+def _place(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
+    """One array from its parts; devices that hold the same part share one reading of it."""
+    block = functools.cache(lambda box: read(box, like.dtype))
+
+    def callback(index: tuple[slice, ...]) -> np.ndarray:
+        return block(tuple(part.indices(n)[:2] for part, n in zip(index, like.shape)))
+
+    return jax.make_array_from_callback(like.shape, place, callback)
+
+
+def _assemble(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
+    """A stacked parameter, layer by layer into one device buffer."""
+    axes = (*place.spec, *[None] * (len(like.shape) - len(place.spec)))
+    layer_place = NamedSharding(place.mesh, PartitionSpec(*axes[1:]))
+    layer_like = jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
+    stack = jax.jit(functools.partial(jnp.zeros, like.shape, like.dtype), out_shardings=place)()
+    for i in range(like.shape[0]):
+
+        def read_layer(box: Box, dtype: Any, i: int = i) -> np.ndarray:
+            return read(((i, i + 1), *box), dtype)[0]
+
+        layer = _place(read_layer, layer_like, layer_place)
+        stack = jax.block_until_ready(_write(stack, layer, jnp.int32(i), place=place))
+    return stack
+
+
+@functools.partial(jax.jit, static_argnames="place", donate_argnames="stack")
+def _write(stack: jax.Array, layer: jax.Array, i: jax.Array, *, place: Any) -> jax.Array:
+    stack = jax.lax.dynamic_update_index_in_dim(stack, layer, i, axis=0)
+    return jax.lax.with_sharding_constraint(stack, place)
 
 
 def save_hf(
@@ -62,7 +129,7 @@ def save_hf(
     tokenizer: Any = None,
     shard_bytes: int = 4 << 30,
 ) -> None:
-    """Writes a folder that `transformers.Qwen3ForCausalLM.from_pretrained` loads.
+    """Writes a folder that transformers' `from_pretrained` of that family loads.
 
     The folder appears complete or not at all: it is written next to `path` and renamed.
 
@@ -84,7 +151,7 @@ def save_hf(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         dtype = _write_tensors(work, config, params, shard_bytes)
-        config_json = qwen3.config_to_hf(config, dtype=dtype)
+        config_json = families.config_to_hf(config, dtype=dtype)
         (work / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
         if tokenizer is not None:
             tokenizer.save_pretrained(work)
@@ -96,116 +163,36 @@ def save_hf(
         shutil.rmtree(work, ignore_errors=True)
 
 
-# ------------------------------------------------------------------- reading
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"no checkpoint folder {file.parent}")
-    if not file.is_file():
-        raise FileNotFoundError(f"{file.parent} holds no {file.name}; give a Hugging Face folder")
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); copy the folder again") from error
-
-
-def _open_tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Tensor name -> a lazy slice of it."""
-    if (folder / _SINGLE).is_file():
-        files = [_SINGLE]
-    elif (folder / _INDEX).is_file():
-        files = sorted(set(_read_json(folder / _INDEX)["weight_map"].values()))
-    else:
-        raise FileNotFoundError(f"{folder} holds neither {_SINGLE} nor {_INDEX}")
-    tensors = {}
-    for name in files:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} lacks {name}, which its index names")
-        try:
-            handle = stack.enter_context(safe_open(folder / name, framework="numpy"))
-        except SafetensorError as error:
-            raise ValueError(f"{folder / name} is corrupt ({error}); copy it again") from error
-        tensors.update({key: handle.get_slice(key) for key in handle.keys()})  # noqa: SIM118
-    return tensors
-
-
-def _check_names(
-    folder: Path, entries: list[qwen3.Entry], tensors: Mapping[str, Any], *, tied: bool
-) -> None:
-    wanted = {entry.hf_name for entry in entries}
-    allowed = wanted | {"lm_head.weight"} if tied else wanted
-    missing, unexpected = sorted(wanted - set(tensors)), sorted(set(tensors) - allowed)
-    if missing or unexpected:
-        raise ValueError(
-            f"{folder}: the tensors do not fit config.json: {len(missing)} missing "
-            f"{missing[:5]}, {len(unexpected)} unexpected {unexpected[:5]}"
-        )
-
-
-def _checked(folder: Path, tensor: Any, entry: qwen3.Entry) -> np.ndarray:
-    found = tuple(tensor.get_shape())
-    if found != entry.hf_shape:
-        raise ValueError(
-            f"{folder}: {entry.hf_name} has shape {found}, config.json implies {entry.hf_shape}"
-        )
-    return tensor[...]
-
-
-def _place(
-    params: dict[str, Any], config: ModelConfig, entry: qwen3.Entry, value: np.ndarray
-) -> None:
-    """Copies one tensor into its parameter, which is allocated whole on first use."""
-    value = (value.T if entry.transposed else value).reshape(entry.shape)
-    node = params
-    for name in entry.path[:-1]:
-        node = node.setdefault(name, {})
-    name = entry.path[-1]
-    if entry.layer is None:
-        node[name] = np.array(value, config.dtype, order="C")
-        return
-    if name not in node:
-        node[name] = np.empty((config.num_layers - 1, *entry.shape), config.dtype)
-    node[name][entry.layer] = value
-
-
-def _check_tied(folder: Path, head: Any, embedding: np.ndarray) -> None:
-    if not np.array_equal(head[...].astype(embedding.dtype), embedding):
-        raise ValueError(f"{folder}: tie_word_embeddings is true but lm_head.weight differs")
-
-
-# ------------------------------------------------------------------- writing
-
-
-def _take(params: Mapping[str, Any], config: ModelConfig, entry: qwen3.Entry) -> np.ndarray:
+def _take(params: Mapping[str, Any], entry: Entry) -> np.ndarray:
     """One tensor in the published layout."""
     node: Any = params
     for name in entry.path:
         if name not in node:
             raise ValueError(f"params lack {'/'.join(entry.path)}, which the config implies")
         node = node[name]
-    stack = () if entry.layer is None else (config.num_layers - 1,)
-    if node.shape != (*stack, *entry.shape):
+    if node.shape != (*entry.stack, *entry.shape):
         raise ValueError(
             f"{'/'.join(entry.path)} has shape {node.shape}, "
-            f"the config implies {(*stack, *entry.shape)}"
+            f"the config implies {(*entry.stack, *entry.shape)}"
         )
-    value = np.asarray(node if entry.layer is None else node[entry.layer])
-    return np.ascontiguousarray(
-        value.reshape(entry.hf_shape[::-1]).T if entry.transposed else value
-    )
+    value = np.asarray(node[entry.index])
+    if entry.inputs:
+        value = value.reshape(entry.hf_shape[::-1]).T
+    return np.ascontiguousarray(value.reshape(entry.hf_shape))
 
 
 def _shards(
     config: ModelConfig, params: Mapping[str, Any], shard_bytes: int
 ) -> Iterator[dict[str, np.ndarray]]:
     shard: dict[str, np.ndarray] = {}
-    for entry in qwen3.tensor_map(config):
-        value = _take(params, config, entry)
-        if shard and sum(x.nbytes for x in shard.values()) + value.nbytes > shard_bytes:
+    held = 0
+    for entry in families.tensor_map(config):
+        value = _take(params, entry)
+        if shard and held + value.nbytes > shard_bytes:
             yield shard
-            shard = {}
+            shard, held = {}, 0
         shard[entry.hf_name] = value
+        held += value.nbytes
     yield shard
 
 
@@ -223,7 +210,7 @@ def _write_tensors(
     if len(dtypes) != 1:
         raise ValueError(f"params mix the types {sorted(dtypes)}; cast them to one before saving")
     if len(names) == 1:
-        (folder / "1.part").rename(folder / _SINGLE)
+        (folder / "1.part").rename(folder / SINGLE)
         return dtypes.pop()
     weight_map = {}
     for number, tensors in enumerate(names, start=1):
@@ -231,7 +218,7 @@ def _write_tensors(
         (folder / f"{number}.part").rename(folder / file)
         weight_map.update(dict.fromkeys(tensors, file))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     return dtypes.pop()
 
 

@@ -1,16 +1,16 @@
 """The decoder: one Flax Linen block, assembled by plain functions over a plain parameter dict.
 
-The block is that of Qwen3: grouped-query attention with a norm on every query and key head, rotary
-positions, a gated MLP, RMSNorm before both, no biases. All layers but the last are stacked along a
-leading axis and run by one scan. The last one is kept apart because only the `tail` columns that
-predict something need its output: it computes keys and values for every column, everything else
-for the tail alone. That is exact, and nearly halves the cost of a two-layer model.
+The block is that of Qwen: grouped-query attention with rotary positions, a gated MLP or a mixture
+of them, RMSNorm before both; what a family adds to it (a norm on every query and key head, biases,
+experts) is a field of the config. All layers but the last are stacked along a leading axis and run
+by one scan. The last one is kept apart because only the `tail` columns that predict something need
+its output: it computes keys and values for every column, everything else for the tail alone. That
+is exact, and nearly halves the cost of a two-layer model.
 
-This file is the only place that knows Linen; the rest of the package sees functions.
+Linen ends here; the rest of the package sees functions.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -19,11 +19,12 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from atod_jax.models.layers import Linear, Mlp, RMSNorm, attend, rotate
+from atod_jax.models.moe import Moe
 from atod_jax.sharding import split_rows
 
 REMAT = ("none", "full", "dots")
 DTYPES = ("float32", "bfloat16")
-_MASKED = -1e30  # finite, so that a row of padding stays free of nan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,11 @@ class ModelConfig:
     rope_theta: float
     rms_eps: float
     tie_embeddings: bool
+    qk_norm: bool = True  # RMSNorm over every query and key head
+    qkv_bias: bool = False  # on queries, keys and values
+    num_experts: int = 0  # per layer, each of intermediate_size; 0 = one dense MLP
+    experts_per_token: int = 0
+    normalize_top_k: bool = True  # the weights of a token's experts sum to one
     dtype: str = "float32"  # of the matrix products; norms, softmax and rotations stay float32
     remat: str = "none"  # what the backward pass recomputes per layer: nothing, all, all but dots
 
@@ -50,6 +56,10 @@ class ModelConfig:
             raise ValueError(f"num_heads={self.num_heads} not a multiple of {self.num_kv_heads=}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim}: rotary positions need an even number")
+        if self.num_experts and not 1 <= self.experts_per_token <= self.num_experts:
+            raise ValueError(
+                f"experts_per_token={self.experts_per_token}: choose 1 to {self.num_experts=}"
+            )
         if self.remat not in REMAT:
             raise ValueError(f"remat={self.remat!r}: choose one of {REMAT}")
         if self.dtype not in DTYPES:
@@ -72,62 +82,6 @@ class Cache:
 # ------------------------------------------------------------------- the block
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis (Zhang & Sennrich, 2019), in float32."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        return (y * scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
-
-
-class Linear(nn.Module):
-    """A bias-free map that contracts the last `inputs` axes of x and appends `features`."""
-
-    features: tuple[int, ...]
-    inputs: int = 1
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        shape = (*x.shape[-self.inputs :], *self.features)
-        kernel = self.param("kernel", nn.initializers.normal(0.02), shape, jnp.float32)
-        # One matrix product over all tokens: with [n, l] kept apart, XLA's CPU backend makes the
-        # gradients half as fast.
-        rows, width = x.shape[: x.ndim - self.inputs], math.prod(shape[: self.inputs])
-        y = x.reshape(-1, width) @ kernel.astype(x.dtype).reshape(width, -1)
-        return y.reshape(*rows, *self.features)
-
-
-def rotate(x: Float[Array, "n l h d"], rope: tuple[Array, Array]) -> Float[Array, "n l h d"]:
-    """Rotary positions (Su et al., 2021) with the halves of a head as the two coordinates."""
-    cos, sin = (t[:, :, None, :] for t in rope)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-
-
-def attend(
-    q: Float[Array, "n t h d"],
-    k: Float[Array, "n l kv d"],
-    v: Float[Array, "n l kv d"],
-    mask: Bool[Array, "n t l"],
-) -> Float[Array, "n t h d"]:
-    """softmax(q k^T / sqrt(d)) v with shared key heads; a row with no key to see averages all.
-
-    Written out because a training step of a tiny model on a CPU is faster than with
-    `jax.nn.dot_product_attention`.
-    """
-    n, t, h, d = q.shape
-    grouped = q.reshape(n, t, k.shape[2], -1, d)
-    scores = jnp.einsum("ntgrd,nlgd->ngrtl", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores * d**-0.5, _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("ngrtl,nlgd->ntgrd", weights, v).reshape(n, t, h, d)
-
-
 class Attention(nn.Module):
     """Grouped-query attention of the last `tail` columns over all columns."""
 
@@ -136,11 +90,12 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x, rope, mask, *, tail: int, cache: Cache | None, layer: Array | int):
         c = self.config
-        q = Linear((c.num_heads, c.head_dim), name="q")(x[:, -tail:])
-        k = Linear((c.num_kv_heads, c.head_dim), name="k")(x)
-        v = Linear((c.num_kv_heads, c.head_dim), name="v")(x)
-        q = rotate(RMSNorm(c.rms_eps, name="q_norm")(q), tuple(t[:, -tail:] for t in rope))
-        k = rotate(RMSNorm(c.rms_eps, name="k_norm")(k), rope)
+        q = Linear((c.num_heads, c.head_dim), bias=c.qkv_bias, name="q")(x[:, -tail:])
+        k = Linear((c.num_kv_heads, c.head_dim), bias=c.qkv_bias, name="k")(x)
+        v = Linear((c.num_kv_heads, c.head_dim), bias=c.qkv_bias, name="v")(x)
+        if c.qk_norm:
+            q, k = RMSNorm(c.rms_eps, name="q_norm")(q), RMSNorm(c.rms_eps, name="k_norm")(k)
+        q, k = rotate(q, tuple(t[:, -tail:] for t in rope)), rotate(k, rope)
         if cache is not None:
             cache, k, v = _through(cache, layer, k, v)
         y = attend(q, k, v, mask[:, -tail:])
@@ -158,18 +113,6 @@ def _through(cache: Cache, layer: Array | int, k: Array, v: Array) -> tuple[Cach
     return (cache, *read)
 
 
-class Mlp(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer, 2020)."""
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        wide = (self.config.intermediate_size,)
-        y = nn.silu(Linear(wide, name="gate")(x)) * Linear(wide, name="up")(x)
-        return Linear((self.config.hidden_size,), name="down")(y)
-
-
 class Block(nn.Module):
     """One decoder layer; returns its output at the last `tail` columns, and the cache."""
 
@@ -183,8 +126,16 @@ class Block(nn.Module):
         y = RMSNorm(c.rms_eps, name="attn_norm")(x)
         y, cache = Attention(c, name="attn")(y, rope, mask, tail=tail, cache=cache, layer=layer)
         x = x[:, -tail:] + y
-        x = x + Mlp(c, name="mlp")(RMSNorm(c.rms_eps, name="mlp_norm")(x))
-        return x, cache
+        y = RMSNorm(c.rms_eps, name="mlp_norm")(x)
+        return x + _mlp(c)(y), cache
+
+
+def _mlp(c: ModelConfig) -> nn.Module:
+    if not c.num_experts:
+        return Mlp(c.intermediate_size, name="mlp")
+    return Moe(
+        c.num_experts, c.experts_per_token, c.intermediate_size, c.normalize_top_k, name="moe"
+    )
 
 
 # ------------------------------------------------------------------- the functions

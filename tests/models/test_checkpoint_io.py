@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from atod_jax.models import ModelConfig, build
 from atod_jax.models.checkpoint_io import load_hf, save_hf
-from atod_jax.models.qwen3 import config_from_hf, config_to_hf, tensor_map
+from atod_jax.models.families import config_from_hf, config_to_hf, tensor_map
 
 CONFIG = ModelConfig(
     vocab_size=11,
@@ -86,10 +86,7 @@ def test_every_parameter_has_one_tensor():
         assert len({e.hf_name for e in entries}) == len(entries)
         flat, _ = jax.tree_util.tree_flatten_with_path(make_params(config))
         ours = {tuple(k.key for k in path): x.shape for path, x in flat}
-        mapped = {
-            e.path: e.shape if e.layer is None else (config.num_layers - 1, *e.shape)
-            for e in entries
-        }
+        mapped = {e.path: (*e.stack, *e.shape) for e in entries}
         assert mapped == ours
 
 

@@ -1,12 +1,13 @@
-"""Our decoder against transformers' Qwen3ForCausalLM, live (needs torch) and as a stored golden.
+"""Our decoder against transformers' models, live (needs torch) and as stored goldens, per family.
 
-The golden is legitimate to remake only when the tiny model below changes:
-    python tests/models/test_qwen3_parity.py
+A golden is legitimate to remake only when the tiny model below changes:
+    PYTHONPATH=. python tests/models/test_parity.py FAMILY
 """
 
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -16,9 +17,10 @@ import pytest
 
 from atod_jax.models import ModelConfig, build
 from atod_jax.models.checkpoint_io import load_hf, save_hf
+from atod_jax.models.moe import route
 
 TOLERANCE = 1e-5  # absolute, on logits of standard deviation about 1
-WEIGHTS, LOGITS = "qwen3_tiny_weights.safetensors", "qwen3_tiny_logits.npz"
+WEIGHTS, LOGITS = "{}_tiny_weights.safetensors", "{}_tiny_logits.npz"
 TINY = {
     "vocab_size": 90,
     "hidden_size": 32,
@@ -27,8 +29,25 @@ TINY = {
     "num_key_value_heads": 2,
     "head_dim": 8,
     "intermediate_size": 40,
-    "rope_theta": 1e6,
 }
+EXPERTS = {
+    "moe_intermediate_size": 16,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "norm_topk_prob": True,
+}
+FAMILIES = {
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", TINY),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", TINY),
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", TINY | EXPERTS),
+}
+OURS = {  # what our configs of these families add to the common one
+    "qwen2": {"qkv_bias": True, "qk_norm": False},
+    "qwen3": {},
+    "qwen3_moe": {"num_experts": 8, "experts_per_token": 3, "normalize_top_k": False},
+}
+each_family = pytest.mark.parametrize("family", FAMILIES)
+each_head = pytest.mark.parametrize("tied", [True, False])
 LENGTHS = (12, 7, 1)
 
 
@@ -40,14 +59,15 @@ def inputs() -> tuple[np.ndarray, np.ndarray]:
     return tokens.astype(np.int32), valid
 
 
-def make_torch_model(*, tied: bool):
-    """A random Qwen3 whose attention is sharp and whose norms are far from one."""
+def make_torch_model(family: str, *, tied: bool, **changes):
+    """A random model whose attention is sharp and whose norms are far from one."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    import transformers
 
-    fields = {k: v for k, v in TINY.items() if k != "rope_theta"}
-    rope = {"rope_type": "default", "rope_theta": TINY["rope_theta"]}
-    model = Qwen3ForCausalLM(Qwen3Config(**fields, rope_parameters=rope, tie_word_embeddings=tied))
+    config, model, fields = FAMILIES[family]
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    fields = fields | {"rope_parameters": rope, "tie_word_embeddings": tied} | changes
+    model = getattr(transformers, model)(getattr(transformers, config)(**fields))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -98,9 +118,10 @@ def assert_close(ours: np.ndarray, theirs: np.ndarray, valid: np.ndarray) -> Non
     assert np.abs(ours - theirs)[valid].max() <= TOLERANCE
 
 
-def test_stored_checkpoint_gives_the_stored_logits(golden_dir, tmp_path):
-    stored = np.load(golden_dir / LOGITS)
-    shutil.copy(golden_dir / WEIGHTS, tmp_path / "model.safetensors")
+@each_family
+def test_stored_checkpoint_gives_the_stored_logits(family, golden_dir, tmp_path):
+    stored = np.load(golden_dir / LOGITS.format(family))
+    shutil.copy(golden_dir / WEIGHTS.format(family), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(str(stored["config"]))
     config, params = load_hf(tmp_path)
     ours = our_logits(config, params, stored["tokens"], stored["valid"])
@@ -108,9 +129,10 @@ def test_stored_checkpoint_gives_the_stored_logits(golden_dir, tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("tied", [True, False])
-def test_their_checkpoint_in_our_decoder(tied, tmp_path):
-    theirs = make_torch_model(tied=tied)
+@each_family
+@each_head
+def test_their_checkpoint_in_our_decoder(family, tied, tmp_path):
+    theirs = make_torch_model(family, tied=tied)
     theirs.save_pretrained(tmp_path)
     config, params = load_hf(tmp_path)
     tokens, valid = inputs()
@@ -119,10 +141,11 @@ def test_their_checkpoint_in_our_decoder(tied, tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("tied", [True, False])
+@each_family
+@each_head
 @pytest.mark.parametrize("shard_bytes", [4 << 30, 20_000])
-def test_our_checkpoint_in_their_decoder(tied, shard_bytes, tmp_path):
-    from transformers import Qwen3ForCausalLM
+def test_our_checkpoint_in_their_decoder(family, tied, shard_bytes, tmp_path):
+    import transformers
 
     config = ModelConfig(
         vocab_size=90,
@@ -135,10 +158,12 @@ def test_our_checkpoint_in_their_decoder(tied, shard_bytes, tmp_path):
         rope_theta=5e5,
         rms_eps=1e-5,
         tie_embeddings=tied,
+        **OURS[family],
     )
     params = make_params(config)
     save_hf(tmp_path / "out", config, params, shard_bytes=shard_bytes)
-    theirs, report = Qwen3ForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    model = getattr(transformers, FAMILIES[family][1])
+    theirs, report = model.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokens, valid = inputs()
     expected = torch_logits(theirs.eval(), tokens, valid)
@@ -146,12 +171,13 @@ def test_our_checkpoint_in_their_decoder(tied, shard_bytes, tmp_path):
 
 
 @pytest.mark.parity
-def test_greedy_decoding_agrees(tmp_path):
+@each_family
+def test_greedy_decoding_agrees(family, tmp_path):
     import torch
 
     from atod_jax.sampling import Policy, SamplingConfig
 
-    theirs = make_torch_model(tied=True)
+    theirs = make_torch_model(family, tied=True)
     theirs.save_pretrained(tmp_path)
     config, params = load_hf(tmp_path)
     tokens, valid = inputs()
@@ -178,18 +204,59 @@ def test_greedy_decoding_agrees(tmp_path):
         np.testing.assert_array_equal(action.tokens, want[0, len(prompt) :].numpy())
 
 
-def make_golden(folder: Path) -> None:
+@pytest.mark.parity
+@pytest.mark.parametrize("normalize", [True, False])
+def test_twin_experts_change_nothing(normalize, tmp_path):
+    """Two experts with one router row: whichever is asked where they straddle the limit."""
+    import torch
+
+    theirs = make_torch_model("qwen3_moe", tied=True, norm_topk_prob=normalize)
+    with torch.no_grad():
+        for layer in theirs.model.layers:
+            experts = layer.mlp.experts
+            for weight in (layer.mlp.gate.weight, experts.gate_up_proj, experts.down_proj):
+                weight[5] = weight[1]
+    theirs.save_pretrained(tmp_path)
+    config, params = load_hf(tmp_path)
+    tokens, valid = inputs()
+    expected = torch_logits(theirs, tokens, valid)
+    assert_close(our_logits(config, params, tokens, valid), expected, valid)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("experts", "chosen"), [(8, 3), (128, 8)])
+def test_ties_of_the_router_differ_from_torch_by_the_twin_only(experts, chosen):
+    """torch.topk picks either twin, by the order its selection happens to end in; we the lower."""
+    import torch
+
+    logits = np.random.default_rng(0).normal(size=(4000, experts)).astype(np.float32)
+    logits[:, 7] = logits[:, 2]
+    weights, ours = route(jnp.array(logits), chosen, normalize=True)
+    probs = torch.softmax(torch.from_numpy(logits), dim=-1)
+    value, theirs = torch.topk(probs, chosen, dim=-1)
+    np.testing.assert_allclose(weights, value / value.sum(dim=-1, keepdim=True), atol=1e-6)
+
+    def without_twin(ids) -> np.ndarray:
+        return np.sort(np.where(np.asarray(ids) == 7, 2, ids), axis=-1)
+
+    np.testing.assert_array_equal(without_twin(ours), without_twin(theirs))
+    has = [(np.asarray(ours) == twin).any(axis=-1) for twin in (2, 7)]
+    assert (has[0] & ~has[1]).any()
+    assert not (~has[0] & has[1]).any()
+
+
+def make_golden(family: str, folder: Path) -> None:
     """Writes the tiny checkpoint and its logits as torch computes them."""
     import tempfile
 
-    model = make_torch_model(tied=False)
+    model = make_torch_model(family, tied=False)
     tokens, valid = inputs()
     with tempfile.TemporaryDirectory() as work:
         model.save_pretrained(work)
-        shutil.copy(Path(work) / "model.safetensors", folder / WEIGHTS)
+        shutil.copy(Path(work) / "model.safetensors", folder / WEIGHTS.format(family))
         config = json.loads((Path(work) / "config.json").read_text())
     np.savez_compressed(
-        folder / LOGITS,
+        folder / LOGITS.format(family),
         config=json.dumps(config),
         tokens=tokens,
         valid=valid,
@@ -198,4 +265,4 @@ def make_golden(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make_golden(Path(__file__).resolve().parents[1] / "golden")
+    make_golden(sys.argv[1], Path(__file__).resolve().parents[1] / "golden")

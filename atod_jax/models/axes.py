@@ -1,0 +1,24 @@
+"""The logical axes of every parameter a decoder can have; `sharding.RULES` maps them to a mesh."""
+
+_LAYER: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(attn|mlp)_norm/scale", (None,)),
+    (r"attn/[qk]_norm/scale", (None,)),
+    (r"attn/q/kernel", ("embed", "heads", None)),
+    (r"attn/[kv]/kernel", ("embed", "kv_heads", None)),
+    (r"attn/q/bias", ("heads", None)),
+    (r"attn/[kv]/bias", ("kv_heads", None)),
+    (r"attn/o/kernel", ("heads", None, "embed")),
+    (r"mlp/(gate|up)/kernel", ("embed", "mlp")),
+    (r"mlp/down/kernel", ("mlp", "embed")),
+    (r"moe/router/kernel", ("embed", None)),
+    (r"moe/(gate|up)/kernel", ("expert", "embed", "mlp")),
+    (r"moe/down/kernel", ("expert", "mlp", "embed")),
+)
+
+# Parameter-name pattern -> logical axes; every parameter matches exactly one pattern.
+AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(embed|head)/embedding", ("vocab", "embed")),
+    (r"norm/scale", (None,)),
+    *((f"last/{name}", axes) for name, axes in _LAYER),
+    *((f"layers/{name}", ("layers", *axes)) for name, axes in _LAYER),
+)

@@ -1,0 +1,194 @@
+"""Caches, gradients and shardings of every family; the mixture of experts against a plain sum."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atod_jax.models import AXES, ModelConfig, build
+from atod_jax.models.families import FAMILIES, config_from_hf, config_to_hf, of
+from atod_jax.models.moe import Moe, mixture, route
+from atod_jax.models.transformer import empty_cache, grow_cache
+from atod_jax.sharding import RULES, make_mesh, param_shardings, to_global
+
+COMMON = {
+    "vocab_size": 48, "hidden_size": 16, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2,
+    "head_dim": 8, "intermediate_size": 24, "rope_theta": 1e4, "rms_eps": 1e-6,
+    "tie_embeddings": False,
+}  # fmt: skip
+CONFIGS = {
+    "qwen2": ModelConfig(**COMMON, qkv_bias=True, qk_norm=False),
+    "qwen3": ModelConfig(**COMMON),
+    "qwen3_moe": ModelConfig(**COMMON, num_experts=4, experts_per_token=2),
+}
+each_family = pytest.mark.parametrize("family", CONFIGS)
+
+
+@functools.cache
+def loud_params(config: ModelConfig):
+    """Parameters large enough that attention and routing are far from uniform."""
+    rng = np.random.default_rng(0)
+
+    def one(path, x):
+        noise = 0.3 * rng.standard_normal(x.shape).astype(np.float32)
+        return 1 + noise if path[-1].key == "scale" else noise
+
+    shapes = jax.eval_shape(build(config).init, jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+def rows(n: int = 8, columns: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(0, COMMON["vocab_size"], (n, columns)).astype(np.int32)
+    return tokens, np.arange(columns)[None, :] >= rng.integers(0, 6, (n, 1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def loss(config, params, tokens, valid):
+    """Cross-entropy of the last three tokens."""
+    model = build(config)
+    hidden, _ = model.hidden(params, tokens[:, :-1], valid[:, :-1], tail=3)
+    logp = jax.nn.log_softmax(jnp.einsum("nrd,vd->nrv", hidden, model.head(params)))
+    return -jnp.mean(jnp.take_along_axis(logp, tokens[:, -3:, None], axis=-1))
+
+
+value_and_grad = jax.jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
+
+
+def test_every_family_has_a_config_here():
+    assert set(CONFIGS) == set(FAMILIES)
+    for name, config in CONFIGS.items():
+        assert of(config).model_type == name
+        assert config_from_hf(config_to_hf(config, dtype="float32")) == config
+    with pytest.raises(ValueError, match=r"qkv_bias.*no published family"):
+        of(dataclasses.replace(CONFIGS["qwen3"], qkv_bias=True))
+
+
+def test_published_configs_may_leave_out_or_rename_fields():
+    older = config_to_hf(CONFIGS["qwen2"], dtype="float32")
+    del older["head_dim"]
+    assert config_from_hf(older).head_dim == 16 // 4
+    newer = config_to_hf(CONFIGS["qwen3_moe"], dtype="float32")
+    newer["num_local_experts"] = newer.pop("num_experts")
+    assert config_from_hf(newer) == CONFIGS["qwen3_moe"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not supported, only 1"),
+        ({"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\] is not supported"),
+        ({"num_experts_per_tok": 5}, "experts_per_token=5: choose 1 to self.num_experts=4"),
+    ],
+)
+def test_unsupported_mixtures_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config_from_hf(config_to_hf(CONFIGS["qwen3_moe"], dtype="float32") | changes)
+
+
+@each_family
+def test_decoding_through_the_cache_equals_the_full_forward(family):
+    config = CONFIGS[family]
+    step = jax.jit(build(config).hidden, static_argnames="tail")
+    params, (tokens, valid) = loud_params(config), rows(3)
+    whole, _ = step(params, tokens, valid, tail=5)
+    out, cache = step(params, tokens[:, :6], valid[:, :6], tail=1, cache=empty_cache(config, 3, 6))
+    pieces, cache = [out], grow_cache(cache, 4)
+    for t in range(6, 10):
+        column = slice(t, t + 1)
+        out, cache = step(params, tokens[:, column], valid[:, column], tail=1, cache=cache)
+        pieces.append(out)
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=5e-6)
+
+
+@each_family
+def test_gradients_are_finite_differences_and_reach_every_parameter(family):
+    config, (tokens, valid) = CONFIGS[family], rows()
+    params = loud_params(config)
+    _, grad = value_and_grad(config, params, tokens, valid)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grad):
+        per_layer = np.asarray(leaf if path[0].key == "layers" else leaf[None])
+        norms = np.linalg.norm(per_layer.reshape(per_layer.shape[0], -1), axis=1)
+        assert (norms > 1e-6).all(), path
+    rng = np.random.default_rng(7)
+    direction = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), params)
+
+    def along(step: float) -> float:
+        moved = jax.tree.map(lambda p, d: p + step * d, params, direction)
+        return float(loss(config, moved, tokens, valid))
+
+    want = (along(1e-4) - along(-1e-4)) / 2e-4
+    got = sum(float(np.vdot(g, d)) for g, d in zip(*map(jax.tree.leaves, (grad, direction))))
+    assert got == pytest.approx(want, rel=2e-2, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "mesh"),
+    [
+        ("qwen2", {"data": 4, "tensor": 2}),
+        ("qwen3_moe", {"data": 2, "expert": 4}),
+        ("qwen3_moe", {"fsdp": 2, "tensor": 2, "expert": 2}),
+    ],
+)
+def test_sharded_equals_single_device(family, mesh):
+    config, (tokens, valid), mesh = CONFIGS[family], rows(), make_mesh(mesh)
+    params = loud_params(config)
+    want, want_grad = value_and_grad(config, params, tokens, valid)
+    placed = jax.device_put(params, param_shardings(params, AXES, RULES, mesh))
+    with jax.set_mesh(mesh):
+        got, grad = value_and_grad(config, placed, *to_global((tokens, valid), mesh))
+    assert float(got) == pytest.approx(float(want), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), grad, want_grad)
+    if config.num_experts:
+        gate = placed["layers"]["moe"]["gate"]["kernel"]
+        assert gate.addressable_shards[0].data.shape[1] == 4 // mesh.shape["expert"]
+
+
+def naive_mixture(x, logits, kernels, *, per_token: int, normalize: bool) -> np.ndarray:
+    """Token by token and expert by expert, in float64."""
+    probs = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    out = np.zeros_like(x)
+    for t, row in enumerate(x):
+        chosen = np.argsort(-probs[t], kind="stable")[:per_token]
+        total = probs[t, chosen].sum() if normalize else 1.0
+        for e in chosen:
+            gate = row @ kernels["gate"][e]
+            wide = gate / (1 + np.exp(-gate)) * (row @ kernels["up"][e])
+            out[t] += probs[t, e] / total * (wide @ kernels["down"][e])
+    return out
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("per_token", [1, 3, 5])
+def test_mixture_is_the_plain_sum_over_experts(normalize, per_token):
+    rng = np.random.default_rng(0)
+    x, logits = rng.standard_normal((7, 6)), rng.standard_normal((7, 5))
+    logits[:, 4] -= 20  # an expert without tokens, unless all are asked
+    kernels = {
+        name: rng.standard_normal(shape)
+        for name, shape in {"gate": (5, 6, 9), "up": (5, 6, 9), "down": (5, 9, 6)}.items()
+    }
+    weights, chosen = route(jnp.array(logits, jnp.float32), per_token, normalize=normalize)
+    single = {name: jnp.array(kernel, jnp.float32) for name, kernel in kernels.items()}
+    got = mixture(jnp.array(x, jnp.float32), weights, chosen, single)
+    want = naive_mixture(x, logits, kernels, per_token=per_token, normalize=normalize)
+    np.testing.assert_allclose(got, want, atol=2e-4)
+
+
+def test_of_equal_experts_the_lower_number_is_asked():
+    logits = jnp.array([[0.0, 1.0, 1.0, 1.0], [2.0, 1.0, 2.0, 1.0]])
+    _, chosen = route(logits, 2, normalize=True)
+    np.testing.assert_array_equal(chosen, [[1, 2], [0, 2]])
+
+
+def test_the_router_stays_in_float32():
+    """Logits that bfloat16 would round to one value still tell experts apart."""
+    moe = Moe(2, 1, 4, True)
+    x = jnp.ones((1, 1, 8), jnp.bfloat16)
+    params = moe.init(jax.random.key(0), x)["params"]
+    params["router"]["kernel"] = jnp.full((8, 2), 1.0).at[:, 1].add(1e-4)
+    params["down"]["kernel"] = params["down"]["kernel"].at[0].set(0.0)
+    assert jnp.abs(moe.apply({"params": params}, x)).max() > 0
