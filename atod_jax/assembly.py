@@ -210,11 +210,11 @@ def actor(policy: Policy, params: Any, key: jax.Array) -> Act:
     )
 
 
-def mesh_of(cfg: ConfigDict) -> Mesh:
-    """The device mesh of the config, checked against the batch sizes.
+def mesh_shape(cfg: ConfigDict, devices: int) -> dict[str, int]:
+    """The sizes of the mesh axes, an axis of -1 filled with the devices that are left.
 
     Raises:
-      ValueError: the axes do not fit the devices, or the batch does not fit the axes.
+      ValueError: several axes are -1.
     """
     shape = cfg.mesh.to_dict()
     open_axes = [axis for axis, size in shape.items() if size == -1]
@@ -222,7 +222,17 @@ def mesh_of(cfg: ConfigDict) -> Mesh:
         raise ValueError(f"mesh axes {open_axes} are all -1; only one can take what is left")
     for axis in open_axes:
         others = math.prod(size for name, size in shape.items() if name != axis)
-        shape[axis] = max(1, jax.device_count() // others)
+        shape[axis] = max(1, devices // others)
+    return shape
+
+
+def mesh_of(cfg: ConfigDict) -> Mesh:
+    """The device mesh of the config, checked against the batch sizes.
+
+    Raises:
+      ValueError: the axes do not fit the devices, or the batch does not fit the axes.
+    """
+    shape = mesh_shape(cfg, jax.device_count())
     mesh = make_mesh(shape)
     config_lib.validate_mesh(cfg, local_shards(mesh), shape)
     return mesh

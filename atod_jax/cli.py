@@ -30,19 +30,21 @@ EXPECTED = (
 def run(
     main: Callable[[ConfigDict, str], None],
     *,
-    workdir_required: bool,
+    workdir_required: bool | Callable[[], bool],
     model_required: bool = True,
     complete: Callable[[list[str]], list[str]] = list,
 ) -> None:
     """Parses the command line, checks the config and calls `main(cfg, workdir)`.
 
+    A `workdir_required` that is a function is asked once the flags are read.
     `complete` may add to the arguments before they are read. An expected error ends the program
     with exit code 2 and one message; set ATOD_TRACEBACK=1 to see where it came from.
     """
     with _short_errors():
         sys.argv[1:] = complete(sys.argv[1:])
         _parse()
-        cfg = _config(workdir_required)
+        needs_workdir = workdir_required() if callable(workdir_required) else workdir_required
+        cfg = _config(needs_workdir)
         config_lib.validate(cfg, model_required=model_required)
         try:
             main(cfg, _WORKDIR.value)

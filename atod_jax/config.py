@@ -36,9 +36,11 @@ def base() -> ConfigDict:
     c.student.fresh.num_key_value_heads = 2
     c.student.fresh.head_dim = 16
     c.student.fresh.intermediate_size = 192
+    c.student.dtype = "float32"  # of its matrix products: float32 | bfloat16; weights stay float32
     c.student.remat = "full"  # what the backward pass recomputes: none | dots | full
     c.teacher = ConfigDict()
     c.teacher.path = ""  # Hugging Face folder; unused by algorithms without a teacher
+    c.teacher.dtype = "float32"  # of its weights and matrix products: float32 | bfloat16
 
     c.env = ConfigDict()
     c.env.name = "alfworld"  # a module of atod_jax/envs
@@ -94,6 +96,7 @@ def base() -> ConfigDict:
     c.mesh.data = -1
     c.mesh.fsdp = 1
     c.mesh.tensor = 1
+    c.mesh.expert = 1  # only splits mixtures of experts
 
     _add_bookkeeping(c)
     return c
@@ -216,6 +219,8 @@ def _choices(cfg: ConfigDict) -> list[str]:
     allowed = {
         "rollout.source": (cfg.rollout.source, ("student", "expert")),
         "demos.label": (cfg.demos.label, ("expert", "executed")),
+        "student.dtype": (cfg.student.dtype, ("float32", "bfloat16")),
+        "teacher.dtype": (cfg.teacher.dtype, ("float32", "bfloat16")),
         "student.remat": (cfg.student.remat, ("none", "dots", "full")),
         "optim.schedule": (cfg.optim.schedule, ("constant", "cosine")),
         "head.backend": (cfg.head.backend, BACKENDS),

@@ -71,12 +71,17 @@ def param_shardings(
 
     def one(path: Any, leaf: Any) -> NamedSharding:
         name = "/".join(str(key.key) for key in path)
-        return NamedSharding(mesh, _spec(name, leaf.shape, _logical(name, axes), rules, mesh))
+        return NamedSharding(mesh, _spec(name, leaf.shape, logical_axes(name, axes), rules, mesh))
 
     return jax.tree_util.tree_map_with_path(one, abstract_params)
 
 
-def _logical(name: str, axes: AxesTable) -> tuple[str | None, ...]:
+def logical_axes(name: str, axes: AxesTable) -> tuple[str | None, ...]:
+    """The logical axes of a parameter by its name.
+
+    Raises:
+      ValueError: the name matches no pattern, or several.
+    """
     found = [(pattern, names) for pattern, names in axes if re.fullmatch(pattern, name)]
     if len(found) != 1:
         patterns = [pattern for pattern, _ in found]

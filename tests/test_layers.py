@@ -44,7 +44,7 @@ ALLOWED = {
 # Only the command-line programs and what wires them up see the config tree.
 READS_CONFIG = {
     "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate",
-    "play", "doctor",
+    "play", "doctor", "dry_run",
 }  # fmt: skip
 PROGRAMS = {"train", "evaluate", "play", "doctor"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN = 350, 80, 120
