@@ -19,8 +19,9 @@ from atod_jax import config as config_lib
 from atod_jax.algorithms import base
 from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.envs.pool import EnvPool, PoolConfig
-from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf
-from atod_jax.models.checkpoint_io import load_hf
+from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub
+from atod_jax.models.checkpoint_io import load_sharded, read_config
+from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.render import Renderer, load_tokenizer
 from atod_jax.rollout import Act
@@ -67,71 +68,122 @@ class Environment(NamedTuple):
 
 
 def model_path(name: str, key_name: str, file: str) -> Path:
-    """A model folder by path, or a shipped one by name such as "household/student".
+    """A model folder by path, a shipped one ("household/student") or a published one by name.
 
     Raises:
-      FileNotFoundError: neither exists with `file` in it.
+      FileNotFoundError: none of them exists with `file` in it.
     """
     for candidate in (Path(name), ASSETS / name):
         if name and (candidate / file).is_file():
             return candidate
+    if hub.is_name(name) and not Path(name).exists() and not (ASSETS / name).parent.is_dir():
+        return hub.snapshot(name, key_name)
     shipped = sorted(str(p.parent.relative_to(ASSETS)) for p in ASSETS.glob("*/*/config.json"))
     raise FileNotFoundError(
         f"{key_name}={name!r}: no folder with a {file} there; shipped models: {', '.join(shipped)}"
     )
 
 
-def load(name: str, key_name: str, *, remat: str, mesh: Mesh) -> Model:
-    """Loads a Hugging Face folder, weights placed on the mesh."""
+def load(
+    name: str,
+    key_name: str,
+    *,
+    remat: str,
+    mesh: Mesh,
+    compute: str = "float32",
+    storage: str = "float32",
+) -> Model:
+    """Loads a Hugging Face folder, every device its own part of the weights.
+
+    Args:
+      name: see `model_path`.
+      key_name: the option that named it, for messages.
+      remat: see `ModelConfig`.
+      mesh: the devices.
+      compute: type of the matrix products.
+      storage: type the weights are kept in.
+    """
     path = model_path(name, key_name, "config.json")
-    config, weights = load_hf(path)
-    return _place(path, dataclasses.replace(config, remat=remat), weights, key_name, mesh)
+    config = dataclasses.replace(read_config(path, dtype=compute), remat=remat)
+    tokenizer = _tokenizer(path, config, key_name)
+    params = load_sharded(path, config, functools.partial(_shardings, mesh=mesh), dtype=storage)
+    return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
 
 
 def load_student(cfg: ConfigDict, mesh: Mesh) -> Model:
     """The student: the folder's weights, or a new model of the sizes in student.fresh."""
     if not cfg.student.fresh.hidden_size:
-        return load(cfg.student.path, "student.path", remat=cfg.student.remat, mesh=mesh)
+        options = {"remat": cfg.student.remat, "compute": cfg.student.dtype}
+        return load(cfg.student.path, "student.path", mesh=mesh, **options)
     path = model_path(cfg.student.path, "student.path", "tokenizer.json")
     sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
-    lm_config = config_from_hf(FRESH | sizes | cfg.student.fresh.to_dict())
-    lm_config = dataclasses.replace(lm_config, remat=cfg.student.remat)
-    weights = build(lm_config).init(key(cfg.seed, Stream.init))
-    return _place(path, lm_config, weights, "student.path", mesh)
+    config = config_from_hf(FRESH | sizes | cfg.student.fresh.to_dict(), dtype=cfg.student.dtype)
+    config = dataclasses.replace(config, remat=cfg.student.remat)
+    tokenizer = _tokenizer(path, config, "student.path")
+    weights = build(config).init(key(cfg.seed, Stream.init))
+    params = jax.device_put(weights, _shardings(weights, mesh=mesh))
+    return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
 
 
-def _place(path: Path, config: ModelConfig, weights: Any, key_name: str, mesh: Mesh) -> Model:
+def _shardings(params: Any, *, mesh: Mesh) -> Any:
+    return param_shardings(params, AXES, RULES, mesh)
+
+
+def _tokenizer(path: Path, config: ModelConfig, key_name: str) -> PreTrainedTokenizerFast:
     tokenizer = load_tokenizer(str(path))
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"{key_name}={str(path)!r}: the tokenizer has {len(tokenizer)} ids but the model's "
             f"vocab_size is {config.vocab_size}; use the tokenizer the model was trained with"
         )
-    params = jax.device_put(weights, param_shardings(weights, AXES, RULES, mesh))
-    return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
+    return tokenizer
 
 
 def load_teacher(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model | None:
     """The frozen teacher, or None when no path is given.
 
     Raises:
-      ValueError: its vocabulary or tokenizer is not the student's.
+      ValueError: its tokenizer is not the student's.
     """
     if not cfg.teacher.path:
         return None
-    teacher = load(cfg.teacher.path, "teacher.path", remat="none", mesh=mesh)
-    ours, theirs = student.lm.config.vocab_size, teacher.lm.config.vocab_size
+    dtype = cfg.teacher.dtype
+    teacher = load(
+        cfg.teacher.path, "teacher.path", remat="none", mesh=mesh, compute=dtype, storage=dtype
+    )
+    _require_same_ids(cfg.teacher.path, student, teacher)
+    rows, theirs = student.lm.config.vocab_size, teacher.lm.config.vocab_size
+    if rows == theirs:
+        return teacher
+    print(
+        f"teacher.path={cfg.teacher.path!r}: its head has {theirs} rows, the student's {rows}, for "
+        f"{len(student.tokenizer)} ids; rows without an id are dropped or added, they never count"
+    )
+    config = dataclasses.replace(teacher.lm.config, vocab_size=rows)
+    places = functools.partial(_shardings, mesh=mesh)
+    params = resize_vocabulary(teacher.params, rows, places)
+    return teacher._replace(lm=build(config), params=params)
+
+
+def _require_same_ids(name: str, student: Model, teacher: Model) -> None:
+    """Distillation compares the same token ids, so both models must mean the same by each."""
+    ours, theirs = len(student.tokenizer), len(teacher.tokenizer)
     if ours != theirs:
         raise ValueError(
-            f"teacher.path={cfg.teacher.path!r}: vocabulary of {theirs} ids, the student has "
-            f"{ours}; distillation compares the same token ids, choose a teacher of the same family"
+            f"teacher.path={name!r}: vocabulary of {theirs} ids, the student's tokenizer has "
+            f"{ours}; choose a teacher of the same family"
+        )
+    special = [(m.tokenizer.pad_token_id, m.tokenizer.eos_token_id) for m in (student, teacher)]
+    if special[0] != special[1]:
+        raise ValueError(
+            f"teacher.path={name!r}: its (padding, end) ids are {special[1]}, the student's "
+            f"{special[0]}; correct pad_token and eos_token in one tokenizer_config.json"
         )
     if tokenizer_digest(student.tokenizer) != tokenizer_digest(teacher.tokenizer):
         raise ValueError(
-            f"teacher.path={cfg.teacher.path!r}: its tokenizer differs from the student's "
+            f"teacher.path={name!r}: its tokenizer differs from the student's "
             f"({student.path}); use a teacher with the same tokenizer and special tokens"
         )
-    return teacher
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -28,7 +28,7 @@ def base() -> ConfigDict:
     c.total_steps = 150  # iterations: one rollout and one pass of updates each
 
     c.student = ConfigDict()
-    c.student.path = ""  # Hugging Face folder; household/<name> for a shipped one
+    c.student.path = ""  # Hugging Face folder or name; household/<name> for a shipped one
     c.student.fresh = ConfigDict()  # sizes of a new Qwen3 model with the tokenizer of that folder
     c.student.fresh.hidden_size = 0  # 0 = load the folder's weights instead
     c.student.fresh.num_hidden_layers = 2

@@ -11,6 +11,7 @@ Linen ends here; the rest of the package sees functions.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -245,6 +246,26 @@ def head_matrix(config: ModelConfig, params: Any) -> Float[Array, "V D"]:
     """The output embedding in the compute type; logits are hidden @ head.T."""
     name = "embed" if config.tie_embeddings else "head"
     return params[name]["embedding"].astype(config.dtype)
+
+
+def resize_vocabulary(
+    params: dict[str, Any], rows: int, shardings: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """Embedding and head cut to their first `rows` rows, or filled up with zeros.
+
+    The rows that come or go must belong to no id: tables are often padded to a round size.
+    """
+
+    def resized(table: Array) -> Array:
+        missing = max(0, rows - table.shape[0])
+        return jnp.pad(table[:rows], ((0, missing), (0, 0)))
+
+    def tables(params: Any) -> Any:
+        return {k: {"embedding": resized(v["embedding"])} for k, v in params.items()}
+
+    old = {name: params[name] for name in ("embed", "head") if name in params}
+    places = shardings(jax.eval_shape(tables, old))
+    return params | jax.jit(tables, out_shardings=places)(old)
 
 
 def _merge_valid(valid: Array, cache: Cache | None) -> tuple[Array, Array]:
