@@ -6,10 +6,15 @@
 The official games: --config.env.games=$ALFWORLD_DATA, as `alfworld-download` fills it; add
 --config.env.engine=textworld to play them in TextWorld (pip install "atod_jax[alfworld]"; slow).
 
-Variants: algo=NAME (a file of atod_jax/algorithms), preset=released|paper (METHOD.md), smoke.
+Variants: student=0.6b|1.7b|4b (the released runs), algo=NAME (a file of atod_jax/algorithms),
+preset=released|paper (METHOD.md), seed=N, smoke.
 `smoke` plays a few steps with the shipped tiny models and terse prompts on a laptop: it proves the
 path from real games to a report, it teaches nothing.
-Without it, name the models: --config.student.path=DIR --config.teacher.path=DIR.
+Without it the models are Hugging Face folders of the names in atod_jax/presets.py, relative to
+where the run starts (`hf download Qwen/Qwen3-0.6B --local-dir Qwen/Qwen3-0.6B`), or any others:
+--config.student.path=DIR --config.teacher.path=DIR. The released teachers were trained on the task
+first: `python -m configs.sweeps teachers` prints how, `main_table` the runs that use them.
+Hardware of the released runs: 8 GPUs of one machine.
 """
 
 from ml_collections import ConfigDict
@@ -17,18 +22,42 @@ from ml_collections import ConfigDict
 from atod_jax import config, presets
 from configs import household
 
+MICRO_ROWS = {"0.6b": 32, "1.7b": 32, "4b": 32}  # per GPU; released scripts
+ANNEAL_STEPS = {"0.6b": 80, "1.7b": 150, "4b": 80}  # released scripts; the paper has 80 throughout
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The released ALFWorld settings; `smoke` swaps in tiny models and sizes."""
-    v = config.parse_arg(arg, algo="atod", preset="released", smoke=False, seed=0)
+    v = config.parse_arg(arg, student="0.6b", algo="atod", preset="released", smoke=False, seed=0)
     c = config.base()
     c.update_from_flattened_dict(presets.overrides(v.preset))
+    c.update_from_flattened_dict(presets.models(v.student, v.algo))
     c.seed = v.seed
     c.algorithm.name = v.algo
-    c.env.name = "alfworld"
+    released(c, v.student)
+    if v.preset == "paper":
+        c.algorithm.atod.anneal_steps = 80
     if v.smoke:
         smoke(c)
     return c
+
+
+def released(c: ConfigDict, student: str) -> None:
+    """What the released ALFWorld scripts set beside the defaults of `config.base`."""
+    c.env.name = "alfworld"
+    c.env.max_turns = 50  # script
+    c.env.history = 2  # script
+    c.rollout.tasks = 16  # script, with groups of 8
+    c.sampling.prompt_buckets = (512, 1024, 2048)  # script: at most 2048 tokens; the others: ours
+    c.packing.minibatch_rows = 256  # script
+    # Rows of one pass on all devices; with fewer than 8, lower it: it never changes the numbers.
+    c.packing.micro_rows = presets.GPUS * MICRO_ROWS[student]
+    c.algorithm.atod.anneal_steps = ANNEAL_STEPS[student]
+    c.eval.split = "valid_seen"  # script: the split "in distribution"
+    c.eval.tasks = 128  # script
+    c.eval.every = 5  # script
+    c.eval.temperatures = (0.4,)  # script
+    c.eval.curve_temperature = 0.4
 
 
 def smoke(c: ConfigDict) -> None:

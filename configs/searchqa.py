@@ -2,10 +2,10 @@
 
     python -m atod_jax.train --config=configs/searchqa.py:smoke --workdir=runs/searchqa
 
-Variants: algo=NAME (a file of atod_jax/algorithms), preset=released|paper (METHOD.md), smoke.
+Variants: student=0.6b|1.7b|4b (the released runs), algo=NAME (a file of atod_jax/algorithms),
+preset=released|paper (METHOD.md), seed=N, smoke. Models and hardware: as in configs/alfworld.py.
 `smoke` trains the shipped tiny models on the generated world on a laptop: it proves the path from
-questions to a report. Without it, name models, questions and search engine:
---config.student.path=DIR --config.teacher.path=DIR --config.env.data=FOLDER
+questions to a report. Without it, name questions and search engine: --config.env.data=FOLDER
 --config.env.retriever=http://HOST:PORT (python -m atod_jax.envs.searchqa.server starts one).
 """
 
@@ -13,31 +13,53 @@ from ml_collections import ConfigDict
 
 from atod_jax import config, presets
 
+MICRO_ROWS = {"0.6b": 32, "1.7b": 16, "4b": 16}  # per GPU; released scripts
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The released settings for search questions; `smoke` swaps in tiny models and sizes."""
-    v = config.parse_arg(arg, algo="atod", preset="released", smoke=False, seed=0)
+    v = config.parse_arg(arg, student="0.6b", algo="atod", preset="released", smoke=False, seed=0)
     c = config.base()
-    c.update_from_flattened_dict(presets.overrides(v.preset))
+    c.update_from_flattened_dict(presets.overrides(v.preset, invalid_penalty=0.01))  # script
+    c.update_from_flattened_dict(presets.models(v.student, v.algo))
     c.seed = v.seed
     c.algorithm.name = v.algo
-    questions(c)
-    c.sampling.prompt_buckets = (512, 1024, 2048, 4096)
-    c.rollout.tasks = 128
-    c.rollout.group = 8
-    c.eval.tasks = 2048
-    c.eval.slots = 512
+    released(c, v.student)
+    if v.preset == "paper":
+        _decode(c, 0.4)
     if v.smoke:
         smoke(c)
     return c
+
+
+def released(c: ConfigDict, student: str) -> None:
+    """What the released search scripts set beside the defaults of `config.base`."""
+    questions(c)
+    c.rollout.tasks = 128  # script, with groups of 8
+    c.sampling.prompt_buckets = (512, 1024, 2048, 4096)  # script: at most 4096; the others: ours
+    c.packing.minibatch_rows = 256  # script
+    # Rows of one pass on all devices; with fewer than 8, lower it: it never changes the numbers.
+    # The scripts score with 32 rows per GPU for all sizes; here scoring takes the same number.
+    c.packing.micro_rows = presets.GPUS * MICRO_ROWS[student]
+    c.optim.warmup_steps = 15  # script: a tenth of the 150 updates
+    c.algorithm.atod.anneal_steps = 80  # all scripts, and the paper
+    c.eval.tasks = 2048  # script
+    c.eval.slots = 512  # script: the size of its validation batches
+    c.eval.every = 15  # script
+    _decode(c, 0.0)  # script: greedy, by a default; the paper says 0.4
+
+
+def _decode(c: ConfigDict, temperature: float) -> None:
+    c.eval.temperatures = (temperature,)
+    c.eval.curve_temperature = temperature
 
 
 def questions(c: ConfigDict) -> ConfigDict:
     """The task: four turns, all of them shown, 1 for an exact match."""
     c.env.name = "searchqa"
     c.env.template = "paper"
-    c.env.history = 4
-    c.env.max_turns = 4
+    c.env.history = 4  # script
+    c.env.max_turns = 4  # script
     c.env.win_reward = 1.0
     c.env.timeout = 600.0  # a search is tried ten times, half a minute each, before it fails
     c.env.train_split = "train"
@@ -69,6 +91,7 @@ def smoke(c: ConfigDict) -> None:
     c.student.path = "searchqa/student"
     c.teacher.path = "searchqa/teacher"
     c.total_steps = 6
+    c.optim.warmup_steps = 0
     c.rollout.tasks = 8
     c.optim.lr = 5e-4
     c.algorithm.atod.anneal_steps = 3

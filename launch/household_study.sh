@@ -16,6 +16,7 @@ python=.venv/bin/python
 export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false ${XLA_FLAGS:-}"
 mkdir -p "$out"
 
+# shellcheck disable=SC2016 # the inner bash expands its own variables
 for seed in 0 1; do
   for run in grpo,teacher=mid atod,teacher=mid opd,teacher=mid atod,teacher=good opd,teacher=good; do
     [[ -f $out/$run-$seed/report.md ]] || echo "$run $seed"

@@ -43,7 +43,7 @@ def test_every_variant_loads_and_validates(name, arg):
 
 def test_every_config_file_is_listed_here():
     found = {m.name for m in __import__("pkgutil").iter_modules(__import__("configs").__path__)}
-    assert found == set(VARIANTS)
+    assert found - {"sweeps"} == set(VARIANTS)  # sets of commands, not a config
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,15 @@ def test_test_pins_meet_the_extras(project):
     assert f"rev: v{pins['ruff']}" in (REPO / ".pre-commit-config.yaml").read_text()
 
 
+@pytest.mark.parametrize("name", ["tpu", "cuda"])
+def test_accelerators_get_the_same_jax(name, project):
+    lines = (REPO / "launch" / f"{name}.txt").read_text().splitlines()
+    [extra] = project["optional-dependencies"][name]
+    plugin = extra.partition(">=")[0]  # jax[...]
+    version = read_pins("requirements.txt")["jax"]
+    assert [line for line in lines if not line.startswith("#")] == [f"{plugin}=={version}"]
+
+
 def test_an_old_python_is_refused_with_the_fix(tmp_path):
     """A copy of the script, far from any .venv, with an interpreter that claims to be too old."""
     (tmp_path / "launch").mkdir()
