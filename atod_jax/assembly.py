@@ -67,15 +67,23 @@ class Environment(NamedTuple):
         return [tasks[i] for i in range(min(count or len(tasks), len(tasks)))]
 
 
+def local_path(name: str, file: str) -> Path | None:
+    """A model folder by path or a shipped one, if it holds `file`."""
+    for candidate in (Path(name), ASSETS / name):
+        if name and (candidate / file).is_file():
+            return candidate
+    return None
+
+
 def model_path(name: str, key_name: str, file: str) -> Path:
     """A model folder by path, a shipped one ("household/student") or a published one by name.
 
     Raises:
       FileNotFoundError: none of them exists with `file` in it.
     """
-    for candidate in (Path(name), ASSETS / name):
-        if name and (candidate / file).is_file():
-            return candidate
+    local = local_path(name, file)
+    if local:
+        return local
     if hub.is_name(name) and not Path(name).exists() and not (ASSETS / name).parent.is_dir():
         return hub.snapshot(name, key_name)
     shipped = sorted(str(p.parent.relative_to(ASSETS)) for p in ASSETS.glob("*/*/config.json"))
@@ -115,14 +123,19 @@ def load_student(cfg: ConfigDict, mesh: Mesh) -> Model:
     if not cfg.student.fresh.hidden_size:
         options = {"remat": cfg.student.remat, "compute": cfg.student.dtype}
         return load(cfg.student.path, "student.path", mesh=mesh, **options)
-    path = model_path(cfg.student.path, "student.path", "tokenizer.json")
-    sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
-    config = config_from_hf(FRESH | sizes | cfg.student.fresh.to_dict(), dtype=cfg.student.dtype)
-    config = dataclasses.replace(config, remat=cfg.student.remat)
+    path, config = fresh_config(cfg)
     tokenizer = _tokenizer(path, config, "student.path")
     weights = build(config).init(key(cfg.seed, Stream.init))
     params = jax.device_put(weights, _shardings(weights, mesh=mesh))
     return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
+
+
+def fresh_config(cfg: ConfigDict) -> tuple[Path, ModelConfig]:
+    """The folder of the tokenizer, and a new student of the sizes in student.fresh for it."""
+    path = model_path(cfg.student.path, "student.path", "tokenizer.json")
+    sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
+    config = config_from_hf(FRESH | sizes | cfg.student.fresh.to_dict(), dtype=cfg.student.dtype)
+    return path, dataclasses.replace(config, remat=cfg.student.remat)
 
 
 def _shardings(params: Any, *, mesh: Mesh) -> Any:

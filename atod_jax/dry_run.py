@@ -5,9 +5,7 @@ of published sizes for names such as Qwen/Qwen3-1.7B), devices are a line of a d
 """
 
 import dataclasses
-import json
 import math
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -20,8 +18,9 @@ from atod_jax.estimate.plan import Plan
 from atod_jax.estimate.remedy import remedy
 from atod_jax.estimate.text import amount
 from atod_jax.models import ModelConfig, config_from_hf
+from atod_jax.models.checkpoint_io import read_config
 from atod_jax.models.sizes import SIZES
-from atod_jax.render import load_tokenizer
+from atod_jax.sharding import MESH_AXES
 
 
 def main(cfg: ConfigDict, hardware_name: str) -> None:
@@ -57,7 +56,7 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
     plan = Plan(
         student=student,
         teacher=teacher_config(cfg, student),
-        mesh=tuple(mesh.items()),
+        mesh=tuple((axis, mesh[axis]) for axis in MESH_AXES),
         episodes=cfg.rollout.tasks * cfg.rollout.group,
         eval_slots=cfg.eval.slots,
         turns=cfg.env.max_turns,
@@ -76,12 +75,8 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
 def student_config(cfg: ConfigDict) -> ModelConfig:
     """The student's architecture, from its folder, its name, or student.fresh."""
     if cfg.student.fresh.hidden_size:
-        path = assembly.model_path(cfg.student.path, "student.path", "tokenizer.json")
-        sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
-        hf = assembly.FRESH | sizes | cfg.student.fresh.to_dict()
-    else:
-        hf = _hf_config(cfg.student.path, "student.path")
-    student = config_from_hf(hf, dtype=cfg.student.dtype)
+        return assembly.fresh_config(cfg)[1]
+    student = _architecture(cfg.student.path, "student.path", cfg.student.dtype)
     return dataclasses.replace(student, remat=cfg.student.remat)
 
 
@@ -89,17 +84,20 @@ def teacher_config(cfg: ConfigDict, student: ModelConfig) -> ModelConfig | None:
     """The teacher's architecture with as many ids as the student's; None without a teacher."""
     if not cfg.teacher.path:
         return None
-    hf = _hf_config(cfg.teacher.path, "teacher.path")
-    teacher = config_from_hf(hf, dtype=cfg.teacher.dtype)
+    teacher = _architecture(cfg.teacher.path, "teacher.path", cfg.teacher.dtype)
     return dataclasses.replace(teacher, vocab_size=student.vocab_size)
 
 
-def _hf_config(name: str, key_name: str) -> dict:
-    published = name.rpartition("/")[2]
-    if published in SIZES and not Path(name).exists():
-        return SIZES[published]
-    path = assembly.model_path(name, key_name, "config.json")
-    return json.loads((path / "config.json").read_text())
+def _architecture(name: str, key_name: str, dtype: str) -> ModelConfig:
+    folder, published = assembly.local_path(name, "config.json"), name.rpartition("/")[2]
+    if folder:
+        return read_config(folder, dtype=dtype)
+    if published in SIZES:
+        return config_from_hf(SIZES[published], dtype=dtype)
+    raise FileNotFoundError(
+        f"{key_name}={name!r}: no folder with a config.json there, and not one of the published "
+        f"sizes {', '.join(SIZES)}; copy its config.json into a folder and name that"
+    )
 
 
 def require_fit(plan: Plan, hardware: Hardware) -> None:

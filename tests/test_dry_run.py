@@ -23,7 +23,7 @@ def released(**changes):
 
 
 def test_everything_is_shown(capsys):
-    dry_run.main(released(**{"mesh.data": 1, "mesh.fsdp": -1}), "h100-8")
+    dry_run.main(released(**{"mesh.data": 1, "mesh.fsdp": -1, "packing.micro_rows": 64}), "h100-8")
     shown = capsys.readouterr().out
     for part in (
         '"anneal_steps"',  # the config
@@ -72,8 +72,8 @@ def test_a_mesh_for_other_devices_is_refused():
 
 
 def test_rows_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"packing\.micro_rows=32 is not divisible by the 64"):
-        dry_run.plan_of(released(), parse("v5e-64"))
+    with pytest.raises(ValueError, match=r"packing\.micro_rows=256 is not divisible by the 512"):
+        dry_run.plan_of(released(), parse("v5e-512"))
 
 
 def test_a_name_that_is_no_model_is_refused():

@@ -11,6 +11,7 @@ from atod_jax.models import ModelConfig
 
 # Shares of the published peaks that well-shaped programs reach; assumptions, not measurements.
 COMPUTING, MEMORY, LINKS = 0.5, 0.8, 0.8
+LATENCY = 1e-5  # seconds per small message among all devices, likewise assumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def phases(plan: Plan, hardware: Hardware) -> list[Phase]:
                 work=work,
                 computing=work.flops / (COMPUTING * _peak(hardware, config)),
                 memory=work.memory / (MEMORY * hardware.chip.bandwidth),
-                links=_links(plan, hardware, work.links),
+                links=_links(plan, hardware, work.links) + LATENCY * work.messages,
             )
         )
     return found

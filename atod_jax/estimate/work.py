@@ -20,21 +20,23 @@ RECOMPUTED = {"none": 0.0, "dots": 0.0, "full": 1.0}  # forward passes made agai
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Of one device: operations, bytes of its memory, bytes sent per mesh axis."""
+    """Of one device: operations, bytes of its memory, bytes sent per mesh axis, and how often."""
 
     flops: float = 0.0
     memory: float = 0.0
     links: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    messages: float = 0.0  # those that are too small for their bytes to matter
 
     def __add__(self, other: "Work") -> "Work":
         axes = self.links.keys() | other.links.keys()
         links = {a: self.links.get(a, 0.0) + other.links.get(a, 0.0) for a in sorted(axes)}
-        return Work(self.flops + other.flops, self.memory + other.memory, links)
+        messages = self.messages + other.messages
+        return Work(self.flops + other.flops, self.memory + other.memory, links, messages)
 
     def times(self, n: float) -> "Work":
         """The same n times."""
         links = {axis: n * size for axis, size in self.links.items()}
-        return Work(n * self.flops, n * self.memory, links)
+        return Work(n * self.flops, n * self.memory, links, n * self.messages)
 
 
 def iteration(plan: Plan) -> Mapping[str, Work]:
@@ -135,7 +137,9 @@ def step(plan: Plan, config: ModelConfig, rows: int) -> Work:
         + _ring(plan, "fsdp", 2 * side_by_side * config.vocab_size / plan.axis("tensor") * FLOAT32),
         "tensor": _ring(plan, "tensor", 4 * config.num_layers * side_by_side * w.model * size),
     }
-    return Work(flops, memory, links)
+    # two norms, q k v, o, gate and up on the fsdp axis; o and down on the tensor axis
+    per_layer = 5 * (fsdp > 1) + 2 * (plan.axis("tensor") > 1)
+    return Work(flops, memory, links, per_layer * config.num_layers)
 
 
 def head(plan: Plan, config: ModelConfig, rows: int) -> Work:

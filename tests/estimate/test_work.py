@@ -78,6 +78,14 @@ def test_the_slowest_of_three_is_the_time():
     assert prompts.binds == "memory"
 
 
+def test_a_decoding_step_waits_for_its_messages():
+    assert work.step(make_plan(), TOY, 1).messages == 0
+    plan = make_plan(mesh={"fsdp": 2})
+    assert work.step(plan, TOY, 1).messages == 5 * 2  # per layer
+    actions = roofline.phases(plan, parse("v5e-2"))[1]
+    assert actions.links > 3 * 6 * 10 * roofline.LATENCY  # turns, tokens
+
+
 def test_links_slow_down_where_a_mesh_axis_leaves_the_node():
     near = roofline.phases(make_plan(mesh={"data": 4, "fsdp": 2}), parse("h100-8"))[-1]
     far = roofline.phases(make_plan(mesh={"data": 4, "fsdp": 4}), parse("h100-16"))[-1]
