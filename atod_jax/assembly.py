@@ -68,15 +68,23 @@ class Environment(NamedTuple):
         return [tasks[i] for i in range(min(count or len(tasks), len(tasks)))]
 
 
+def local_path(name: str, file: str) -> Path | None:
+    """A model folder by path or a shipped one, if it holds `file`."""
+    for candidate in (Path(name), ASSETS / name):
+        if name and (candidate / file).is_file():
+            return candidate
+    return None
+
+
 def model_path(name: str, key_name: str, file: str) -> Path:
     """A model folder by path, a shipped one ("household/student") or a published one by name.
 
     Raises:
       FileNotFoundError: none of them exists with `file` in it.
     """
-    for candidate in (Path(name), ASSETS / name):
-        if name and (candidate / file).is_file():
-            return candidate
+    local = local_path(name, file)
+    if local:
+        return local
     if hub.is_name(name) and not Path(name).exists() and not (ASSETS / name).parent.is_dir():
         return hub.snapshot(name, key_name)
     shipped = sorted(str(p.parent.relative_to(ASSETS)) for p in ASSETS.glob("*/*/config.json"))
@@ -116,14 +124,19 @@ def load_student(cfg: ConfigDict, mesh: Mesh) -> Model:
     if not cfg.student.fresh.hidden_size:
         options = {"remat": cfg.student.remat, "compute": cfg.student.dtype}
         return load(cfg.student.path, "student.path", mesh=mesh, **options)
-    path = model_path(cfg.student.path, "student.path", "tokenizer.json")
-    sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
-    config = config_from_hf(FRESH | sizes | cfg.student.fresh.to_dict(), dtype=cfg.student.dtype)
-    config = dataclasses.replace(config, remat=cfg.student.remat)
+    path, config = fresh_config(cfg)
     tokenizer = _tokenizer(path, config, "student.path")
     weights = build(config).init(key(cfg.seed, Stream.init))
     params = jax.device_put(weights, _shardings(weights, mesh=mesh))
     return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
+
+
+def fresh_config(cfg: ConfigDict) -> tuple[Path, ModelConfig]:
+    """The folder of the tokenizer, and a new student of the sizes in student.fresh for it."""
+    path = model_path(cfg.student.path, "student.path", "tokenizer.json")
+    sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
+    config = config_from_hf(FRESH | sizes | cfg.student.fresh.to_dict(), dtype=cfg.student.dtype)
+    return path, dataclasses.replace(config, remat=cfg.student.remat)
 
 
 def _shardings(params: Any, *, mesh: Mesh) -> Any:
@@ -262,11 +275,11 @@ def actor(policy: Policy, params: Any, key: jax.Array) -> Act:
     )
 
 
-def mesh_of(cfg: ConfigDict) -> Mesh:
-    """The device mesh of the config, checked against the batch sizes.
+def mesh_shape(cfg: ConfigDict, devices: int) -> dict[str, int]:
+    """The sizes of the mesh axes, an axis of -1 filled with the devices that are left.
 
     Raises:
-      ValueError: the axes do not fit the devices, or the batch does not fit the axes.
+      ValueError: several axes are -1.
     """
     shape = cfg.mesh.to_dict()
     open_axes = [axis for axis, size in shape.items() if size == -1]
@@ -274,7 +287,17 @@ def mesh_of(cfg: ConfigDict) -> Mesh:
         raise ValueError(f"mesh axes {open_axes} are all -1; only one can take what is left")
     for axis in open_axes:
         others = math.prod(size for name, size in shape.items() if name != axis)
-        shape[axis] = max(1, jax.device_count() // others)
+        shape[axis] = max(1, devices // others)
+    return shape
+
+
+def mesh_of(cfg: ConfigDict) -> Mesh:
+    """The device mesh of the config, checked against the batch sizes.
+
+    Raises:
+      ValueError: the axes do not fit the devices, or the batch does not fit the axes.
+    """
+    shape = mesh_shape(cfg, jax.device_count())
     mesh = make_mesh(shape)
     config_lib.validate_mesh(cfg, local_shards(mesh), shape)
     return mesh

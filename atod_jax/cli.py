@@ -39,23 +39,24 @@ _PROCESS = flags.DEFINE_integer("process_id", -1, "the number of this one")
 def run(
     main: Callable[[Any, str], None],
     *,
-    workdir_required: bool,
+    workdir_required: bool | Callable[[], bool],
     config_required: bool = True,
     model_required: bool = True,
     complete: Callable[[list[str]], list[str]] = list,
 ) -> None:
     """Parses the command line, checks the config and calls `main(cfg, workdir)`.
 
-    `complete` may add to the arguments before they are read. Without `config_required`, cfg is None
-    where no --config is given. An expected error ends the program with exit code 2 and one message;
-    set ATOD_TRACEBACK=1 to see where it came from.
+    A `workdir_required` that is a function is asked once the flags are read. `complete` may add to
+    the arguments before they are read. Without `config_required`, cfg is None where no --config is
+    given. An expected error ends the program with exit code 2 and one message; set
+    ATOD_TRACEBACK=1 to see where it came from.
     """
     with _short_errors():
         sys.argv[1:] = complete(sys.argv[1:])
         _parse()
         cfg = None
         if config_required or _CONFIG.value is not None:
-            cfg = _config(workdir_required)
+            cfg = _config(workdir_required() if callable(workdir_required) else workdir_required)
             config_lib.validate(cfg, model_required=model_required)
         cluster.start(
             coordinator=_COORDINATOR.value,

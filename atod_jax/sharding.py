@@ -72,12 +72,17 @@ def param_shardings(
 
     def one(path: Any, leaf: Any) -> NamedSharding:
         name = "/".join(str(key.key) for key in path)
-        return NamedSharding(mesh, _spec(name, leaf.shape, _logical(name, axes), rules, mesh))
+        return NamedSharding(mesh, _spec(name, leaf.shape, logical_axes(name, axes), rules, mesh))
 
     return jax.tree_util.tree_map_with_path(one, abstract_params)
 
 
-def _logical(name: str, axes: AxesTable) -> tuple[str | None, ...]:
+def logical_axes(name: str, axes: AxesTable) -> tuple[str | None, ...]:
+    """The logical axes of a parameter by its name.
+
+    Raises:
+      ValueError: the name matches no pattern, or several.
+    """
     found = [(pattern, names) for pattern, names in axes if re.fullmatch(pattern, name)]
     if len(found) != 1:
         patterns = [pattern for pattern, _ in found]
@@ -116,6 +121,17 @@ def _spec(
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows (the leading axis) split over data and fsdp; all other axes whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def split_rows(x: jax.Array) -> jax.Array:
+    """Under `jax.set_mesh`, keeps the rows of an intermediate array split over data and fsdp.
+
+    Left to itself, XLA splits activations by width, as the embedding table is split, and every
+    device of the fsdp axis computes the attention of every row; with this it gathers weights.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
 def local_shards(mesh: Mesh) -> int:

@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli, cluster, config, learner
+from atod_jax import assembly, cli, cluster, config, dry_run, learner
 from atod_jax.assembly import Algorithm, Model
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.core.losses import LossConfig
@@ -35,6 +36,9 @@ from atod_jax.scoring import teacher_rows
 from atod_jax.sharding import on_mesh, to_host
 from atod_jax.tasks import TaskSource
 from atod_jax.types import Mean, TokenStats, TurnBatch
+
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what the run would need, and stop")
+_HARDWARE = flags.DEFINE_string("hardware", "cpu", "with --dry_run: v5e-16, v5p-64, h100-8, cpu …")
 
 
 def main(cfg: ConfigDict, workdir: str) -> None:
@@ -336,5 +340,13 @@ def abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
+def start(cfg: ConfigDict, workdir: str) -> None:
+    """Trains, or says what training would need."""
+    if _DRY_RUN.value:
+        dry_run.main(cfg, _HARDWARE.value)
+    else:
+        main(cfg, workdir)
+
+
 if __name__ == "__main__":
-    cli.run(main, workdir_required=True)
+    cli.run(start, workdir_required=lambda: not _DRY_RUN.value)

@@ -154,3 +154,18 @@ def test_sharded_sampling_equals_single_device():
     for a, b in zip(got, want):
         np.testing.assert_array_equal(a.tokens, b.tokens)
         np.testing.assert_allclose(a.logp, b.logp, atol=5e-6)
+
+
+def test_devices_split_rows_not_width():
+    """A device that kept its slice of the width would compute the attention of every row."""
+    mesh = make_mesh({"fsdp": 8})
+    places = param_shardings(ABSTRACT, AXES, RULES, mesh)
+    params = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), ABSTRACT, places
+    )
+    rows = batch_sharding(mesh)
+    tokens, valid = (jax.ShapeDtypeStruct((8, 6), t, sharding=rows) for t in (jnp.int32, bool))
+    with jax.set_mesh(mesh):
+        hidden = jax.jit(lambda p, t, v: MODEL.hidden(p, t, v, tail=4)[0])
+        compiled = hidden.lower(params, tokens, valid).compile()
+    assert compiled.output_shardings.shard_shape((8, 4, 16)) == (1, 4, 16)

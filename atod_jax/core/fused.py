@@ -241,20 +241,27 @@ def _finished(part: Partial) -> tuple[Array, Array | None, Saved]:
     return part.picked - log_z, part.t_picked - t_log_z, saved
 
 
-def _engine(tiling: Tiling, vocab: int) -> tuple[ModuleType, dict[str, int]]:
-    """The module that computes a device's rows, and its tile sizes."""
+def tile_of(tiling: Tiling, vocab: int, platform: str) -> tuple[str, int, int]:
+    """The backend on a platform ("cpu", "gpu", "tpu"), and the tokens and rows of its tiles."""
     backend = tiling.backend
     if backend == "auto":
-        backend = {"gpu": "rows", "tpu": "pallas"}.get(jax.default_backend(), "tiles")
+        backend = {"gpu": "rows", "tpu": "pallas"}.get(platform, "tiles")
     token_block, vocab_block = {
         "tiles": (1024, 608),
         "rows": (2048, vocab),
         "pallas": (512, 512),
     }[backend]
-    blocks = {
-        "token_block": tiling.token_block or token_block,
-        "vocab_block": min(tiling.vocab_block or vocab_block, vocab),
-    }
+    return (
+        backend,
+        tiling.token_block or token_block,
+        min(tiling.vocab_block or vocab_block, vocab),
+    )
+
+
+def _engine(tiling: Tiling, vocab: int) -> tuple[ModuleType, dict[str, int]]:
+    """The module that computes a device's rows, and its tile sizes."""
+    backend, token_block, vocab_block = tile_of(tiling, vocab, jax.default_backend())
+    blocks = {"token_block": token_block, "vocab_block": vocab_block}
     return (head_pallas if backend == "pallas" else head_tiles), blocks
 
 

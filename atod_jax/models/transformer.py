@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from atod_jax.models.layers import Linear, Mlp, RMSNorm, attend, rotate
 from atod_jax.models.moe import Moe
+from atod_jax.sharding import split_rows
 
 REMAT = ("none", "full", "dots")
 DTYPES = ("float32", "bfloat16")
@@ -218,6 +219,8 @@ def hidden_states(
         raise ValueError(f"tail={tail}: ask for 1 to {columns} of the {columns} columns given")
     seen, index = _merge_valid(valid, cache)
     x = jnp.take(params["embed"]["embedding"], tokens, axis=0, mode="fill").astype(config.dtype)
+    if columns > 1:  # moving the one column of a decoding step is cheaper than moving weights
+        x = split_rows(x)
     before = jnp.sum(seen, axis=1, keepdims=True) - jnp.sum(valid, axis=1, keepdims=True)
     rope = rope_angles(config, before + jnp.cumsum(valid, axis=1) - 1)
     causal = jnp.arange(seen.shape[1])[None, :] <= index + jnp.arange(columns)[:, None]

@@ -1,0 +1,125 @@
+"""`python -m atod_jax.train --config=… --dry_run [--hardware=v5e-16]`: what a run would need.
+
+Nothing is loaded and nothing is trained: models are their config.json (of a folder, or of the table
+of published sizes for names such as Qwen/Qwen3-1.7B), devices are a line of a data sheet.
+"""
+
+import dataclasses
+import math
+
+import jax
+from ml_collections import ConfigDict
+
+from atod_jax import assembly, cli, config
+from atod_jax.core.fused import Tiling
+from atod_jax.estimate import compiled, memory, pages
+from atod_jax.estimate.hardware import CPU, Hardware, parse
+from atod_jax.estimate.plan import Plan
+from atod_jax.estimate.remedy import remedy
+from atod_jax.estimate.text import amount
+from atod_jax.models import ModelConfig, config_from_hf
+from atod_jax.models.checkpoint_io import read_config
+from atod_jax.models.sizes import SIZES
+from atod_jax.sharding import MESH_AXES
+
+
+def main(cfg: ConfigDict, hardware_name: str) -> None:
+    """Prints the resolved config, how arrays are placed, memory, time, and whether it fits.
+
+    Raises:
+      ValueError: it does not fit; names what to change.
+    """
+    hardware = parse(hardware_name, cpus=jax.device_count())
+    plan = plan_of(cfg, hardware)
+    print(cli.to_json(cfg))
+    print(pages.placement(plan))
+    print(pages.memory_report(plan, hardware))
+    if hardware.chip is CPU:
+        print(pages.compiled_report(plan, compiled.measure(plan)))
+    print(pages.time_report(plan, hardware, cfg.total_steps))
+    require_fit(plan, hardware)
+
+
+def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
+    """The shapes of one iteration of a config on some hardware.
+
+    Raises:
+      ValueError: the mesh does not fit the hardware, or the batch the mesh.
+    """
+    student = student_config(cfg)
+    mesh = assembly.mesh_shape(cfg, hardware.count)
+    if math.prod(mesh.values()) != hardware.count:
+        raise ValueError(
+            f"mesh {mesh} needs {math.prod(mesh.values())} devices, --hardware has {hardware}; "
+            "set one axis to -1, e.g. --config.mesh.data=1 --config.mesh.fsdp=-1"
+        )
+    plan = Plan(
+        student=student,
+        teacher=teacher_config(cfg, student),
+        mesh=tuple((axis, mesh[axis]) for axis in MESH_AXES),
+        episodes=cfg.rollout.tasks * cfg.rollout.group,
+        eval_slots=cfg.eval.slots,
+        turns=cfg.env.max_turns,
+        prompt=cfg.sampling.prompt_buckets[-1],
+        response=cfg.sampling.max_new_tokens,
+        micro_rows=cfg.packing.micro_rows,
+        minibatch_rows=cfg.packing.minibatch_rows,
+        tiling=config.section(Tiling, cfg.head),
+        platform=hardware.platform,
+        plays=cfg.rollout.source == "student",
+    )
+    config.validate_mesh(cfg, plan.shards, mesh)
+    return plan
+
+
+def student_config(cfg: ConfigDict) -> ModelConfig:
+    """The student's architecture, from its folder, its name, or student.fresh."""
+    if cfg.student.fresh.hidden_size:
+        return assembly.fresh_config(cfg)[1]
+    student = _architecture(cfg.student.path, "student.path", cfg.student.dtype)
+    return dataclasses.replace(student, remat=cfg.student.remat)
+
+
+def teacher_config(cfg: ConfigDict, student: ModelConfig) -> ModelConfig | None:
+    """The teacher's architecture with as many ids as the student's; None without a teacher."""
+    if not cfg.teacher.path:
+        return None
+    teacher = _architecture(cfg.teacher.path, "teacher.path", cfg.teacher.dtype)
+    return dataclasses.replace(teacher, vocab_size=student.vocab_size)
+
+
+def _architecture(name: str, key_name: str, dtype: str) -> ModelConfig:
+    folder, published = assembly.local_path(name, "config.json"), name.rpartition("/")[2]
+    if folder:
+        return read_config(folder, dtype=dtype)
+    if published in SIZES:
+        return config_from_hf(SIZES[published], dtype=dtype)
+    raise FileNotFoundError(
+        f"{key_name}={name!r}: no folder with a config.json there, and not one of the published "
+        f"sizes {', '.join(SIZES)}; copy its config.json into a folder and name that"
+    )
+
+
+def require_fit(plan: Plan, hardware: Hardware) -> None:
+    """Compares the peak with the memory of a device.
+
+    Raises:
+      ValueError: it is larger.
+    """
+    phase, needed = memory.peak(plan)
+    have = hardware.chip.memory
+    if needed <= have:
+        return
+    parts = {**memory.resident(plan), **memory.phases(plan)[phase]}
+    largest = max(parts, key=parts.__getitem__)
+    options, changed = remedy(plan, have)
+    flags = " ".join(f"--config.{key}={value}" for key, value in options.items())
+    then = amount(memory.peak(changed)[1])
+    if memory.peak(changed)[1] <= have:
+        advice = f"it fits ({then}) with {flags}"
+    else:
+        advice = f"even with {flags or 'smaller pieces'} it needs {then}; take more devices"
+    raise ValueError(
+        f"does not fit {hardware}: needs {amount(needed)} of {amount(have)} per device in the "
+        f"{phase}, most of it {largest} ({amount(parts[largest])}); {advice}"
+    )

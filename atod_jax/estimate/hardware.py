@@ -1,0 +1,86 @@
+"""Published peaks of the accelerators a run can be planned for.
+
+Sources (read 2026-11): cloud.google.com/tpu/docs/v5e, /v5p, /v6e; the H100 and H200 data sheets of
+nvidia.com (SXM, dense, i.e. half of the figures with sparsity); 8-GPU nodes with one 400 Gb/s
+adapter per GPU as in the DGX H100 reference architecture. Link rates are one direction of all links
+of a chip together; vendors also quote twice that, both directions.
+"""
+
+import dataclasses
+import re
+
+GB = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One accelerator; rates per second, sizes in bytes."""
+
+    name: str
+    flops: float  # dense bfloat16
+    flops_float32: float  # of float32 products at JAX's default precision
+    memory: float
+    bandwidth: float  # of the memory
+    link: float  # to chips of the same domain
+    domain: int  # chips that `link` connects: a TPU pod, a GPU node
+    outside: float  # to chips of other domains
+
+
+# A float32 product is one bfloat16 pass on a TPU, TF32 on a GPU.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        # 1600 Gb/s of links; 6.4 Tb/s of network per pod of 256
+        Chip("v5e", 197e12, 197e12, 16 * GB, 819 * GB, 200 * GB, 256, 3.1 * GB),
+        # 4800 Gb/s of links; the largest slice is 6144 chips of a pod of 8960
+        Chip("v5p", 459e12, 459e12, 95 * GB, 2765 * GB, 600 * GB, 6144, 6.2 * GB),
+        # 800 GB/s of links, both directions; 25.6 Tb/s of network per pod of 256
+        Chip("v6e", 918e12, 918e12, 32 * GB, 1600 * GB, 400 * GB, 256, 12.5 * GB),
+        # NVLink 900 GB/s, both directions
+        Chip("h100", 989e12, 495e12, 80 * GB, 3350 * GB, 450 * GB, 8, 50 * GB),
+        Chip("h200", 989e12, 495e12, 141 * GB, 4800 * GB, 450 * GB, 8, 50 * GB),
+    )
+}
+# Nobody publishes these: a laptop's order of magnitude, so that every command also runs for a CPU.
+CPU = Chip("cpu", 1e11, 1e11, 16 * GB, 20 * GB, 10 * GB, 1 << 20, 10 * GB)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """A number of equal chips."""
+
+    chip: Chip
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count} x {self.chip.name}"
+
+    @property
+    def platform(self) -> str:
+        """As JAX calls it."""
+        name = self.chip.name
+        return "cpu" if name == "cpu" else "gpu" if name.startswith("h") else "tpu"
+
+    def reach(self, span: int) -> float:
+        """Bytes per second that a chip sends to neighbours in a group of `span` adjacent chips."""
+        return self.chip.link if span <= self.chip.domain else self.chip.outside
+
+
+def parse(name: str, *, cpus: int = 1) -> Hardware:
+    """`v5e-16` -> 16 chips; `v5p-32` -> 16, since that name counts TensorCores; `cpu` -> `cpus`.
+
+    Raises:
+      ValueError: another form, with the ones there are.
+    """
+    if name == "cpu":
+        return Hardware(CPU, cpus)
+    match = re.fullmatch(r"(\w+)-([1-9]\d*)", name)
+    if not match or match[1] not in CHIPS:
+        forms = ", ".join(f"{chip}-N" for chip in CHIPS)
+        raise ValueError(f"--hardware={name}: choose cpu or one of {forms}, e.g. v5e-16")
+    chip, count = CHIPS[match[1]], int(match[2])
+    if chip.name != "v5p":
+        return Hardware(chip, count)
+    if count % 2:
+        raise ValueError(f"--hardware={name}: v5p counts TensorCores, two per chip; give 2 N")
+    return Hardware(chip, count // 2)

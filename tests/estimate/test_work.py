@@ -1,0 +1,92 @@
+"""Operations, traffic and time of a toy, by hand."""
+
+import dataclasses
+
+import pytest
+from toys import TOY, TOY_LAYER, TOY_PARAMETERS, make_plan
+
+from atod_jax.estimate import roofline, work
+from atod_jax.estimate.hardware import parse
+from atod_jax.models import config_from_hf
+from atod_jax.models.sizes import published
+
+INNER = 2 * TOY_LAYER + 8  # weights that every token meets
+
+
+def test_a_forward_pass():
+    done = work.forward(make_plan(), TOY, rows=4, columns=10)
+    # 2 per weight and token; scores and values: 2 * 2 per pair of columns, head width and layer
+    assert done.flops == 2 * 40 * INNER + 4 * 4 * 2 * 100 * 8
+    assert set(done.links.values()) == {0.0}
+
+
+def test_the_head_sees_action_tokens():
+    assert work.head(make_plan(), TOY, rows=4).flops == 2 * 4 * 6 * 100 * 8
+
+
+def test_a_decoding_step_reads_all_weights_and_the_cache():
+    done = work.step(make_plan(), TOY, rows=8)
+    cache = 2 * 2 * 8 * 15 * 4 * 4
+    assert done.memory == 4 * TOY_PARAMETERS + cache + 4 * 4 * 8 * 100
+
+
+def test_full_sharding_gathers_weights_in_bulk_and_moves_columns_when_decoding():
+    plan = make_plan(mesh={"fsdp": 4})
+    split = 4 * (TOY_PARAMETERS - 2 * 24 - 8)  # norms are whole everywhere
+    assert work.forward(plan, TOY, 2, 10).links["fsdp"] == split * 3 / 4
+    few, many = (work.step(plan, TOY, rows).links["fsdp"] for rows in (1, 2))
+    assert many == 2 * few > 0
+
+
+def test_recomputing_costs_a_forward_pass():
+    plain = work.train(make_plan()).flops
+    again = work.train(make_plan(dataclasses.replace(TOY, remat="full"))).flops
+    assert again - plain == work.forward(make_plan(), TOY, 4, 15).flops
+
+
+def test_copies_sum_their_gradients():
+    done = work.train(make_plan(mesh={"data": 4}))
+    assert done.links["data"] == 2 * 4 * TOY_PARAMETERS * 3 / 4
+
+
+def test_an_iteration_counts_turns_and_micro_batches():
+    plan = make_plan(teacher=TOY)
+    done = work.iteration(plan)
+    assert done["prompts"].flops == 3 * work.forward(plan, TOY, 8, 10).flops
+    # 8 episodes of 3 turns: 24 rows, 6 micro-batches of 4
+    assert done["student scoring"] == done["teacher scoring"] == work.score(plan, TOY).times(6)
+    assert list(done) == ["prompts", "actions", "student scoring", "teacher scoring", "update"]
+
+
+def test_a_mixture_works_with_the_experts_of_a_token():
+    moe = config_from_hf(published("Qwen3-30B-A3B"))
+    met = work.active(make_plan(moe), moe)
+    tables = 2 * 151_936 * 2048
+    # the card: 3.3 B active, of them the two tables
+    assert met + tables == pytest.approx(3.35e9, rel=0.01)
+    halves = work.active(make_plan(moe, mesh={"expert": 2}), moe)
+    assert met / 2 < halves < met
+
+
+def test_the_slowest_of_three_is_the_time():
+    plan, v5e = make_plan(), parse("v5e-1")
+    (prompts, *_), done = roofline.phases(plan, v5e), work.iteration(plan)["prompts"]
+    assert prompts.computing == done.flops / (roofline.COMPUTING * 197e12)
+    assert prompts.memory == done.memory / (roofline.MEMORY * 819e9)
+    assert prompts.seconds == max(prompts.computing, prompts.memory)
+    assert prompts.links == 0
+    assert prompts.binds == "memory"
+
+
+def test_a_decoding_step_waits_for_its_messages():
+    assert work.step(make_plan(), TOY, 1).messages == 0
+    plan = make_plan(mesh={"fsdp": 2})
+    assert work.step(plan, TOY, 1).messages == 5 * 2  # per layer
+    actions = roofline.phases(plan, parse("v5e-2"))[1]
+    assert actions.links > 3 * 6 * 10 * roofline.LATENCY  # turns, tokens
+
+
+def test_links_slow_down_where_a_mesh_axis_leaves_the_node():
+    near = roofline.phases(make_plan(mesh={"data": 4, "fsdp": 2}), parse("h100-8"))[-1]
+    far = roofline.phases(make_plan(mesh={"data": 4, "fsdp": 4}), parse("h100-16"))[-1]
+    assert 0 < 2 * near.links < far.links

@@ -1,0 +1,39 @@
+"""Plans small enough to check by hand."""
+
+from atod_jax.core.fused import Tiling
+from atod_jax.estimate.plan import Plan
+from atod_jax.models import ModelConfig
+
+TOY = ModelConfig(
+    vocab_size=100,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=16,
+    rope_theta=1e4,
+    rms_eps=1e-6,
+    tie_embeddings=True,
+)
+# embedding 100 * 8; per layer q 8*2*4, k and v 8*1*4 each, o 2*4*8, MLP 3 * 8*16, norms 8+8+4+4
+TOY_LAYER = 64 + 32 + 32 + 64 + 384 + 24
+TOY_PARAMETERS = 800 + 2 * TOY_LAYER + 8
+
+
+def make_plan(student=TOY, **changes) -> Plan:
+    """Eight episodes of three turns, on one device unless `mesh` says otherwise."""
+    mesh = {"data": 1, "fsdp": 1, "tensor": 1, "expert": 1} | changes.pop("mesh", {})
+    fields = {
+        "teacher": None,
+        "episodes": 8,
+        "eval_slots": 8,
+        "turns": 3,
+        "prompt": 10,
+        "response": 6,
+        "micro_rows": 4,
+        "minibatch_rows": 8,
+        "tiling": Tiling(),
+        "platform": "cpu",
+    }
+    return Plan(student=student, mesh=tuple(mesh.items()), **(fields | changes))
