@@ -43,23 +43,7 @@ def base() -> ConfigDict:
     c.teacher.path = ""  # Hugging Face folder; unused by algorithms without a teacher
     c.teacher.dtype = "float32"  # of its weights: float32 | bfloat16 | int8 (products in bfloat16)
 
-    c.env = ConfigDict()
-    c.env.name = "alfworld"  # a module of atod_jax/envs
-    c.env.games = ""  # alfworld: a games.jsonl[.xz|.gz] or an official folder; "" = generated games
-    c.env.engine = "native"  # alfworld: native | textworld (official folders only, slow)
-    c.env.data = ""  # webshop: the official files; searchqa: questions and corpus; "" = generated
-    c.env.human_goals = False  # webshop: requests of people (items_human_ins*), not made-up ones
-    c.env.retriever = ""  # searchqa: URL of a search server; "" = BM25 in every process
-    c.env.topk = 3  # searchqa: passages shown per search
-    c.env.information = "json"  # searchqa: form of the results shown: json | plain
-    c.env.seed = 0  # of what is generated
-    c.env.win_reward = 10.0
-    c.env.train_split = "train"
-    c.env.template = "paper"  # how an episode is shown: paper | compact
-    c.env.history = 2  # past (observation, command) pairs in the prompt
-    c.env.max_turns = 50
-    c.env.update(defaults(PoolConfig))  # workers, timeout, attempts
-
+    _add_environment(c)
     c.rollout = ConfigDict()
     c.rollout.source = "student"  # who plays: student | expert (supervised turns) | recorded
     c.rollout.episodes = ""  # with source = recorded: the workdir of a run with record = True
@@ -103,6 +87,26 @@ def base() -> ConfigDict:
 
     _add_bookkeeping(c)
     return c
+
+
+def _add_environment(c: ConfigDict) -> None:
+    """What is played, and how it is shown."""
+    c.env = ConfigDict()
+    c.env.name = "alfworld"  # a module of atod_jax/envs
+    c.env.games = ""  # alfworld: a games.jsonl[.xz|.gz] or an official folder; "" = generated games
+    c.env.engine = "native"  # alfworld: native | textworld (official folders only, slow)
+    c.env.data = ""  # webshop: the official files; searchqa: questions and corpus; "" = generated
+    c.env.human_goals = False  # webshop: requests of people (items_human_ins*), not made-up ones
+    c.env.retriever = ""  # searchqa: URL of a search server; "" = BM25 in every process
+    c.env.topk = 3  # searchqa: passages shown per search
+    c.env.information = "json"  # searchqa: form of the results shown: json | plain
+    c.env.seed = 0  # of what is generated
+    c.env.win_reward = 10.0
+    c.env.train_split = "train"
+    c.env.template = "paper"  # how an episode is shown: paper | compact
+    c.env.history = 2  # past (observation, command) pairs in the prompt
+    c.env.max_turns = 50
+    c.env.update(defaults(PoolConfig))  # workers, timeout, attempts
 
 
 def _add_bookkeeping(c: ConfigDict) -> None:
