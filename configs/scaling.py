@@ -42,8 +42,8 @@ Assumptions:
   longest bucket, actions the token limit. Real iterations are shorter.
 - bfloat16 products (`student.dtype`, `teacher.dtype`), float32 weights and moments of the student,
   bfloat16 weights of the teacher, all of them split over `mesh.fsdp`.
-- Attention scores exist in full, for one layer at a time. No prompt is read from a cache of earlier
-  turns.
+- All attention scores are computed and pass through memory, masked ones too. No prompt is read from
+  a cache of earlier turns.
 - A mixture's tokens are spread evenly over its experts, and a device routes its own rows only. What
   XLA makes of the grouped product today moves more than that.
 - Estimates of memory are between one and two times what XLA reports for small models (tested).

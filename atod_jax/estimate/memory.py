@@ -1,9 +1,9 @@
 """Bytes per device, part by part: what stays for the whole run, and what each phase adds.
 
-Counted from how the code computes: attention scores exist in full (float32, [rows, heads, L, L]),
-one layer at a time; the head keeps a bounded number of logits; gradients are summed in float32.
-Buffers that XLA fuses away or reuses are counted where they are large enough to matter, so a figure
-is an estimate: the tests hold it to what XLA reports for compiled programs.
+Counted from how the code computes: attention scores exist for some columns at a time (float32,
+[rows, heads, QUERIES, L]), of one layer; the head keeps a bounded number of logits; gradients are
+summed in float32. Buffers that XLA fuses away or reuses are counted where they are large enough to
+matter, so a figure is an estimate: the tests hold it to what XLA reports for compiled programs.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from atod_jax.core.fused import tile_of
 from atod_jax.estimate.plan import Parameter, Plan, item_bytes, parameters
 from atod_jax.models import ModelConfig
+from atod_jax.models.layers import QUERIES
 
 FLOAT32 = 4
 Parts = Mapping[str, float]  # name -> bytes per device
@@ -82,6 +83,7 @@ def sampling(plan: Plan, config: ModelConfig, rows: int) -> Parts:
         "KV cache": cache(plan, config, mine, plan.prompt + plan.columns),  # short, and grown
         "layer in work": mine * plan.prompt * _forward(widths(config, plan)) * size,
         "attention scores": _scores(plan, config, mine, plan.prompt) * _score_bytes(size),
+        "attention mask": mine * plan.prompt**2,
         "logits": 6 * mine * config.vocab_size // plan.axis("tensor") * FLOAT32,
         "gathered weights": gathered(plan, config),
     }
@@ -93,6 +95,7 @@ def scoring(plan: Plan, config: ModelConfig) -> Parts:
     return {
         "layer in work": mine * plan.columns * _forward(widths(config, plan)) * size,
         "attention scores": _scores(plan, config, mine, plan.columns) * _score_bytes(size),
+        "attention mask": mine * plan.columns**2,
         "head": head_tile(plan, config),
         "gathered weights": gathered(plan, config),
     }
@@ -105,13 +108,14 @@ def update(plan: Plan) -> Parts:
     scores = _scores(plan, config, mine, plan.columns)
     params = parameters(config, plan.mesh)
     saved = mine * plan.columns * saved_per_token(config, widths(config, plan)) * size
-    if config.remat == "none":
+    if config.remat == "none" and plan.columns <= QUERIES:
         saved += scores * (FLOAT32 + size)
     return {
         "gradients": 2 * FLOAT32 * local(params),  # summed so far, and of this micro-batch
         "saved activations": (config.num_layers - 1) * saved,
         "layer in work": 2 * mine * plan.columns * layer * size,
         "attention scores": scores * 2 * _score_bytes(size),
+        "attention mask": mine * plan.columns**2,
         "head": head_tile(plan, config)
         + min(plan.tiling.keep_megabytes * 1e6, _all_logits(plan, mine)),
         "gathered weights": gathered(plan, config),
@@ -179,7 +183,7 @@ def _score_bytes(size: int) -> int:
 
 
 def _scores(plan: Plan, config: ModelConfig, rows: int, columns: int) -> float:
-    return rows * config.num_heads / plan.axis("tensor") * columns**2
+    return rows * config.num_heads / plan.axis("tensor") * min(columns, QUERIES) * columns
 
 
 def _all_logits(plan: Plan, rows: int) -> float:

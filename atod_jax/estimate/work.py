@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from atod_jax.estimate.memory import FLOAT32, cache, local, widths
 from atod_jax.estimate.plan import Parameter, Plan, item_bytes, parameters
 from atod_jax.models import ModelConfig
+from atod_jax.models.layers import QUERIES
 
 RECOMPUTED = {"none": 0.0, "dots": 0.0, "full": 1.0}  # forward passes made again for the backward
 
@@ -76,6 +77,9 @@ def train(plan: Plan) -> Work:
     passes = 3 + RECOMPUTED[config.remat]
     once = forward(plan, config, rows, plan.columns)
     both = Work(once.flops * passes, once.memory * passes, {})
+    if plan.columns > QUERIES:  # scores are made once more
+        pairs = rows * config.num_layers * plan.columns**2
+        both += Work(4 * pairs * widths(config, plan).queries)
     gathers = 2  # forward, and once more for the backward pass
     params = parameters(config, plan.mesh)
     links = {

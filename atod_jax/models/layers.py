@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+QUERIES = 256  # columns whose attention scores exist at a time
 _MASKED = -1e30  # finite, so that a row of padding stays free of nan
 
 
@@ -73,9 +74,31 @@ def attend(
 ) -> Float[Array, "n t h d"]:
     """softmax(q k^T / sqrt(d)) v with shared key heads; a row with no key to see averages all.
 
-    Written out because a training step of a tiny model on a CPU is faster than with
-    `jax.nn.dot_product_attention`.
+    Scores exist for `QUERIES` columns at a time, and are made again for the backward pass: those of
+    a long prompt are larger than the model.
     """
+    t = q.shape[1]
+    if t <= QUERIES:
+        return _attend(q, k, v, mask)
+    q, mask = (jnp.pad(x, [(0, 0), (0, -t % QUERIES)] + [(0, 0)] * (x.ndim - 2)) for x in (q, mask))
+    one = jax.checkpoint(lambda block: _attend(block[0], k, v, block[1]), prevent_cse=False)
+    return _joined(jax.lax.map(one, (_blocks(q), _blocks(mask))))[:, :t]
+
+
+def _blocks(x: Array) -> Array:
+    """[n, blocks * QUERIES, ...] -> [blocks, n, QUERIES, ...]."""
+    return jnp.swapaxes(x.reshape(x.shape[0], -1, QUERIES, *x.shape[2:]), 0, 1)
+
+
+def _joined(x: Array) -> Array:
+    """The inverse of `_blocks`."""
+    x = jnp.swapaxes(x, 0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+
+def _attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    """Attention written out: a training step of a tiny model on a CPU is faster than with
+    `jax.nn.dot_product_attention`."""
     n, t, h, d = q.shape
     grouped = q.reshape(n, t, k.shape[2], -1, d)
     scores = jnp.einsum("ntgrd,nlgd->ngrtl", grouped, k, preferred_element_type=jnp.float32)

@@ -91,16 +91,21 @@ def test_an_expert_needs_no_rollout():
 
 
 @pytest.mark.parametrize(
-    ("student", "mesh"),
-    [(FULL, {"fsdp": 8}), (MEDIUM, {"data": 8}), (FULL, {"fsdp": 2, "tensor": 4})],
-    ids=["fsdp", "data", "tensor"],
+    ("student", "mesh", "prompt"),
+    [
+        (FULL, {"fsdp": 8}, 192),
+        (MEDIUM, {"data": 8}, 192),
+        (FULL, {"fsdp": 2, "tensor": 4}, 192),
+        (FULL, {"fsdp": 8}, 960),
+    ],
+    ids=["fsdp", "data", "tensor", "long"],
 )
-def test_xla_needs_between_half_of_the_estimate_and_all_of_it(student, mesh):
+def test_xla_needs_between_half_of_the_estimate_and_all_of_it(student, mesh, prompt):
     plan = make_plan(
         student,
         mesh=mesh,
         episodes=32,
-        prompt=192,
+        prompt=prompt,
         response=64,
         micro_rows=16,
         minibatch_rows=32,
