@@ -163,7 +163,7 @@ def plugin_names(kind: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _INTERNAL)
 
 
-_INTERNAL = {"base", "pool", "processes", "tagged", "vocabulary", "worker"}
+_INTERNAL = {"base", "pool", "prepared", "processes", "tagged", "vocabulary", "worker"}
 
 
 def load_plugin(kind: str, name: str) -> ModuleType:

@@ -97,7 +97,10 @@ def devices() -> str:
 
 
 def environment(cfg: ConfigDict, name: str) -> str:
-    """Starts the first task of an environment's first split and plays the expert's command."""
+    """Starts the first task of an environment's first split and plays the expert's command.
+
+    Says also how to get the official data.
+    """
     module = config.load_plugin("envs", name)
     settings, split = config.section(module.Config, cfg.env), module.SPLITS[0]
     tasks = module.tasks(settings, split)
@@ -105,7 +108,8 @@ def environment(cfg: ConfigDict, name: str) -> str:
         shown = env.reset(tasks[0])
         command = module.expert.act(Episode((), shown))
         answer = env.step(command).observation.text
-    return f"{len(tasks)} tasks in {split}; {command!r} is answered by {_short(answer)!r}"
+    played = f"{len(tasks)} tasks in {split}; {command!r} is answered by {_short(answer)!r}"
+    return f"{played}; official data: {module.DATA}"
 
 
 def generation(cfg: ConfigDict) -> str:

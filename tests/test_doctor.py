@@ -113,6 +113,7 @@ class Counter:
 def plugin(env, command):
     return types.SimpleNamespace(
         SPLITS=("only",),
+        DATA="write it yourself",
         Config=Settings,
         tasks=lambda settings, split: [Task("1", split, 3)],
         make=lambda settings: env,
@@ -131,6 +132,7 @@ def test_any_environment_is_checked_through_its_contract(cfg, capsys, monkeypatc
         "environment bad": "broken", "environment good": "ok", "environment gone": "broken",
     }  # fmt: skip
     assert "environment good: 1 tasks in only; 'one' is answered by '1'" in shown
+    assert "official data: write it yourself" in shown
     assert "environment bad: ValueError: cannot fly" in shown
     assert good.closed
     assert bad.closed

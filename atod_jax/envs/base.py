@@ -5,6 +5,7 @@ An environment is a module or package `atod_jax/envs/<name>` that exports
     make(cfg) -> TextEnv                    a player for one task at a time
     TEMPLATES: dict[str, Template]          how an episode is shown to the model
     SPLITS: tuple[str, ...]
+    DATA: str                               how to get and name the official data, for people
     demonstration(cfg, task, max_turns) -> tuple[str, ...]
         commands with which an expert wins the task, () where none is known: what a curriculum
         replays and what a teacher with privileged context reads

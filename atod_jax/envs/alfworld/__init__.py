@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
+from atod_jax.envs import prepared
 from atod_jax.envs.alfworld import expert, generate
 from atod_jax.envs.alfworld.engine import Engine
 from atod_jax.envs.alfworld.game import Game
@@ -20,16 +21,21 @@ from atod_jax.envs.alfworld.prompts import TEMPLATES
 from atod_jax.envs.base import Observation, StepResult, TextEnv
 from atod_jax.records import Task
 
-__all__ = ["SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
+__all__ = ["DATA", "SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
 
 GENERATED = {"train": 100_000, "valid_seen": 2048, "valid_unseen": 2048}
+DATA = (
+    "pip install alfworld==0.4.2 && alfworld-download, then --config.env.games=$ALFWORLD_DATA;"
+    " without it generated rooms are played"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Which games are played."""
 
-    games: str = ""  # a games.jsonl[.xz|.gz] or an official data folder; empty: generated games
+    # a games.jsonl[.xz|.gz], a data set made of one, or an official folder; empty: generated games
+    games: str = ""
     engine: str = "native"  # native | textworld, which plays official folders only
     seed: int = 0  # of the generated games
     win_reward: float = 10.0  # paid once, on the winning step; every other step pays 0
@@ -80,7 +86,7 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
-    if cfg.games and Path(cfg.games).is_dir():
+    if cfg.games and Path(cfg.games).is_dir() and not prepared.is_prepared(cfg.games):
         return _folder_tasks(cfg.games, split)
     if cfg.engine == "textworld":
         raise ValueError(

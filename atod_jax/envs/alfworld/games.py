@@ -1,4 +1,5 @@
-"""Reads files of household games: one JSON object per line, plain or packed with xz or gzip."""
+"""Reads household games: one JSON object per line, plain or packed with xz or gzip, or a TFDS data
+set that `prepare` made of such a file."""
 
 import gzip
 import json
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from atod_jax.envs import prepared
 from atod_jax.envs.alfworld.game import TASK_TYPES, Game, Item, Receptacle
 
 _OPENERS = {".xz": lzma.open, ".gz": gzip.open}
@@ -23,7 +25,8 @@ def read_games(
     and for a game that lacks a field.
     """
     games = []
-    for number, record in _records(Path(path)):
+    records = _prepared(path, split) if prepared.is_prepared(path) else read_records(Path(path))
+    for number, record in records:
         try:
             game = _game(record)
         except (KeyError, TypeError, ValueError) as error:
@@ -34,7 +37,14 @@ def read_games(
     return games
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
+def _prepared(path: str | Path, split: str | None) -> Iterator[tuple[int, Any]]:
+    for name in [split] if split else prepared.splits(path):
+        for number, record in enumerate(prepared.records(path, name), 1):
+            yield number, json.loads(record["game"])
+
+
+def read_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, what the line holds) of a file of JSON lines; errors as in `read_games`."""
     if not path.is_file():
         raise FileNotFoundError(f"no games file at {path}; give the path of a games.jsonl[.xz|.gz]")
     number = 0

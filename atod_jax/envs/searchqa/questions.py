@@ -4,7 +4,8 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atod_jax.envs.searchqa import datasets, jsonl
+from atod_jax.envs import prepared
+from atod_jax.envs.searchqa import jsonl
 
 SPLITS = ("train", "dev", "test")
 
@@ -32,9 +33,9 @@ def load(folder: str, split: str) -> tuple[Question, ...]:
         everything = list(jsonl.read(path, question_of))
         found = tuple(q for q in everything if q.split == split)
         there = sorted({q.split for q in everything})
-    elif datasets.is_prepared(folder):
-        there = datasets.splits(folder)
-        found = tuple(question_of(r) for r in datasets.records(folder, split))
+    elif prepared.is_prepared(folder):
+        there = prepared.splits(folder)
+        found = tuple(question_of(r) for r in prepared.records(folder, split))
     else:
         raise FileNotFoundError(
             f"env.data={folder!r}: no questions.jsonl, questions.jsonl.gz or prepared TFDS data"

@@ -13,10 +13,15 @@ from atod_jax.envs.webshop.engine import Engine
 from atod_jax.envs.webshop.prompts import TEMPLATES
 from atod_jax.records import Task
 
-__all__ = ["SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
+__all__ = ["DATA", "SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
 
 SPLITS = ("train", "valid")
 VALID_GOALS = 500  # the first goals are for testing, the others for training
+DATA = (
+    "items_shuffle.json and items_ins_v2.json of princeton-nlp/WebShop (its setup.sh fetches them;"
+    " for people's requests also items_human_ins.json), then --config.env.data=FOLDER; without them"
+    " a generated shop is visited"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reads question sets that TFDS prepared, record by record, without TensorFlow."""
+"""Reads task sets that TFDS prepared, record by record, without TensorFlow."""
 
 from collections.abc import Iterator
 from pathlib import Path
