@@ -14,7 +14,7 @@ from atod_jax.records import Task
 __all__ = ["DATA", "SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
 DATA = (
     "RUC-NLPIR/FlashRAG_datasets of the Hugging Face hub, python -m atod_jax.envs.searchqa.prepare,"
-    " then --config.env.data=FOLDER with a corpus.jsonl in it, or --config.env.retriever=URL; without"
+    " then --config.env.data=FOLDER with a corpus.jsonl, or --config.env.retriever=URL; without"
     " them questions are about a generated world"
 )
 
