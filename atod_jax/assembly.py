@@ -20,7 +20,8 @@ from atod_jax.algorithms import base
 from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.envs.pool import EnvPool, PoolConfig
 from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub
-from atod_jax.models.checkpoint_io import load_sharded, read_config
+from atod_jax.models.checkpoint_io import read_config
+from atod_jax.models.loading import load_sharded
 from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.render import Renderer, load_tokenizer
@@ -109,7 +110,7 @@ def load(
       remat: see `ModelConfig`.
       mesh: the devices.
       compute: type of the matrix products.
-      storage: type the weights are kept in.
+      storage: type the weights are kept in, see `load_sharded`.
     """
     path = model_path(name, key_name, "config.json")
     config = dataclasses.replace(read_config(path, dtype=compute), remat=remat)
@@ -160,10 +161,9 @@ def load_teacher(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model | None:
     """
     if not cfg.teacher.path:
         return None
-    dtype = cfg.teacher.dtype
-    teacher = load(
-        cfg.teacher.path, "teacher.path", remat="none", mesh=mesh, compute=dtype, storage=dtype
-    )
+    storage = cfg.teacher.dtype
+    types = {"storage": storage, "compute": "bfloat16" if storage == "int8" else storage}
+    teacher = load(cfg.teacher.path, "teacher.path", remat="none", mesh=mesh, **types)
     _require_same_ids(cfg.teacher.path, student, teacher)
     rows, theirs = student.lm.config.vocab_size, teacher.lm.config.vocab_size
     if rows == theirs:
@@ -252,14 +252,15 @@ def score_config(cfg: ConfigDict, tokenizer: PreTrainedTokenizerFast, mesh: Mesh
 
 
 def policy(cfg: ConfigDict, model: Model, mesh: Mesh, temperature: float, max_rows: int) -> Policy:
-    """A sampler for `model` at the given temperature."""
+    """A sampler for `model` at the given temperature, for up to `max_rows` prompts of a process."""
+    at_once = -(-cfg.sampling.rows // jax.process_count()) or max_rows
     sampling = SamplingConfig(
         temperature=temperature,
         top_k=cfg.sampling.top_k,
         top_p=cfg.sampling.top_p,
         max_new_tokens=cfg.sampling.max_new_tokens,
         prompt_buckets=tuple(cfg.sampling.prompt_buckets),
-        max_rows=min(max_rows, cfg.sampling.rows or max_rows),
+        max_rows=min(max_rows, at_once),
         eos_ids=(model.tokenizer.eos_token_id,),
         pad_id=model.tokenizer.pad_token_id,
         vocab=len(model.tokenizer),

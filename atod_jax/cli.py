@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from atod_jax import cluster
 from atod_jax import config as config_lib
 from atod_jax.envs.processes import BrokenWorkers
 from atod_jax.rollout import BrokenEnvironment
@@ -20,6 +22,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "where this run keeps everything i
 EXPECTED = (
     ValueError,
     FileNotFoundError,
+    FileExistsError,
     FloatingPointError,
     NotADirectoryError,
     BrokenEnvironment,
@@ -27,27 +30,43 @@ EXPECTED = (
 )
 
 
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes; find out which")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0")
+_PROCESSES = flags.DEFINE_integer("num_processes", 0, "how many processes there are")
+_PROCESS = flags.DEFINE_integer("process_id", -1, "the number of this one")
+
+
 def run(
-    main: Callable[[ConfigDict, str], None],
+    main: Callable[[Any, str], None],
     *,
     workdir_required: bool | Callable[[], bool],
+    config_required: bool = True,
     model_required: bool = True,
     complete: Callable[[list[str]], list[str]] = list,
 ) -> None:
     """Parses the command line, checks the config and calls `main(cfg, workdir)`.
 
-    A `workdir_required` that is a function is asked once the flags are read.
-    `complete` may add to the arguments before they are read. An expected error ends the program
-    with exit code 2 and one message; set ATOD_TRACEBACK=1 to see where it came from.
+    A `workdir_required` that is a function is asked once the flags are read. `complete` may add to
+    the arguments before they are read. Without `config_required`, cfg is None where no --config is
+    given. An expected error ends the program with exit code 2 and one message; set
+    ATOD_TRACEBACK=1 to see where it came from.
     """
     with _short_errors():
         sys.argv[1:] = complete(sys.argv[1:])
         _parse()
-        needs_workdir = workdir_required() if callable(workdir_required) else workdir_required
-        cfg = _config(needs_workdir)
-        config_lib.validate(cfg, model_required=model_required)
+        cfg = None
+        if config_required or _CONFIG.value is not None:
+            cfg = _config(workdir_required() if callable(workdir_required) else workdir_required)
+            config_lib.validate(cfg, model_required=model_required)
+        cluster.start(
+            coordinator=_COORDINATOR.value,
+            num_processes=_PROCESSES.value,
+            process_id=_PROCESS.value,
+            detect=_DISTRIBUTED.value,
+        )
         try:
-            main(cfg, _WORKDIR.value)
+            with cluster.leaving_together():
+                main(cfg, _WORKDIR.value)
         except Interrupted as reason:
             print(f"stopped by {reason}; the same command goes on from here", file=sys.stderr)
             sys.exit(reason.exit_code)
@@ -128,9 +147,10 @@ class StopRequest:
         print(f"\n{signal.Signals(number).name}: saving at the next safe point …", file=sys.stderr)
 
     def check(self) -> None:
-        """Raises Interrupted if a signal has arrived."""
-        if self._number is not None:
-            raise Interrupted(self._number)
+        """Raises Interrupted if a signal has arrived, here or in another process of the run."""
+        numbers = [n for n in cluster.gather([self._number]) if n is not None]
+        if numbers:
+            raise Interrupted(numbers[0])
 
 
 def to_json(cfg: ConfigDict) -> str:

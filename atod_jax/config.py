@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -40,26 +41,12 @@ def base() -> ConfigDict:
     c.student.remat = "full"  # what the backward pass recomputes: none | dots | full
     c.teacher = ConfigDict()
     c.teacher.path = ""  # Hugging Face folder; unused by algorithms without a teacher
-    c.teacher.dtype = "float32"  # of its weights and matrix products: float32 | bfloat16
+    c.teacher.dtype = "float32"  # of its weights: float32 | bfloat16 | int8 (products in bfloat16)
 
-    c.env = ConfigDict()
-    c.env.name = "alfworld"  # a module of atod_jax/envs
-    c.env.games = ""  # alfworld: a games.jsonl[.xz|.gz] or an official folder; "" = generated games
-    c.env.engine = "native"  # alfworld: native | textworld (official folders only, slow)
-    c.env.data = ""  # webshop: the official files; searchqa: questions and corpus; "" = generated
-    c.env.retriever = ""  # searchqa: URL of a search server; "" = BM25 in every process
-    c.env.topk = 3  # searchqa: passages shown per search
-    c.env.information = "json"  # searchqa: form of the results shown: json | plain
-    c.env.seed = 0  # of what is generated
-    c.env.win_reward = 10.0
-    c.env.train_split = "train"
-    c.env.template = "paper"  # how an episode is shown: paper | compact
-    c.env.history = 2  # past (observation, command) pairs in the prompt
-    c.env.max_turns = 50
-    c.env.update(defaults(PoolConfig))  # workers, timeout, attempts
-
+    _add_environment(c)
     c.rollout = ConfigDict()
-    c.rollout.source = "student"  # who plays: student | expert (supervised turns)
+    c.rollout.source = "student"  # who plays: student | expert (supervised turns) | recorded
+    c.rollout.episodes = ""  # with source = recorded: the workdir of a run with record = True
     c.rollout.tasks = 16  # per iteration
     c.rollout.group = 8  # rollouts per task
 
@@ -68,7 +55,7 @@ def base() -> ConfigDict:
     c.sampling.top_k = 0  # 0 = off
     c.sampling.top_p = 1.0  # 1 = off
     c.sampling.max_new_tokens = 512
-    c.sampling.rows = 0  # prompts sampled at a time by a process; 0 = all; never changes a draw
+    c.sampling.rows = 0  # prompts sampled at a time; 0 = all; fewer need less memory
     c.sampling.prompt_buckets = (512, 1024, 2048)  # compiled prompt lengths; the last is the limit
 
     c.demos = ConfigDict()  # only with rollout.source = expert
@@ -103,6 +90,26 @@ def base() -> ConfigDict:
     return c
 
 
+def _add_environment(c: ConfigDict) -> None:
+    """What is played, and how it is shown."""
+    c.env = ConfigDict()
+    c.env.name = "alfworld"  # a module of atod_jax/envs
+    c.env.games = ""  # alfworld: a games.jsonl[.xz|.gz] or an official folder; "" = generated games
+    c.env.engine = "native"  # alfworld: native | textworld (official folders only, slow)
+    c.env.data = ""  # webshop: the official files; searchqa: questions and corpus; "" = generated
+    c.env.human_goals = False  # webshop: requests of people (items_human_ins*), not made-up ones
+    c.env.retriever = ""  # searchqa: URL of a search server; "" = BM25 in every process
+    c.env.topk = 3  # searchqa: passages shown per search
+    c.env.information = "json"  # searchqa: form of the results shown: json | plain
+    c.env.seed = 0  # of what is generated
+    c.env.win_reward = 10.0
+    c.env.train_split = "train"
+    c.env.template = "paper"  # how an episode is shown: paper | compact
+    c.env.history = 2  # past (observation, command) pairs in the prompt
+    c.env.max_turns = 50
+    c.env.update(defaults(PoolConfig))  # workers, timeout, attempts
+
+
 def _add_bookkeeping(c: ConfigDict) -> None:
     """Evaluations, checkpoints and what a run leaves behind."""
     c.eval = ConfigDict()
@@ -118,6 +125,7 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     c.save_every = 25  # iterations
     c.keep_checkpoints = 2
     c.log_transcripts = 4  # episodes written per evaluation
+    c.record = False  # write every training episode to <workdir>/episodes
     c.export = ""  # write the final student to this Hugging Face folder as well
 
 
@@ -156,7 +164,7 @@ def plugin_names(kind: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _INTERNAL)
 
 
-_INTERNAL = {"base", "pool", "processes", "vocabulary", "worker"}
+_INTERNAL = {"base", "pool", "processes", "tagged", "vocabulary", "worker"}
 
 
 def load_plugin(kind: str, name: str) -> ModuleType:
@@ -220,10 +228,10 @@ def _ranges(cfg: ConfigDict) -> list[str]:
 
 def _choices(cfg: ConfigDict) -> list[str]:
     allowed = {
-        "rollout.source": (cfg.rollout.source, ("student", "expert")),
+        "rollout.source": (cfg.rollout.source, ("student", "expert", "recorded")),
         "demos.label": (cfg.demos.label, ("expert", "executed")),
         "student.dtype": (cfg.student.dtype, ("float32", "bfloat16")),
-        "teacher.dtype": (cfg.teacher.dtype, ("float32", "bfloat16")),
+        "teacher.dtype": (cfg.teacher.dtype, ("float32", "bfloat16", "int8")),
         "student.remat": (cfg.student.remat, ("none", "dots", "full")),
         "optim.schedule": (cfg.optim.schedule, ("constant", "cosine")),
         "head.backend": (cfg.head.backend, BACKENDS),
@@ -236,12 +244,21 @@ def _choices(cfg: ConfigDict) -> list[str]:
         for key, (value, choices) in allowed.items()
         if value not in choices
     ]
-    if (cfg.rollout.source == "expert") != (cfg.algorithm.name == "sft"):
+    if (cfg.rollout.source, cfg.algorithm.name == "sft") in (("expert", False), ("student", True)):
         problems.append(
             f"rollout.source={cfg.rollout.source!r} with algorithm.name={cfg.algorithm.name!r}: "
             "expert turns are for sft and sft needs them; change one of the two"
         )
+    if cfg.rollout.source == "recorded" and not _is_folder(cfg.rollout.episodes):
+        problems.append(
+            f"rollout.episodes={cfg.rollout.episodes!r}: no such folder; name the workdir of a run "
+            "with --config.record=true"
+        )
     return problems
+
+
+def _is_folder(name: str) -> bool:
+    return bool(name) and Path(name).is_dir()
 
 
 def _sections(cfg: ConfigDict) -> list[str]:

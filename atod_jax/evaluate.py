@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli
+from atod_jax import assembly, cli, cluster
 from atod_jax.assembly import Model
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.config import section
@@ -18,10 +19,11 @@ from atod_jax.intervals import EvalResult, Interval
 from atod_jax.learner import init_state
 from atod_jax.optim import OptimConfig, make_optimizer
 from atod_jax.report import evaluation_table, markdown_table, package_versions
+from atod_jax.sharding import on_mesh
 from atod_jax.types import TrainState
 
 
-def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
+def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model, mesh: Mesh) -> Any:
     """Student parameters of a training run's latest (or a given) step.
 
     Args:
@@ -30,11 +32,27 @@ def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
     folder = checkpoint / "checkpoints" if (checkpoint / "checkpoints").is_dir() else checkpoint
     step = int(folder.name) if folder.name.isdigit() else None
     checkpointer = Checkpointer(folder.parent if step is not None else folder, read_only=True)
-    state: TrainState = init_state(student.params, make_optimizer(section(OptimConfig, cfg.optim)))
+    tx = make_optimizer(section(OptimConfig, cfg.optim))
+    state: TrainState = on_mesh(init_state(student.params, tx), mesh)
     step = checkpointer.latest_step() if step is None else step
     if step is None:
         raise FileNotFoundError(f"--checkpoint={checkpoint}: no saved step there")
     return checkpointer.restore(step, jax.tree.map(_abstract, state)).params
+
+
+def load_policy(cfg: ConfigDict, checkpoint: str, mesh: Mesh) -> Model:
+    """The student with the weights of a run, of one step of it, or of a Hugging Face folder.
+
+    A Hugging Face folder takes the place of cfg.student.path; "" leaves that as it is.
+    """
+    path = Path(checkpoint)
+    is_hf = (path / "config.json").is_file() or not path.exists()
+    if checkpoint and is_hf:
+        cfg.student.path, cfg.student.fresh.hidden_size = checkpoint, 0
+    model = assembly.load_student(cfg, mesh)
+    if not checkpoint or is_hf:
+        return model
+    return model._replace(params=restore_params(cfg, path, model, mesh))
 
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -62,23 +80,19 @@ def evaluate(cfg: ConfigDict, checkpoint: str, workdir: str) -> dict[str, EvalRe
     Returns:
       A result per temperature, named as in the table.
     """
-    path = Path(checkpoint)
-    is_hf = (path / "config.json").is_file() or not path.exists()
-    if checkpoint and is_hf:
-        cfg.student.path, cfg.student.fresh.hidden_size = checkpoint, 0
     mesh = assembly.mesh_of(cfg)
     with jax.set_mesh(mesh):
-        model = assembly.load_student(cfg, mesh)
-        params = model.params
-        if checkpoint and not is_hf:
-            params = restore_params(cfg, path, model)
+        model = load_policy(cfg, checkpoint, mesh)
         env = assembly.environment(cfg, model.tokenizer)
         tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
         results = {}
         for temperature in cfg.eval.temperatures:
             evaluator = Evaluator(cfg, model, mesh, env, temperature=temperature)
-            results[f"T={temperature}"], _ = evaluator.run(params, tasks, passes=cfg.eval.passes)
+            result, _ = evaluator.run(model.params, tasks, passes=cfg.eval.passes)
+            results[f"T={temperature}"] = result
         env.pool.close()
+    if not cluster.is_first():
+        return results
     table = evaluation_table(results)
     print(f"{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
     if workdir:

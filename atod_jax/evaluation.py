@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from atod_jax import assembly, rollout
 from atod_jax.assembly import Environment, Model
+from atod_jax.experience import play_shared
 from atod_jax.intervals import EvalResult
 from atod_jax.records import RolloutPlan, StopReason, Task, Trajectory
 from atod_jax.streams import Stream, key
@@ -34,10 +35,9 @@ def play(
     for start in range(0, len(tasks), slots):
         act = make_act(key(seed, Stream.evaluation, start))
         chunk = tasks[start : start + slots]
-        trajectories += rollout.collect(
+        trajectories += play_shared(
             act,
-            env.renderer,
-            env.pool,
+            env,
             chunk,
             group_size=1,
             plan=RolloutPlan(max_turns=max_turns),

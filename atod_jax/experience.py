@@ -1,5 +1,7 @@
-"""What one iteration plays: the student, helped as the algorithm's plan says, or the expert."""
+"""What one iteration learns from: the student plays, helped as the algorithm's plan says, or the
+expert plays, or the episodes of an earlier run are read."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,8 +9,9 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, config, demos, rollout
+from atod_jax import assembly, cluster, config, demos, rollout
 from atod_jax.assembly import Algorithm, Environment, Model
+from atod_jax.recording import Recording
 from atod_jax.records import RolloutPlan, Task, Trajectory
 from atod_jax.render import demonstration_text
 from atod_jax.streams import Stream, key, rng
@@ -30,6 +33,8 @@ def make_collect(
     """`collect(step, params)`: the experience of one iteration, a function of nothing else."""
     if cfg.rollout.source == "expert":
         return _expert_plays(cfg, env, source, between_turns)
+    if cfg.rollout.source == "recorded":
+        return _recorded(cfg, student, between_turns)
     slots = cfg.rollout.tasks * cfg.rollout.group
     policy = assembly.policy(cfg, student, mesh, cfg.sampling.temperature, slots)
     teacher_demonstrates = _teacher_demonstrates(cfg, mesh, env, teacher, between_turns)
@@ -46,10 +51,9 @@ def make_collect(
         contexts = ()
         if algorithm.context.privileged:
             contexts = [demonstration_text(d) for d in demonstrations(step, "expert", tasks)]
-        trajectories = rollout.collect(
+        trajectories = play_shared(
             assembly.actor(policy, params, key(cfg.seed, Stream.rollout, step), slots),
-            env.renderer,
-            env.pool,
+            env,
             tasks,
             group_size=cfg.rollout.group,
             plan=plan,
@@ -60,6 +64,38 @@ def make_collect(
         return rollout.whole_groups(trajectories)
 
     return student_plays
+
+
+def play_shared(
+    act: rollout.Act,
+    env: Environment,
+    tasks: Sequence[Task],
+    *,
+    group_size: int,
+    plan: RolloutPlan,
+    demonstrations: Sequence[Sequence[str]] = (),
+    contexts: Sequence[str] = (),
+    between_turns: Callable[[], None] = lambda: None,
+) -> list[Trajectory]:
+    """`rollout.collect`, each process playing its share of the tasks; all get all episodes.
+
+    A slot draws the numbers that it would draw in a single process.
+    """
+    mine = cluster.share_of(len(tasks))
+    first = mine.start * group_size
+    episodes = rollout.collect(
+        lambda prompts, slots, turn: act(prompts, [first + slot for slot in slots], turn),
+        env.renderer,
+        env.pool,
+        tasks[mine],
+        group_size=group_size,
+        plan=plan,
+        demonstrations=demonstrations[mine],
+        contexts=contexts[mine],
+        between_turns=between_turns,
+        anyone=cluster.anyone,
+    )
+    return cluster.gather([dataclasses.replace(e, group=mine.start + e.group) for e in episodes])
 
 
 def _expert_plays(
@@ -84,6 +120,36 @@ def _expert_plays(
     return collect
 
 
+def _recorded(cfg: ConfigDict, student: Model, between_turns: Callable[[], None]) -> Collect:
+    recording = Recording(cfg.rollout.episodes)
+    require_tokenizer(recording, student)
+    missing = sorted(set(range(cfg.total_steps)) - set(recording.steps))
+    if missing:
+        raise ValueError(
+            f"total_steps={cfg.total_steps}: {recording.folder} has no episodes of step "
+            f"{missing[0]}; set total_steps={missing[0]} or record a longer run"
+        )
+
+    def collect(step: int, params: Any) -> list[Trajectory]:
+        between_turns()
+        return recording.read(step)[0]
+
+    return collect
+
+
+def require_tokenizer(recording: Recording, student: Model) -> None:
+    """Ids mean something to the tokenizer that made them only.
+
+    Raises:
+      ValueError: the student has another one.
+    """
+    if recording.tokenizer != assembly.tokenizer_digest(student.tokenizer):
+        raise ValueError(
+            f"{recording.folder} was recorded with another tokenizer than that of the student "
+            f"({student.path}); use the student.path of that run, or record the episodes again"
+        )
+
+
 def _teacher_demonstrates(
     cfg: ConfigDict,
     mesh: Mesh,
@@ -100,10 +166,9 @@ def _teacher_demonstrates(
 
     def demonstrate(step: int, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
         drawn = key(cfg.seed, Stream.demonstrations, step)
-        episodes = rollout.collect(
+        episodes = play_shared(
             assembly.actor(policy(), teacher.params, drawn, cfg.rollout.tasks),
-            env.renderer,
-            env.pool,
+            env,
             tasks,
             group_size=1,
             plan=RolloutPlan(max_turns=cfg.env.max_turns),

@@ -103,6 +103,15 @@ class Writer:
         self._board.close()
 
 
+class Muted:
+    """What processes other than the first have for a Writer."""
+
+    def scalars(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
+
+    transcripts = close = scalars
+
+
 # --------------------------------------------------------------------------------- the JSONL record
 
 
@@ -189,6 +198,11 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "reward": _finite(float(turn.reward)),
         "tokens": len(turn.action),
     } | ({"replayed": True} if turn.replayed else {})
+
+
+def episode_text(episode: Trajectory, columns: Columns) -> str:
+    """An episode for people; `columns` as for `Writer.transcripts`."""
+    return _episode_text(_episode_record(episode, columns))
 
 
 TURN_TEXT = ("observation", "response", "command", "valid", "tokens", "replayed")

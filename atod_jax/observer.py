@@ -1,6 +1,8 @@
 """What a training run shows of itself: evaluations, transcripts with the turn table, the curve."""
 
+import functools
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, config
+from atod_jax import assembly, cluster, config
 from atod_jax.algorithms import atod
 from atod_jax.assembly import Environment, Model
 from atod_jax.core.fused import capacity_of
@@ -19,9 +21,10 @@ from atod_jax.evaluation import Evaluator
 from atod_jax.intervals import EvalResult
 from atod_jax.metrics import Writer
 from atod_jax.packing import pack_turns
+from atod_jax.recording import Recorder
 from atod_jax.records import Trajectory
 from atod_jax.scoring import join, make_score, split
-from atod_jax.sharding import local_shards, replicate, to_global, to_local
+from atod_jax.sharding import BATCH_AXES, place, replicate, to_host
 from atod_jax.streams import Stream, rng
 from atod_jax.types import Rows, TokenStats, TurnBatch
 
@@ -40,11 +43,10 @@ class BatchScorer:
 
 def head_room(cfg: ConfigDict, mesh: Mesh, batch: TurnBatch) -> int:
     """Room for the action tokens of a micro-batch on one device, one number for the whole batch."""
-    mask, size = to_local(batch.rows.action_mask), cfg.packing.minibatch_rows
+    mask, size = to_host(batch.rows.action_mask), cfg.packing.minibatch_rows
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     return max(
-        capacity_of(
-            mask[m : m + size], micro_rows=cfg.packing.micro_rows, shards=local_shards(mesh)
-        )
+        capacity_of(mask[m : m + size], micro_rows=cfg.packing.micro_rows, shards=shards)
         for m in range(0, len(mask), size)
     )
 
@@ -66,7 +68,7 @@ def pack(
         anchor_similarity=cfg.packing.anchor_similarity,
     )
     per_row = (batch.rows, batch.teacher_prompt, batch.teacher_prompt_length)
-    rows, teacher_prompt, teacher_prompt_length = to_global(per_row, mesh)
+    rows, teacher_prompt, teacher_prompt_length = place(per_row, mesh)
     return TurnBatch(
         rows=rows,
         returns=replicate(batch.returns, mesh),
@@ -82,6 +84,19 @@ def _bucket(cfg: ConfigDict, prompts: Sequence[np.ndarray]) -> int:
     return next((b for b in buckets if b >= longest), buckets[-1])
 
 
+def turn_columns(
+    table: dict[str, np.ndarray], batch: TurnBatch, trajectories: Sequence[Trajectory]
+) -> list[dict[str, list[float]]]:
+    """Numbers per row [N] -> per trajectory, one per turn; nan for the turns without a row."""
+    index = to_host(batch.rows.traj), to_host(batch.rows.turn)
+    result = [{name: [float("nan")] * len(t.turns) for name in table} for t in trajectories]
+    for row, (b, k) in enumerate(zip(*index)):
+        if b < len(trajectories):
+            for name, values in table.items():
+                result[b][name][k] = float(values[row])
+    return result
+
+
 class TurnTable:
     """Per-turn disagreement d, uncertainty h and T-DUR weight w of finished episodes (nats)."""
 
@@ -89,7 +104,7 @@ class TurnTable:
         self._cfg, self._mesh, self._teacher = cfg, mesh, teacher
         self._pad = student.tokenizer.pad_token_id
         self._scorers = BatchScorer(student, cfg, mesh), BatchScorer(teacher, cfg, mesh)
-        self._settings = config.section(atod.Config, cfg.algorithm.atod)
+        self._table = make_turn_table(cfg)
 
     def __call__(
         self, params: Any, trajectories: Sequence[Trajectory]
@@ -100,15 +115,22 @@ class TurnTable:
         room = head_room(self._cfg, self._mesh, batch)
         student = score_student(params, batch.rows, room)
         teacher = score_teacher(self._teacher.params, batch.rows, room)
-        table = jax.device_get(atod.turn_table(self._settings, batch, student, teacher))
-        index = (np.asarray(batch.rows.traj), np.asarray(batch.rows.turn))
-        columns = {"d": "divergence", "h": "uncertainty", "w": "weight"}
-        result = [{short: [float("nan")] * len(t.turns) for short in columns} for t in trajectories]
-        for row, (b, k) in enumerate(zip(*index)):
-            if b < len(trajectories):
-                for short, name in columns.items():
-                    result[b][short][k] = float(table[name][row])
-        return result
+        return turn_columns(self._table(batch, student, teacher), batch, trajectories)
+
+
+def make_turn_table(
+    cfg: ConfigDict,
+) -> Callable[[TurnBatch, TokenStats, TokenStats], dict[str, np.ndarray]]:
+    """(batch, student, teacher) -> d, h and w of every row [N], as algorithm.atod has them."""
+    compute = jax.jit(
+        functools.partial(atod.turn_table, config.section(atod.Config, cfg.algorithm.atod))
+    )
+
+    def table(batch: TurnBatch, student: TokenStats, teacher: TokenStats) -> dict[str, np.ndarray]:
+        rows = {k: to_host(x) for k, x in compute(batch, student, teacher).items()}
+        return {"d": rows["divergence"], "h": rows["uncertainty"], "w": rows["weight"]}
+
+    return table
 
 
 class Observer:
@@ -131,6 +153,8 @@ class Observer:
         self._curve = self._evaluator(student, cfg.eval.curve_temperature)
         self._tasks = env.tasks(cfg.eval.split, cfg.eval.tasks)
         self._turn_table = TurnTable(cfg, mesh, student, teacher) if teacher else None
+        self._row_table = make_turn_table(cfg)
+        self._recorder = Recorder(out / "episodes", assembly.tokenizer_digest(student.tokenizer))
         self.references: dict[str, dict[float, EvalResult]] = {}
 
     def _evaluator(self, model: Model, temperature: float) -> Evaluator:
@@ -147,12 +171,15 @@ class Observer:
         self.references[name] = {}
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
-            if not path.is_file():
+            if not cluster.first_says(path.is_file()):
                 what = f"{name}: playing {len(tasks)} tasks at temperature {temperature:g}"
-                print(what, file=sys.stderr, flush=True)
+                if cluster.is_first():
+                    print(what, file=sys.stderr, flush=True)
                 evaluator, passes = self._evaluator(model, temperature), self._cfg.eval.passes
-                store(path, evaluator.run(params, tasks, passes=passes)[0])
-            stored = json.loads(path.read_text())
+                result, _ = evaluator.run(params, tasks, passes=passes)
+                if cluster.is_first():
+                    store(path, result)
+            stored = cluster.first_says(json.loads(path.read_text()) if cluster.is_first() else {})
             self.references[name][temperature] = EvalResult.from_json(stored)
 
     def curve(self, step: int, params: Any) -> None:
@@ -173,6 +200,21 @@ class Observer:
         shown = trajectories[: self._cfg.log_transcripts]
         columns = self._turn_table(params, shown) if self._turn_table and shown else None
         self._writer.transcripts(step, "eval", shown, columns=columns)
+
+    def record(
+        self,
+        step: int,
+        trajectories: Sequence[Trajectory],
+        batch: TurnBatch,
+        student: TokenStats,
+        teacher: TokenStats | None,
+    ) -> None:
+        """Keeps the training episodes of a step, with d, h and w where there is a teacher."""
+        columns = None
+        if teacher is not None:
+            columns = turn_columns(self._row_table(batch, student, teacher), batch, trajectories)
+        if cluster.is_first():
+            self._recorder.write(step, trajectories, columns)
 
 
 def store(path: Path, result: EvalResult) -> None:

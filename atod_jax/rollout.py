@@ -88,6 +88,7 @@ def collect(
     demonstrations: Sequence[Sequence[str]] = (),
     contexts: Sequence[str] = (),
     between_turns: Callable[[], None] = lambda: None,
+    anyone: Callable[[bool], bool] = bool,
 ) -> list[Trajectory]:
     """Plays every task `group_size` times to its end, or to the horizon of the plan.
 
@@ -101,6 +102,8 @@ def collect(
         student finds when it begins. None at all: it begins at the start.
       contexts: what only the teacher reads, per task; none at all: what the student reads.
       between_turns: called before every turn; may raise to abandon the rollout.
+      anyone: whether a flag is set in any of the processes that play side by side. They call `act`
+        equally often, those whose episodes have ended with no prompts.
     Returns:
       B trajectories in slot order; an episode that could not be played stops with env_error.
     Raises:
@@ -115,18 +118,16 @@ def collect(
         for slot in slots:
             shown = demonstrations[slot.group]
             _replay(pool, slot, shown[: plan.prefix(len(shown))], plan.max_turns)
-    half = -(-len(slots) // 2) if pool.overlaps else len(slots)
-    lanes = [
-        _Lane(act, renderer, pool, slots[start : start + half], plan.max_turns, contexts)
-        for start in range(0, len(slots), half)
-    ]
+    half = -(-len(slots) // 2)
+    parts = [slots[:half], slots[half:]] if pool.overlaps else [slots]
+    lanes = [_Lane(act, renderer, pool, part, plan.max_turns, contexts) for part in parts]
     for turn in range(plan.max_turns):
         for lane in lanes:
             lane.settle()
-            if lane.playing():
+            if anyone(bool(lane.playing())):
                 between_turns()
                 lane.begin(turn)
-        if turn == 0 and all(slot.stop is StopReason.prompt_too_long for slot in slots):
+        if turn == 0 and slots and all(slot.stop is StopReason.prompt_too_long for slot in slots):
             raise ValueError(
                 f"every first prompt is longer than {renderer.longest} tokens; add a longer length "
                 "to sampling.prompt_buckets"
@@ -179,8 +180,6 @@ class _Lane:
     def begin(self, turn: int) -> None:
         """The policy answers; its commands go to the environments."""
         slots, prompts = self._readable(self.playing())
-        if not slots:
-            return
         teacher_prompts: Sequence[np.ndarray | None] = [None] * len(slots)
         if self._contexts:
             known = [self._contexts[slot.group] for slot in slots]

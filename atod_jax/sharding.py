@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor", "expert")
@@ -159,6 +160,33 @@ def to_global(host_tree: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_process_local_data(split if x.ndim else whole, x)
 
     return jax.tree.map(one, host_tree)
+
+
+def place(host_tree: Any, mesh: Mesh) -> Any:
+    """Whole arrays, equal in all processes -> global arrays, rows split over data and fsdp."""
+    split = batch_sharding(mesh)
+
+    def one(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, split, lambda index: x[index])
+
+    return jax.tree.map(one, host_tree)
+
+
+def on_mesh(tree: Any, mesh: Mesh) -> Any:
+    """Puts what lives on one device, such as counters, whole on every device."""
+
+    def one(x: jax.Array) -> jax.Array:
+        return x if isinstance(x.sharding, NamedSharding) else replicate(jax.device_get(x), mesh)
+
+    return jax.tree.map(one, tree)
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+    """The whole array, in every process."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return jax.device_get(x)
+    return multihost_utils.process_allgather(x, tiled=True)
 
 
 def replicate(x: Any, mesh: Mesh) -> jax.Array:

@@ -6,34 +6,34 @@ any point and played again; stopping and resuming rely on that.
 """
 
 import contextlib
+import io
 import json
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli, config, dry_run, learner
+from atod_jax import assembly, cli, cluster, config, dry_run, learner
 from atod_jax.assembly import Algorithm, Model
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.core.losses import LossConfig
 from atod_jax.experience import make_collect
-from atod_jax.metrics import Progress, Writer
+from atod_jax.measures import Clock, env_scalars, finite_scalars, rollout_scalars
+from atod_jax.metrics import Muted, Progress, Writer
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.observer import BatchScorer, Observer, head_room, pack
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
-from atod_jax.records import StopReason, Trajectory
 from atod_jax.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.scoring import teacher_rows
+from atod_jax.sharding import on_mesh, to_host
 from atod_jax.tasks import TaskSource
-from atod_jax.types import Mean, TokenStats, TurnBatch
+from atod_jax.types import TokenStats, TurnBatch
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what the run would need, and stop")
 _HARDWARE = flags.DEFINE_string("hardware", "cpu", "with --dry_run: v5e-16, v5p-64, h100-8, cpu …")
@@ -55,7 +55,7 @@ def main(cfg: ConfigDict, workdir: str) -> None:
             out / "checkpoints", keep=cfg.keep_checkpoints, config=cfg.to_dict()
         )
         # The loaded weights stay around for the "start" evaluation; the state owns a copy.
-        state = learner.init_state(jax.tree.map(jnp.copy, student.params), tx)
+        state = on_mesh(learner.init_state(jax.tree.map(jnp.copy, student.params), tx), mesh)
         state = checkpoints.restore_latest(jax.tree.map(abstract, state)) or state
         first = int(state.step)
 
@@ -77,7 +77,7 @@ def main(cfg: ConfigDict, workdir: str) -> None:
         )
 
         # --- loop -----------------------------------------------------------------------------
-        writer = Writer(out, resume_step=first)
+        writer = Writer(out, resume_step=first) if cluster.is_first() else Muted()
         for part in (checkpoints, writer, env.pool):
             stack.callback(part.close)
         observer = Observer(cfg, mesh, env, student, teacher, writer, out, stop.check)
@@ -85,7 +85,12 @@ def main(cfg: ConfigDict, workdir: str) -> None:
             observer.reference("start", student, student.params)
             if teacher:
                 observer.reference("teacher", teacher, teacher.params)
-            bar = Progress(cfg.total_steps, start=first, description=cfg.algorithm.name)
+            bar = Progress(
+                cfg.total_steps,
+                start=first,
+                description=cfg.algorithm.name,
+                stream=sys.stderr if cluster.is_first() else io.StringIO(),
+            )
             stack.callback(bar.close)
             for step in range(first, cfg.total_steps):
                 # Order matters: both see the parameters that this step samples from.
@@ -109,6 +114,9 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                     sig = sig.replace(reference_logp=start.logp)
                 means = [jax.block_until_ready(sig.diagnostics)]
                 clock.lap("score")
+                if cfg.record:
+                    observer.record(step, trajectories, batch, s, t)
+                    clock.lap("record")
                 for piece in learner.minibatches(
                     batch,
                     sig,
@@ -152,7 +160,8 @@ def open_workdir(out: Path, cfg: ConfigDict) -> Path:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--workdir={out} is a file; name a folder")
     out.mkdir(parents=True, exist_ok=True)
-    record.write_text(resolved)
+    if cluster.is_first():
+        record.write_text(resolved)
     return out
 
 
@@ -164,6 +173,12 @@ def conclude(cfg: ConfigDict, out: Path, student: Model, params: Any, observer: 
         "evaluations": "evaluations/",
         "checkpoints": "checkpoints/",
     }
+    if cfg.record:
+        artifacts["training episodes, a TFDS data set"] = "episodes/"
+    if cfg.export:
+        params = jax.tree.map(to_host, params)  # of every device, in every process
+    if not cluster.is_first():
+        return
     if cfg.export:
         save_hf(cfg.export, student.lm.config, params, tokenizer=student.tokenizer)
         artifacts["trained student, Hugging Face format"] = cfg.export
@@ -238,79 +253,6 @@ class Judge:
             return None
         params = student_params if self._params is None else self._params
         return self._score(params, teacher_rows(batch), room)
-
-
-def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> dict[str, float]:
-    """The metrics of one iteration, fetched and pooled by name.
-
-    Raises:
-      FloatingPointError: the loss or the gradient is not finite.
-    """
-    pooled: dict[str, Mean] = {}
-    for some in jax.device_get(means):
-        pooled |= {name: pooled[name] + m if name in pooled else m for name, m in some.items()}
-    scalars = {name: mean.value() for name, mean in pooled.items()}
-    for name in ("loss/total", "update/grad_norm"):
-        if not np.isfinite(scalars[name]):
-            raise FloatingPointError(
-                f"{name}={scalars[name]} at step {step}: training diverged; lower optim.lr or "
-                f"optim.clip_norm and resume from the last checkpoint in {out / 'checkpoints'}"
-            )
-    return scalars
-
-
-def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """What the episodes of one iteration looked like from outside."""
-    turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]
-    return {
-        "rollout/success": float(np.mean([t.success for t in trajectories])),
-        "rollout/score": float(np.mean([t.score for t in trajectories])),
-        "rollout/prompt_too_long": float(
-            np.mean([t.stop is StopReason.prompt_too_long for t in trajectories])
-        ),
-        "rollout/return": float(np.mean([t.total_reward for t in trajectories])),
-        "rollout/turns": float(np.mean([len(t.turns) for t in trajectories])),
-        "rollout/valid_actions": float(np.mean([turn.valid for turn in turns])),
-        "rollout/rows": float(len(turns)),
-        "rollout/action_tokens": float(np.mean([len(turn.action) for turn in turns])),
-        "rollout/prompt_tokens": float(np.mean([len(turn.prompt) for turn in turns])),
-    }
-
-
-def env_scalars(
-    cfg: ConfigDict,
-    trajectories: Sequence[Trajectory],
-    counts: dict[str, float],
-    seconds: dict[str, float],
-) -> dict[str, float]:
-    """What the environments of one iteration took, and how many groups they could not play."""
-    alone = cfg.rollout.source == "expert"
-    planned = cfg.rollout.tasks * (cfg.rollout.group if alone else 1)
-    return {
-        "rollout/failed_groups": float(planned - len({t.group for t in trajectories})),
-        "env/steps_per_second": counts["steps"] / seconds["seconds/rollout"],
-        "env/seconds_waiting": counts["waited"],
-        "env/share_of_step": counts["waited"] / seconds["seconds/step"],
-        "env/restarts": counts["restarts"],
-        "env/timeouts": counts["timeouts"],
-    }
-
-
-class Clock:
-    """Seconds per phase of one iteration."""
-
-    def __init__(self) -> None:
-        self._last, self._laps = time.perf_counter(), {}
-
-    def lap(self, name: str) -> None:
-        """Books the time since the last lap under `name`."""
-        now = time.perf_counter()
-        self._laps[f"seconds/{name}"] = now - self._last
-        self._last = now
-
-    def scalars(self) -> dict[str, float]:
-        """The laps and their sum."""
-        return {**self._laps, "seconds/step": sum(self._laps.values())}
 
 
 def due(step: int, every: int) -> bool:

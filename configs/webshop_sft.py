@@ -1,11 +1,9 @@
-"""Supervised cold starts on scripted-expert turns: how the shipped shop models began.
+"""Supervised turns on the generated shop: a scripted expert plays and says what it would do.
 
-    python -m atod_jax.train --config=configs/webshop_sft.py:stage=teacher --workdir=runs/t
+    python -m atod_jax.train --config=configs/webshop_sft.py:export=DIR --workdir=runs/shop_sft
 
-Stages:
-    teacher   expert labels on clean and disturbed visits of the generated shop
-    student   the same, stopped early: a weak model
-With `export=DIR` the result is written as a Hugging Face folder; both start from nothing.
+Variants: start=DIR (a model to go on from; else a fresh one over the shipped tokenizer), export=DIR
+(write the result there as a Hugging Face folder), steps=N, seed=N.
 """
 
 from ml_collections import ConfigDict
@@ -13,25 +11,18 @@ from ml_collections import ConfigDict
 from atod_jax import config
 from configs import webshop
 
-SIZES = {
-    "student": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-                "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 192},
-    "teacher": {"hidden_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
-                "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 240},
-}  # fmt: skip
-STEPS = {"student": 100, "teacher": 300}
-
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The config of one stage."""
-    v = config.parse_arg(arg, stage="teacher", start="", export="", steps=0, seed=0)
+    """The config of one run."""
+    v = config.parse_arg(arg, start="", export="", steps=300, seed=0)
     c = config.base()
     webshop.terse(c)
     c.seed = v.seed
     c.algorithm.name = "sft"
-    c.student.path = v.start or "webshop/tokenizer"
-    if not v.start:
-        c.student.fresh.update(SIZES[v.stage])
+    if v.start:
+        c.student.path = v.start
+    else:
+        c.student.fresh.update(webshop.TINY)
     c.rollout.source = "expert"
     c.rollout.tasks = 16
     c.rollout.group = 1
@@ -42,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optim.weight_decay = 0.01
     c.optim.schedule = "cosine"
     c.optim.warmup_steps = 5
-    c.total_steps = v.steps or STEPS[v.stage]
+    c.total_steps = v.steps
     c.eval.temperatures = (0.4,)
     c.eval.every = 100
     c.eval.tasks = 64

@@ -1,5 +1,6 @@
 """The parts of a run from its config: where models come from, and which teachers fit."""
 
+import functools
 import json
 import shutil
 
@@ -110,6 +111,35 @@ def test_types_of_weights_and_products(rows, tmp_path):
     assert {x.dtype for x in jax.tree.leaves(student.params)} == {np.dtype("float32")}
     assert {str(x.dtype) for x in jax.tree.leaves(teacher.params)} == {"bfloat16"}
     assert student.lm.config.dtype == teacher.lm.config.dtype == "bfloat16"
+
+
+def test_a_teacher_kept_as_integers_is_a_quarter_of_its_size(rows, tmp_path):
+    folder = model_folder(tmp_path / "m", rows)
+    student, teacher = models(config(folder, folder, **{"teacher.dtype": "int8"}))
+    assert teacher.lm.config.dtype == "bfloat16"
+    kernel = teacher.params["last"]["mlp"]["up"]["kernel"]
+    assert 4 * kernel.nbytes == student.params["last"]["mlp"]["up"]["kernel"].nbytes
+    assert teacher.lm.head(teacher.params).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(("storage", "most"), [("bfloat16", 5e-4), ("int8", 1e-3)])
+def test_what_a_smaller_type_costs_a_trained_teacher(storage, most):
+    """KL(float32 || smaller) per token, in nats; measured 8e-5 and 2e-4."""
+    mesh = assembly.make_mesh({"data": 8})
+    options = {"remat": "none", "mesh": mesh}
+    load = functools.partial(assembly.load, "household/teacher-good", "teacher.path", **options)
+    text = "you see a desk 1, a drawer 1. your task is to: put a pen in drawer. open drawer 1. " * 4
+
+    def log_probabilities(model):
+        ids = np.array([model.tokenizer(text)["input_ids"]], np.int32)
+        hidden, _ = model.lm.hidden(model.params, ids, np.ones(ids.shape, bool), tail=ids.shape[1])
+        head = model.lm.head(model.params).astype(np.float32)
+        return jax.nn.log_softmax(hidden.astype(np.float32) @ head.T)
+
+    exact = log_probabilities(load())
+    small = log_probabilities(load(compute="bfloat16", storage=storage))
+    kl = np.sum(np.exp(exact) * (exact - small), axis=-1)
+    assert 0 < kl.mean() < most
 
 
 def test_a_published_model_goes_through_the_cache(rows, tmp_path, monkeypatch):

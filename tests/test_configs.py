@@ -28,7 +28,7 @@ VARIANTS = {
     "searchqa_sft": ["stage=student", "stage=teacher,steps=3,export=x"],
     "alfworld": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
     "webshop": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
-    "webshop_sft": ["stage=student", "stage=teacher,steps=3"],
+    "webshop_sft": [None, "start=x,steps=3"],
 }
 
 

@@ -41,7 +41,7 @@ def test_a_run_and_its_last_step_evaluate_to_what_the_run_reported(tmp_path):
 
 
 def test_several_seeds_give_pass_at_k_and_the_first_is_the_single_one(tmp_path):
-    longer = {"env.max_turns": 12}
+    longer = {"env.max_turns": 20}
     (one,) = evaluate(small_config(**longer), "household/teacher-good", "").values()
     cfg = small_config(**longer, **{"eval.passes": 3})
     (three,) = evaluate(cfg, "household/teacher-good", str(tmp_path)).values()

@@ -33,6 +33,7 @@ ALLOWED = {
     "packing": {"types", "records"},
     "rollout": {"records", "envs", "render"},
     "tasks": {"records", "envs", "streams"},
+    "recording": {"records"},
     "intervals": set(),
     "metrics": {"types", "records"},
     "report": {"intervals"},
@@ -40,13 +41,14 @@ ALLOWED = {
     "optim": {"types"},
     "sharding": {"types"},
     "streams": {"types"},
+    "cluster": set(),
 }
 # Only the command-line programs and what wires them up see the config tree.
 READS_CONFIG = {
     "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate",
-    "play", "doctor", "dry_run",
+    "play", "doctor", "replay", "export", "dry_run", "measures",
 }  # fmt: skip
-PROGRAMS = {"train", "evaluate", "play", "doctor"}
+PROGRAMS = {"train", "evaluate", "play", "doctor", "replay", "export"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN = 350, 80, 120
 
 

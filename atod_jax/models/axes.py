@@ -13,6 +13,14 @@ _LAYER: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"moe/router/kernel", ("embed", None)),
     (r"moe/(gate|up)/kernel", ("expert", "embed", "mlp")),
     (r"moe/down/kernel", ("expert", "mlp", "embed")),
+    # of kernels kept as integers: one number per output channel
+    (r"attn/q/scale", (None, "heads", None)),
+    (r"attn/[kv]/scale", (None, "kv_heads", None)),
+    (r"attn/o/scale", (None, None, "embed")),
+    (r"mlp/(gate|up)/scale", (None, "mlp")),
+    (r"mlp/down/scale", (None, "embed")),
+    (r"moe/(gate|up)/scale", ("expert", None, "mlp")),
+    (r"moe/down/scale", ("expert", None, "embed")),
 )
 
 # Parameter-name pattern -> logical axes; every parameter matches exactly one pattern.

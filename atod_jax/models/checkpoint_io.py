@@ -1,29 +1,24 @@
 """Hugging Face folders <-> parameter trees, so that transformers loads what is trained here.
 
-Parameters are read as NumPy arrays (`load_hf`) or straight onto the devices of a mesh
-(`load_sharded`), which never holds more than one tensor of one layer in host memory beside them.
+Parameters are NumPy arrays here; `loading.load_sharded` puts them straight onto devices.
 """
 
-import functools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
-from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
 from atod_jax.models import families
 from atod_jax.models.family import Entry
 from atod_jax.models.transformer import ModelConfig
-from atod_jax.models.weights import INDEX, SINGLE, Box, Weights, read_json
+from atod_jax.models.weights import INDEX, SINGLE, Weights, read_json
 
 
 def read_config(path: str | Path, *, dtype: str = "float32") -> ModelConfig:
@@ -60,67 +55,6 @@ def load_hf(path: str | Path, *, dtype: str = "float32") -> tuple[ModelConfig, d
     return config, unflatten_dict(flat)
 
 
-def load_sharded(
-    path: str | Path,
-    config: ModelConfig,
-    shardings: Callable[[Any], Any],
-    *,
-    dtype: str = "float32",
-) -> dict[str, Any]:
-    """Reads a checkpoint folder onto devices; each process reads what its devices hold.
-
-    Args:
-      path: the folder.
-      config: as `read_config` gives it.
-      shardings: tree of ShapeDtypeStruct -> tree of NamedSharding.
-      dtype: of the parameters.
-
-    Raises:
-      FileNotFoundError, ValueError: as `load_hf`.
-    """
-    weights = Weights(Path(path), config)
-    shapes = {k: jax.ShapeDtypeStruct(v, dtype) for k, v in weights.shapes().items()}
-    places = shardings(unflatten_dict(shapes))
-    flat = {}
-    for name, like in shapes.items():
-        place = functools.reduce(lambda tree, key: tree[key], name, places)
-        read = _assemble if name[0] == "layers" else _place
-        flat[name] = read(functools.partial(weights.block, name), like, place)
-    return unflatten_dict(flat)
-
-
-def _place(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
-    """One array from its parts; devices that hold the same part share one reading of it."""
-    block = functools.cache(lambda box: read(box, like.dtype))
-
-    def callback(index: tuple[slice, ...]) -> np.ndarray:
-        return block(tuple(part.indices(n)[:2] for part, n in zip(index, like.shape)))
-
-    return jax.make_array_from_callback(like.shape, place, callback)
-
-
-def _assemble(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
-    """A stacked parameter, layer by layer into one device buffer."""
-    axes = (*place.spec, *[None] * (len(like.shape) - len(place.spec)))
-    layer_place = NamedSharding(place.mesh, PartitionSpec(*axes[1:]))
-    layer_like = jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
-    stack = jax.jit(functools.partial(jnp.zeros, like.shape, like.dtype), out_shardings=place)()
-    for i in range(like.shape[0]):
-
-        def read_layer(box: Box, dtype: Any, i: int = i) -> np.ndarray:
-            return read(((i, i + 1), *box), dtype)[0]
-
-        layer = _place(read_layer, layer_like, layer_place)
-        stack = jax.block_until_ready(_write(stack, layer, jnp.int32(i), place=place))
-    return stack
-
-
-@functools.partial(jax.jit, static_argnames="place", donate_argnames="stack")
-def _write(stack: jax.Array, layer: jax.Array, i: jax.Array, *, place: Any) -> jax.Array:
-    stack = jax.lax.dynamic_update_index_in_dim(stack, layer, i, axis=0)
-    return jax.lax.with_sharding_constraint(stack, place)
-
-
 def save_hf(
     path: str | Path,
     config: ModelConfig,
@@ -137,7 +71,7 @@ def save_hf(
       path: the folder to make; an earlier checkpoint there is replaced.
       config: the architecture.
       params: as `load_hf` returns them, on any device; saved in their own type.
-      tokenizer: anything with `save_pretrained(folder)`; written into the same folder.
+      tokenizer: of transformers; written into the same folder, its special ids into the config.
       shard_bytes: start another file once one holds this much.
 
     Raises:
@@ -151,10 +85,12 @@ def save_hf(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         dtype = _write_tensors(work, config, params, shard_bytes)
-        config_json = families.config_to_hf(config, dtype=dtype)
-        (work / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
+        fields = families.config_to_hf(config, dtype=dtype)
         if tokenizer is not None:
+            # without the end id, generate() would never stop
+            fields |= {k: getattr(tokenizer, k) for k in ("eos_token_id", "pad_token_id")}
             tokenizer.save_pretrained(work)
+        (work / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
         work.chmod(0o755)  # mkdtemp and safetensors make private folders and files
         for file in work.iterdir():
             file.chmod(0o644)

@@ -1,6 +1,7 @@
 """The parts of a layer that know nothing of its config: norm, linear maps, attention, MLP."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,18 @@ class RMSNorm(nn.Module):
         return (y * scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
+def kernel_of(module: nn.Module, shape: tuple[int, ...], dtype: Any) -> Array:
+    """The module's matrix in the type of the product; one kept as integers is scaled back.
+
+    A fresh one is float32, normal(0.02).
+    """
+    kernel = module.param("kernel", nn.initializers.normal(0.02), shape, jnp.float32)
+    if not module.has_variable("params", "scale"):
+        return kernel.astype(dtype)
+    scale = module.get_variable("params", "scale")
+    return (kernel.astype(jnp.float32) * scale).astype(dtype)
+
+
 class Linear(nn.Module):
     """A map that contracts the last `inputs` axes of x and appends `features`."""
 
@@ -34,11 +47,11 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (*x.shape[-self.inputs :], *self.features)
-        kernel = self.param("kernel", nn.initializers.normal(0.02), shape, jnp.float32)
+        kernel = kernel_of(self, shape, x.dtype)
         # One matrix product over all tokens: with [n, l] kept apart, XLA's CPU backend makes the
         # gradients half as fast.
         rows, width = x.shape[: x.ndim - self.inputs], math.prod(shape[: self.inputs])
-        y = x.reshape(-1, width) @ kernel.astype(x.dtype).reshape(width, -1)
+        y = x.reshape(-1, width) @ kernel.reshape(width, -1)
         y = y.reshape(*rows, *self.features)
         if not self.bias:
             return y

@@ -1,9 +1,13 @@
 """A mixture of gated MLPs: every token is sent to the few experts its router likes best."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
+
+from atod_jax.models.layers import kernel_of
 
 
 def route(
@@ -36,25 +40,25 @@ class Moe(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n t D"]) -> Float[Array, "n t D"]:
         rows, width = x.reshape(-1, x.shape[-1]), x.shape[-1]
-        router = Kernel((width, self.experts), name="router")()
+        router = Kernel((width, self.experts), name="router")(jnp.float32)
         logits = jnp.matmul(rows.astype(jnp.float32), router, precision=jax.lax.Precision.HIGHEST)
         weights, chosen = route(logits, self.per_token, normalize=self.normalize)
         names = {"gate": (width, self.wide), "up": (width, self.wide), "down": (self.wide, width)}
         kernels = {
-            name: Kernel((self.experts, *shape), name=name)().astype(x.dtype)
+            name: Kernel((self.experts, *shape), name=name)(x.dtype)
             for name, shape in names.items()
         }
         return mixture(rows, weights, chosen, kernels).reshape(x.shape)
 
 
 class Kernel(nn.Module):
-    """A bare float32 matrix, or one per expert."""
+    """A bare matrix, or one per expert."""
 
     shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self) -> Array:
-        return self.param("kernel", nn.initializers.normal(0.02), self.shape, jnp.float32)
+    def __call__(self, dtype: Any) -> Array:
+        return kernel_of(self, self.shape, dtype)
 
 
 def mixture(

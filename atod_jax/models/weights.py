@@ -48,6 +48,11 @@ class Weights:
         """Path of a parameter -> its shape."""
         return {path: (*e[0].stack, *e[0].shape) for path, e in self._entries.items()}
 
+    def contracted(self, path: tuple[str, ...]) -> tuple[int, ...]:
+        """The axes of a parameter that a matrix product sums over."""
+        entry = self._entries[path][0]
+        return tuple(range(len(entry.stack), len(entry.stack) + entry.inputs))
+
     def block(self, path: tuple[str, ...], box: Box, dtype: str) -> np.ndarray:
         """The part `box` of a parameter, converted to `dtype`; no other part is read.
 

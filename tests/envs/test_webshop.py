@@ -306,3 +306,8 @@ def test_a_text_without_a_goal_is_refused():
     for template in webshop.TEMPLATES.values():
         with pytest.raises(ValueError, match="no instruction in the first observation: 'hello'"):
             template.prompt(Episode((), Observation("hello")), 2)
+
+
+def test_peoples_goals_need_their_file():
+    with pytest.raises(ValueError, match=r"env\.human_goals=True: .* set env\.data"):
+        webshop.Config(human_goals=True)

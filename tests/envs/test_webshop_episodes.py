@@ -243,7 +243,7 @@ def test_distant_titles_halve_the_score_or_worse():
 
 def test_options_match_by_shared_words_and_colours_by_themselves():
     def met(wanted: dict[str, str], *chosen: str) -> int:
-        return reward.options_met(dataclasses.replace(GOAL, options=wanted), chosen)
+        return reward.options_met(dataclasses.replace(GOAL, options=tuple(wanted.items())), chosen)
 
     assert met({"size": "x-large"}, "large") == 1  # all its words are among the wanted ones
     assert met({"size": "large"}, "x-large") == 0

@@ -1,12 +1,13 @@
 """Products, prices and goals are those of the reference run, and bad files are named."""
 
+import dataclasses
 import gzip
 import json
 
 import pytest
 import webshop_records
 
-from atod_jax.envs.webshop import catalogue, goals, shop
+from atod_jax.envs.webshop import catalogue, goals, reward, shop
 
 ROW = {
     "asin": "B1", "name": "Red Shoe", "full_description": "A shoe.", "pricing": "$5.50",
@@ -39,7 +40,7 @@ def test_every_goal_and_its_place(data_dir, opened):
     assert opened.goal_count == len(recorded) > 0
     for number, row in enumerate(recorded):
         goal = opened.goal(number)
-        assert (goal.asin, goal.instruction, list(goal.attributes), goal.options) == (
+        assert (goal.asin, goal.instruction, list(goal.attributes), dict(goal.options)) == (
             row["asin"], row["instruction_text"], row["attributes"], row["goal_options"],
         )  # fmt: skip
         assert (goal.price_limit, goal.title, goal.query, goal.category, goal.product_category) == (
@@ -96,7 +97,36 @@ def test_goals_name_every_choice_of_options():
         for size in ("s", "m")
     ]
     free = goals.make_goal(one_product(customization_options=None), 0, goals.NO_LIMIT)
-    assert (free.instruction, free.options) == ("Find me soft shoes", {})
+    assert (free.instruction, free.options) == ("Find me soft shoes", ())
+
+
+def test_people_ask_in_their_own_words(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = webshop_records.document(data_dir / "webshop", "human")
+    opened = shop.cached(data_dir / "webshop", people=True)
+    wishes = {(r["asin"], r["instruction"].strip(".")): r for some in asked.values() for r in some
+              if r["instruction_attributes"]}  # fmt: skip
+    assert opened.goal_count == len(wishes) > 0
+    prices = {opened.product(n).asin: opened.price(n) for n in range(len(opened))}
+    for number in range(opened.goal_count):
+        goal = opened.goal(number)
+        text = goal.instruction.split(", and price lower than ")[0]
+        wish = wishes.pop((goal.asin, text))
+        assert goal.attributes == tuple(wish["instruction_attributes"])
+        assert goal.options == tuple(wish["instruction_options"])
+        assert goal.price_limit > prices[goal.asin]
+    assert wishes == {}
+
+
+def test_a_persons_value_is_met_by_a_value_like_it():
+    request = catalogue.Request("a shoe", ("soft",), ("dark red", "size 9"))
+    product = dataclasses.replace(one_product(), people=(request,))
+    goal = goals.make_persons_goal(product, 0, 20.0)
+    assert goal.instruction == "a shoe, and price lower than 20.00 dollars"
+    # reduced to the first colour word of the list: "dark" for both
+    assert reward.options_met(goal, ["dark green", "size 9 wide"]) == 2
+    assert reward.options_met(goal, ["red", "9"]) == 1
+    assert reward.options_met(goal, ["size 8"]) == 0
 
 
 def test_price_limits_lie_above_the_price():

@@ -208,11 +208,15 @@ def test_params_that_do_not_fit_the_config_are_refused(tmp_path):
 
 
 class BrokenTokenizer:
+    eos_token_id, pad_token_id = 2, 0
+
     def save_pretrained(self, folder):
         raise OSError("disk full")
 
 
 class FakeTokenizer:
+    eos_token_id, pad_token_id = 2, 0
+
     def save_pretrained(self, folder):
         (folder / "tokenizer.json").write_text("{}")
 

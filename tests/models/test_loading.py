@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from atod_jax.models import AXES, ModelConfig, build, hub
-from atod_jax.models.checkpoint_io import load_hf, load_sharded, read_config, save_hf
+from atod_jax.models.checkpoint_io import load_hf, read_config, save_hf
+from atod_jax.models.loading import load_sharded, to_int8
 from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.models.weights import Weights
 from atod_jax.sharding import RULES, make_mesh, param_shardings
@@ -117,7 +118,8 @@ LOADING = """
 import functools, resource, sys
 import jax
 from atod_jax.models import AXES
-from atod_jax.models.checkpoint_io import load_hf, load_sharded, read_config
+from atod_jax.models.checkpoint_io import load_hf, read_config
+from atod_jax.models.loading import load_sharded
 from atod_jax.sharding import RULES, make_mesh, param_shardings
 
 folder, how, room = sys.argv[1:]
@@ -160,6 +162,51 @@ def test_beside_the_parameters_there_is_room_for_little_more_than_a_tensor(tmp_p
     whole = run("whole")
     assert whole.returncode != 0
     assert "memory" in whole.stderr.lower()
+
+
+# ------------------------------------------------------------------- integers
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1), (1,)])
+def test_integers_are_within_half_a_scale(axes):
+    kernel = np.random.default_rng(0).standard_normal((6, 5, 4)).astype(np.float32)
+    kernel[:, :, 2] = 0
+    whole, scale = to_int8(jnp.array(kernel), axes)
+    assert whole.dtype == jnp.int8
+    np.testing.assert_allclose(
+        scale,
+        np.abs(kernel).max(axis=axes, keepdims=True) / 127
+        + (np.abs(kernel).max(axis=axes, keepdims=True) == 0),
+        rtol=1e-6,
+    )
+    assert (np.abs(whole * scale - kernel) <= 0.5001 * scale).all()
+    assert np.abs(whole * scale - kernel).max() > 0
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_model_kept_as_integers_computes_nearly_the_same(family, tmp_path):
+    config = dataclasses.replace(CONFIGS[family], dtype="bfloat16")
+    folder = saved(tmp_path / "m", config)
+    put = places({"fsdp": 2, "tensor": 2, "expert": 2})
+    exact, half, whole = (
+        load_sharded(folder, config, put, dtype=dtype) for dtype in ("float32", "bfloat16", "int8")
+    )
+    types = {str(x.dtype): x.nbytes for x in jax.tree.leaves(whole["last"])}
+    assert set(types) == {"int8", "float32", "bfloat16"}
+    if family == "qwen3_moe":
+        assert whole["last"]["moe"]["router"]["kernel"].dtype == jnp.bfloat16
+        assert whole["layers"]["moe"]["gate"]["scale"].shape == (2, 4, 1, 24)
+    tokens = np.random.default_rng(1).integers(0, 48, (4, 9)).astype(np.int32)
+    hidden = jax.jit(lambda p: build(config).hidden(p, tokens, tokens >= 0, tail=9)[0])
+    want = np.asarray(hidden(exact), np.float32)
+
+    def error(params) -> float:
+        """Of the median token: a few may be sent to another expert."""
+        got = np.asarray(hidden(params), np.float32)
+        return float(np.median(np.linalg.norm(got - want, axis=-1) / np.linalg.norm(want, axis=-1)))
+
+    assert 0 < error(whole) < 0.05
+    assert error(half) < error(whole)
 
 
 # ------------------------------------------------------------------- vocabularies and names

@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Sequence
 
+from atod_jax.envs import tagged
 from atod_jax.envs.alfworld.affordances import CAN_CONTAIN
 from atod_jax.envs.base import Episode, Projection, Template
 
@@ -189,8 +190,7 @@ def compact_respond(command: str, thought: str) -> str:
 
 PAPER_NOW = "What you observe now: "
 PAPER_ACTIONS = "Admissible actions now: ["
-_FALLBACK_CHARS = 30
-_CJK = re.compile("[\u4e00-\u9fff]")
+paper_project = functools.partial(tagged.project, fallback=30)  # characters
 PAPER_ROLE = "You act as an expert agent in ALFRED, a world of household rooms."
 PAPER_INSTRUCTIONS = (
     "It is your turn now. Reason step by step about the situation first, inside <think> </think>."
@@ -233,27 +233,7 @@ def _task_line(opening: str) -> str:
     return opening.partition(TASK_MARKER)[2].strip()
 
 
-def paper_project(response: str, commands: Sequence[str]) -> Projection:
-    """Lower-cased text between the first action tags; membership in `commands` is not checked.
-
-    Invalid without both action tags (then the last 30 characters are sent), without both think
-    tags (case-sensitive), or with a character in U+4E00..U+9FFF.
-    """
-    text = response.lower()
-    start, end = text.find("<action>"), text.find("</action>")
-    if start < 0 or end < 0:
-        return Projection(text[-_FALLBACK_CHARS:], False)
-    thinks = "<think>" in response and "</think>" in response
-    command = text[start + len("<action>") : end].strip()
-    return Projection(command, thinks and not _CJK.search(response))
-
-
-def paper_respond(command: str, thought: str) -> str:
-    """A response with both tags; the think block stays even when the thought is empty."""
-    return f"<think>{thought}</think>\n<action>{command}</action>"
-
-
 TEMPLATES = {
-    "paper": Template(paper_prompt, paper_project, paper_respond),
+    "paper": Template(paper_prompt, paper_project, tagged.respond),
     "compact": Template(compact_prompt, compact_project, compact_respond),
 }

@@ -24,19 +24,29 @@ class Config:
     """Which shop is visited."""
 
     data: str = ""  # folder with the official product files; empty: a generated catalogue
+    human_goals: bool = False  # requests of people instead of made-up ones; needs data
     seed: int = 0  # of the generated catalogue
     win_reward: float = 10.0  # paid at the end for a purchase of score 1, else 0
 
+    def __post_init__(self):
+        if self.human_goals and not self.data:
+            raise ValueError(
+                "env.human_goals=True: nobody has asked for generated products; set env.data to "
+                "the folder of the official files"
+            )
+
 
 @functools.cache
-def open_shop(data: str, seed: int) -> shop.Shop:
+def open_shop(data: str, seed: int, people: bool = False) -> shop.Shop:
     """The shop of a config, once per process.
 
     Raises:
         FileNotFoundError: no folder `data`, or a file missing in it.
         ValueError: a damaged file in it.
     """
-    return shop.cached(Path(data)) if data else shop.in_memory(generate.products(seed))
+    if data:
+        return shop.cached(Path(data), people=people)
+    return shop.in_memory(generate.products(seed))
 
 
 class GoalTasks(collections.abc.Sequence[Task]):
@@ -72,7 +82,7 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
-    opened = open_shop(cfg.data, cfg.seed)
+    opened = open_shop(cfg.data, cfg.seed, cfg.human_goals)
     valid, train = range(VALID_GOALS), range(VALID_GOALS, opened.goal_count)
     numbers = (valid if split == "valid" else train)[: opened.goal_count]
     if not len(numbers):
@@ -92,7 +102,7 @@ class WebshopEnv:
 
     def reset(self, task: Task) -> Observation:
         """Enters the shop with the goal whose number is `task.payload`."""
-        opened = open_shop(self._cfg.data, self._cfg.seed)
+        opened = open_shop(self._cfg.data, self._cfg.seed, self._cfg.human_goals)
         self._engine = Engine(opened, opened.goal(task.payload))
         return observe(self._engine)
 

@@ -4,14 +4,23 @@ import dataclasses
 import gzip
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 NO_PRICE = 100.0  # what a product without a price costs
 _BLOCK = 1 << 20  # characters read at a time
 _BETWEEN = re.compile(r"[\s,\[\]]*")
 _LONGEST_ID = 10
+
+
+class Request(NamedTuple):
+    """How a product is asked for."""
+
+    text: str
+    attributes: tuple[str, ...]
+    options: tuple[str | tuple[str, str], ...]  # values alone; (name, value) in a made-up request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Product:
     product_category: str  # path of categories, joined by U+203A
     request: str = ""  # how a shopper asks for it; "" makes no goal
     wanted: tuple[str, ...] = ()  # attributes the request names
+    people: tuple[Request, ...] = ()  # requests of people, where these are the goals
 
     @property
     def price_tag(self) -> str:
@@ -108,9 +118,19 @@ def read_notes(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def products(
-    rows: Iterable[Mapping[str, Any]], notes: Mapping[str, Mapping[str, Any]], *, source: str
+    rows: Iterable[Mapping[str, Any]],
+    notes: Mapping[str, Mapping[str, Any]],
+    *,
+    source: str,
+    people: Mapping[str, Sequence[Mapping[str, Any]]] = types.MappingProxyType({}),
 ) -> Iterator[Product]:
-    """The usable products of raw `rows`, each id once; `notes` holds attributes and requests by id.
+    """The usable products of raw `rows`, each id once.
+
+    Args:
+        rows: objects of the products file.
+        notes: attributes and requests by product id.
+        source: what errors call the rows.
+        people: requests of people by product id; those that name no attribute are left out.
 
     Raises:
         ValueError: a row without a needed key, or with a value that cannot be one; names `source`,
@@ -123,14 +143,16 @@ def products(
             if asin in seen or asin == "nan" or len(asin) > _LONGEST_ID:
                 continue
             seen.add(asin)
-            yield _product(row, notes.get(asin, {}))
+            yield _product(row, notes.get(asin, {}), people.get(asin, ()))
         except KeyError as error:
             raise ValueError(f"{source}: product {number} has no {error}") from None
         except (TypeError, AttributeError, ValueError, IndexError) as error:
             raise ValueError(f"{source}: product {number} is malformed: {error}") from None
 
 
-def _product(row: Mapping[str, Any], note: Mapping[str, Any]) -> Product:
+def _product(
+    row: Mapping[str, Any], note: Mapping[str, Any], people: Sequence[Mapping[str, Any]]
+) -> Product:
     bullets = row["small_description"]
     return Product(
         asin=row["asin"],
@@ -145,7 +167,13 @@ def _product(row: Mapping[str, Any], note: Mapping[str, Any]) -> Product:
         product_category=row["product_category"],
         request=note.get("instruction") or "",
         wanted=tuple(note.get("instruction_attributes") or ()),
+        people=tuple(_request(asked) for asked in people if asked["instruction_attributes"]),
     )
+
+
+def _request(asked: Mapping[str, Any]) -> Request:
+    attributes, options = asked["instruction_attributes"], asked["instruction_options"]
+    return Request(asked["instruction"].strip("."), tuple(attributes), tuple(options))
 
 
 def _prices(tag: str | None) -> tuple[float, ...]:

@@ -1,11 +1,12 @@
-"""What a shopper asks for: every choice of options of every product that has a request."""
+"""What a shopper asks for: every choice of options of every product that has a request, or what
+people have asked for in their own words."""
 
 import dataclasses
 import math
 import random
 from collections.abc import Sequence
 
-from atod_jax.envs.webshop.catalogue import Product
+from atod_jax.envs.webshop.catalogue import Product, Request
 
 _PRICE_SEED, _ORDER_SEED = 42, 233
 NO_LIMIT = 1_000_000.0  # price limit where the product is dearer than all steps below
@@ -19,7 +20,7 @@ class Goal:
     asin: str
     instruction: str
     attributes: tuple[str, ...]
-    options: dict[str, str]
+    options: tuple[str | tuple[str, str], ...]  # (name, value), or a person's value alone
     price_limit: float
     title: str
     query: str
@@ -60,16 +61,25 @@ def shuffled(count: int) -> list[int]:
 def make_goal(product: Product, choice: int, price_limit: float) -> Goal:
     """The goal that asks for the `choice`-th combination of the product's options."""
     names = sorted(product.options)
-    options = dict(zip(names, _nth([product.options[name] for name in names], choice)))
-    wish = ", and ".join(f"{name}: {value}" for name, value in options.items())
-    instruction = product.request + (f" with {wish}" if wish else "")
-    if price_limit < NO_LIMIT:
-        instruction += f", and price lower than {price_limit:.2f} dollars"
+    options = tuple(zip(names, _nth([product.options[name] for name in names], choice)))
+    wish = ", and ".join(f"{name}: {value}" for name, value in options)
+    request = product.request + (f" with {wish}" if wish else "")
+    return _goal(product, Request(request, product.wanted, options), price_limit)
+
+
+def make_persons_goal(product: Product, number: int, price_limit: float) -> Goal:
+    """The goal of the `number`-th person who asked for the product."""
+    return _goal(product, product.people[number], price_limit)
+
+
+def _goal(product: Product, request: Request, price_limit: float) -> Goal:
+    limited = price_limit < NO_LIMIT
+    limit = f", and price lower than {price_limit:.2f} dollars" if limited else ""
     return Goal(
         asin=product.asin,
-        instruction=instruction,
-        attributes=product.wanted,
-        options=options,
+        instruction=request.text + limit,
+        attributes=request.attributes,
+        options=request.options,
         price_limit=price_limit,
         title=product.title,
         query=product.query,

@@ -1,8 +1,10 @@
 """How a visit to the shop is shown to a model, and how its answer becomes a command."""
 
+import functools
 import re
 from collections.abc import Sequence
 
+from atod_jax.envs import tagged
 from atod_jax.envs.base import Episode, Observation, Projection, Template
 from atod_jax.envs.webshop.pages import SEPARATOR
 from atod_jax.envs.webshop.view import Offer, View, make_view, read_task
@@ -79,8 +81,7 @@ PAPER_INSTRUCTIONS = (
     " admissible actions and write it inside <action> </action>."
 )
 MAX_PROMPT_CHARS = 13_000  # a longer prompt is shown without history
-_FALLBACK_CHARS = 20
-_CJK = re.compile("[\u4e00-\u9fff]")
+paper_project = functools.partial(tagged.project, fallback=20)  # characters
 
 
 def paper_prompt(episode: Episode, history: int) -> str:
@@ -127,27 +128,7 @@ def _actions(now: Observation) -> str:
     return f"{PAPER_ACTIONS}\n{listed}]."
 
 
-def paper_project(response: str, commands: Sequence[str]) -> Projection:
-    """Lower-cased text between the first action tags; membership in `commands` is not checked.
-
-    Invalid without both action tags (then the last 20 characters are sent), without both think
-    tags (case-sensitive), or with a character in U+4E00..U+9FFF.
-    """
-    text = response.lower()
-    start, end = text.find("<action>"), text.find("</action>")
-    if start < 0 or end < 0:
-        return Projection(text[-_FALLBACK_CHARS:], False)
-    thinks = "<think>" in response and "</think>" in response
-    command = text[start + len("<action>") : end].strip()
-    return Projection(command, thinks and not _CJK.search(response))
-
-
-def paper_respond(command: str, thought: str) -> str:
-    """A response with both tags; the think block stays even when the thought is empty."""
-    return f"<think>{thought}</think>\n<action>{command}</action>"
-
-
 TEMPLATES = {
-    "paper": Template(paper_prompt, paper_project, paper_respond),
+    "paper": Template(paper_prompt, paper_project, tagged.respond),
     "compact": Template(compact_prompt, compact_project, compact_respond),
 }

@@ -94,10 +94,11 @@ def options_met(goal: Goal, chosen: Iterable[str]) -> int:
     """How many wanted options have a chosen value like them.
 
     A wanted option is compared by name and value, printed as a pair, so values that are part of
-    it match too; only a value that is a colour word stands for itself.
+    it match too; only a value that is a colour word stands for itself. People's requests hold
+    values alone.
     """
     bought = [_colour_in(value) for value in chosen]
-    wanted = [_colour_in(pair) for pair in goal.options.items()]
+    wanted = [_colour_in(option) for option in goal.options]
     return sum(any(alike(value, want) for value in bought) for want in wanted)
 
 

@@ -18,12 +18,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from atod_jax.envs.webshop import catalogue, goals
-from atod_jax.envs.webshop.catalogue import Product
+from atod_jax.envs.webshop.catalogue import Product, Request
 from atod_jax.envs.webshop.goals import Goal
 from atod_jax.envs.webshop.indexing import Allocate, IndexBuilder
 from atod_jax.envs.webshop.search import Arrays, Index
 
-_FORMAT = 1  # of the files below; older folders are built anew
+_FORMAT = 2  # of the files below; older folders are built anew
 _TEXTS = "products.bin"  # the products, packed, one behind the other
 _KEPT_PRODUCTS = 1024
 
@@ -35,10 +35,12 @@ class Shop:
       arrays: those of `search.Index`; `offsets` [N+1] int64 where a product lies in `texts`;
         `prices` [N] float64; `goal_products`, `goal_choices` [G] uint32 and `goal_limits` [G].
       texts: [bytes] uint8, the packed products.
+      people: the goals are those of people.
     """
 
-    def __init__(self, arrays: Arrays, texts: np.ndarray):
+    def __init__(self, arrays: Arrays, texts: np.ndarray, *, people: bool = False):
         self._arrays, self._texts = arrays, texts
+        self._make_goal = goals.make_persons_goal if people else goals.make_goal
         self._index = Index(arrays)
         self.product = functools.lru_cache(_KEPT_PRODUCTS)(self._unpack)
 
@@ -61,7 +63,7 @@ class Shop:
         """The goal of that number; IndexError beyond the last."""
         parts = ("goal_products", "goal_choices", "goal_limits")
         product, choice, limit = (self._arrays[name][number] for name in parts)
-        return goals.make_goal(self.product(int(product)), int(choice), float(limit))
+        return self._make_goal(self.product(int(product)), int(choice), float(limit))
 
     def _unpack(self, number: int) -> Product:
         start, end = self._arrays["offsets"][number : number + 2]
@@ -77,6 +79,9 @@ def _unpacked(data: bytes) -> Product:
     values = dict(zip(Product.__dataclass_fields__, json.loads(zlib.decompress(data))))
     for name in ("bullets", "prices", "attributes", "wanted"):
         values[name] = tuple(values[name])
+    values["people"] = tuple(
+        Request(text, tuple(wanted), tuple(options)) for text, wanted, options in values["people"]
+    )
     values["options"] = {name: tuple(options) for name, options in values["options"].items()}
     return Product(**values)
 
@@ -96,7 +101,9 @@ def in_memory(products: Iterable[Product]) -> Shop:
     return Shop(arrays, np.frombuffer(texts.getbuffer(), np.uint8))
 
 
-def _build(products: Iterable[Product], allocate: Allocate, texts: BinaryIO) -> None:
+def _build(
+    products: Iterable[Product], allocate: Allocate, texts: BinaryIO, *, people: bool = False
+) -> None:
     """Fills the arrays of a `Shop` in one pass over its products.
 
     Raises:
@@ -104,15 +111,18 @@ def _build(products: Iterable[Product], allocate: Allocate, texts: BinaryIO) -> 
     """
     builder, rng = IndexBuilder(), goals.make_rng()
     ids, prices, sizes = [], [], [0]
-    asking: list[tuple[int, int]] = []  # (number, ways to choose) of products with a request
+    # (product, first choice, number of choices): goals that have their price limit in common
+    asking: list[tuple[int, int, int]] = []
     for number, product in enumerate(products):
         ids.append(product.asin)
         prices.append(goals.draw_price(product, rng))
         sizes.append(texts.write(_packed(product)))
         builder.add(product.indexed_text)
-        if product.request:
-            asking.append((number, goals.choices(product)))
-    limits = [goals.draw_limit(prices[number], rng) for number, _ in asking]
+        if people:
+            asking += [(number, person, 1) for person in range(len(product.people))]
+        elif product.request:
+            asking.append((number, 0, goals.choices(product)))
+    limits = [goals.draw_limit(prices[number], rng) for number, _, _ in asking]
     if not asking:
         raise ValueError("no product has a request, so there is no goal; add instructions")
     builder.finish(np.array(ids, "S"), allocate)
@@ -123,10 +133,10 @@ def _build(products: Iterable[Product], allocate: Allocate, texts: BinaryIO) -> 
 
 def _number_goals(asking: np.ndarray, limits: np.ndarray, allocate: Allocate) -> None:
     """Every choice of every asking product, in the shuffled order."""
-    numbers, ways = asking.T
+    numbers, first, ways = asking.T
     total = int(ways.sum())
     order = np.array(goals.shuffled(total), np.int64)
-    choices = np.arange(total) - np.repeat(np.cumsum(ways) - ways, ways)
+    choices = np.arange(total) - np.repeat(np.cumsum(ways) - ways - first, ways)
     allocate("goal_products", total, np.uint32)[:] = np.repeat(numbers, ways)[order]
     allocate("goal_choices", total, np.uint32)[:] = choices[order]
     allocate("goal_limits", total, np.float32)[:] = np.repeat(limits, ways)[order]
@@ -135,7 +145,9 @@ def _number_goals(asking: np.ndarray, limits: np.ndarray, allocate: Allocate) ->
 # -------------------------------------------------------------------------------------------- files
 
 
-def from_folder(folder: Path, make_products: Callable[[], Iterable[Product]]) -> Shop:
+def from_folder(
+    folder: Path, make_products: Callable[[], Iterable[Product]], *, people: bool = False
+) -> Shop:
     """The shop in `folder`, built from `make_products()` if it is not there yet.
 
     The folder appears whole or not at all; processes that build it at once do not disturb each
@@ -147,10 +159,11 @@ def from_folder(folder: Path, make_products: Callable[[], Iterable[Product]]) ->
             made = Path(scratch) / folder.name
             made.mkdir()
             with (made / _TEXTS).open("wb") as texts:
-                _build(make_products(), functools.partial(_map_new, made), texts)
+                _build(make_products(), functools.partial(_map_new, made), texts, people=people)
             _publish(made, folder)
     arrays = {path.stem: _map(path) for path in folder.glob("*.npy")}
-    return Shop(arrays, np.memmap(folder / _TEXTS, np.uint8, "r").view(np.ndarray))
+    texts = np.memmap(folder / _TEXTS, np.uint8, "r").view(np.ndarray)
+    return Shop(arrays, texts, people=people)
 
 
 def _publish(made: Path, folder: Path) -> None:
@@ -170,8 +183,10 @@ def _map(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r").view(np.ndarray)  # slices of plain arrays are faster
 
 
-def cached(folder: Path) -> Shop:
+def cached(folder: Path, *, people: bool = False) -> Shop:
     """The shop whose product files are in `folder`; its index is kept in the user's cache folder.
+
+    With `people`, the goals are the requests of people, from a file of their own.
 
     Raises:
         FileNotFoundError: no such folder, or no file of products or of instructions in it.
@@ -179,13 +194,18 @@ def cached(folder: Path) -> Shop:
     """
     items = _find(folder, "products", ("items_shuffle", "products"))
     notes = _find(folder, "instructions", ("items_ins",))
+    asked = [_find(folder, "people's requests", ("items_human_ins", "human_ins"))] if people else []
 
     def make_products() -> Iterable[Product]:
         return catalogue.products(
-            catalogue.read_rows(items), catalogue.read_notes(notes), source=str(items)
+            catalogue.read_rows(items),
+            catalogue.read_notes(notes),
+            source=str(items),
+            people=catalogue.read_notes(asked[0]) if people else {},
         )
 
-    return from_folder(_cache_folder() / _fingerprint(items, notes), make_products)
+    place = _cache_folder() / _fingerprint(items, notes, *asked)
+    return from_folder(place, make_products, people=people)
 
 
 def _find(folder: Path, what: str, stems: Sequence[str]) -> Path:

@@ -1,0 +1,62 @@
+"""`python -m atod_jax.export`: the student of a training run as a Hugging Face folder.
+
+    python -m atod_jax.export --config=configs/household.py --checkpoint=runs/a --out=models/a
+
+Config, tokenizer, chat template and safetensors, as transformers (and everything built on it) reads
+them. The config is the one the run was started with.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from atod_jax import assembly, cli
+from atod_jax.evaluate import CHECKPOINT, load_policy
+from atod_jax.models.checkpoint_io import save_hf
+
+OUT = flags.DEFINE_string("out", "", "the folder to write; an earlier checkpoint there is replaced")
+MAX_SHARD_GB = flags.DEFINE_float("max_shard_gb", 4.0, "largest weights file, in 10^9 bytes")
+
+
+def main(cfg: ConfigDict, workdir: str) -> None:
+    """The command."""
+    export(cfg, CHECKPOINT.value, OUT.value, max_shard_gb=MAX_SHARD_GB.value)
+
+
+def export(cfg: ConfigDict, checkpoint: str, out: str, *, max_shard_gb: float = 4.0) -> None:
+    """Writes the weights of `checkpoint` and all that is needed to use them.
+
+    Args:
+      checkpoint: a run of `train` (its latest step), one step of it, or a Hugging Face folder;
+        "" exports cfg.student.path as it is.
+      out: the folder; it appears complete or not at all.
+      max_shard_gb: start another file beyond this size.
+
+    Raises:
+      ValueError: no `out`, or no room in a shard.
+      FileNotFoundError: no such checkpoint.
+      FileExistsError: `out` exists and is not a checkpoint folder.
+    """
+    if not out:
+        raise ValueError("--out is missing: name the folder to write, e.g. --out=models/a")
+    if max_shard_gb <= 0:
+        raise ValueError(f"--max_shard_gb={max_shard_gb}: give a size above 0, e.g. 4")
+    mesh = assembly.mesh_of(cfg)
+    with jax.set_mesh(mesh):
+        model = load_policy(cfg, checkpoint, mesh)
+        save_hf(
+            out,
+            model.lm.config,
+            model.params,
+            tokenizer=model.tokenizer,
+            shard_bytes=int(max_shard_gb * 1e9),
+        )
+    files = sorted(Path(out).glob("*.safetensors"))
+    size = sum(f.stat().st_size for f in files) / 1e9
+    print(f"{out}: {size:.3f} GB in {len(files)} weight file(s), with tokenizer and template")
+
+
+if __name__ == "__main__":
+    cli.run(main, workdir_required=False)

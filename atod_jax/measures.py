@@ -1,0 +1,85 @@
+"""The numbers of one iteration: losses, episodes, environments, seconds per phase."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from atod_jax.records import StopReason, Trajectory
+from atod_jax.types import Mean
+
+
+def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> dict[str, float]:
+    """The metrics of one iteration, fetched and pooled by name.
+
+    Raises:
+      FloatingPointError: the loss or the gradient is not finite.
+    """
+    pooled: dict[str, Mean] = {}
+    for some in jax.device_get(means):
+        pooled |= {name: pooled[name] + m if name in pooled else m for name, m in some.items()}
+    scalars = {name: mean.value() for name, mean in pooled.items()}
+    for name in ("loss/total", "update/grad_norm"):
+        if not np.isfinite(scalars[name]):
+            raise FloatingPointError(
+                f"{name}={scalars[name]} at step {step}: training diverged; lower optim.lr or "
+                f"optim.clip_norm and resume from the last checkpoint in {out / 'checkpoints'}"
+            )
+    return scalars
+
+
+def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """What the episodes of one iteration looked like from outside."""
+    turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]
+    return {
+        "rollout/success": float(np.mean([t.success for t in trajectories])),
+        "rollout/score": float(np.mean([t.score for t in trajectories])),
+        "rollout/prompt_too_long": float(
+            np.mean([t.stop is StopReason.prompt_too_long for t in trajectories])
+        ),
+        "rollout/return": float(np.mean([t.total_reward for t in trajectories])),
+        "rollout/turns": float(np.mean([len(t.turns) for t in trajectories])),
+        "rollout/valid_actions": float(np.mean([turn.valid for turn in turns])),
+        "rollout/rows": float(len(turns)),
+        "rollout/action_tokens": float(np.mean([len(turn.action) for turn in turns])),
+        "rollout/prompt_tokens": float(np.mean([len(turn.prompt) for turn in turns])),
+    }
+
+
+def env_scalars(
+    cfg: ConfigDict,
+    trajectories: Sequence[Trajectory],
+    counts: dict[str, float],
+    seconds: dict[str, float],
+) -> dict[str, float]:
+    """What the environments of one iteration took, and how many groups they could not play."""
+    alone = cfg.algorithm.name == "sft"
+    planned = cfg.rollout.tasks * (cfg.rollout.group if alone else 1)
+    return {
+        "rollout/failed_groups": float(planned - len({t.group for t in trajectories})),
+        "env/steps_per_second": counts["steps"] / seconds["seconds/rollout"],
+        "env/seconds_waiting": counts["waited"],
+        "env/share_of_step": counts["waited"] / seconds["seconds/step"],
+        "env/restarts": counts["restarts"],
+        "env/timeouts": counts["timeouts"],
+    }
+
+
+class Clock:
+    """Seconds per phase of one iteration."""
+
+    def __init__(self) -> None:
+        self._last, self._laps = time.perf_counter(), {}
+
+    def lap(self, name: str) -> None:
+        """Books the time since the last lap under `name`."""
+        now = time.perf_counter()
+        self._laps[f"seconds/{name}"] = now - self._last
+        self._last = now
+
+    def scalars(self) -> dict[str, float]:
+        """The laps and their sum."""
+        return {**self._laps, "seconds/step": sum(self._laps.values())}

@@ -1,0 +1,112 @@
+"""Weights from a Hugging Face folder straight onto the devices of a mesh.
+
+Every process reads the parts its devices hold, one tensor of one layer at a time, so that beside
+the parameters themselves hardly more than the largest tensor is ever in memory.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from jax.sharding import NamedSharding, PartitionSpec
+
+from atod_jax.models.transformer import ModelConfig
+from atod_jax.models.weights import Box, Weights
+
+
+def load_sharded(
+    folder: str | Path,
+    config: ModelConfig,
+    shardings: Callable[[Any], Any],
+    *,
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """The parameters of a checkpoint folder, placed.
+
+    Args:
+      folder: with one safetensors file, or several and an index.
+      config: as `checkpoint_io.read_config` gives it.
+      shardings: tree of arrays or ShapeDtypeStructs -> tree of NamedSharding.
+      dtype: of the parameters. "int8": the matrices of the layers as integers, each output channel
+        with a float32 scale; everything else bfloat16. For models that are not trained.
+
+    Raises:
+      FileNotFoundError: a file of the folder is missing.
+      ValueError: a file is corrupt, the tensors are not exactly those the config implies, or a
+        sharding cuts an axis that is not stored as one.
+    """
+    weights = Weights(Path(folder), config)
+    read_as = "bfloat16" if dtype == "int8" else dtype
+    shapes = {k: jax.ShapeDtypeStruct(v, read_as) for k, v in weights.shapes().items()}
+    places = shardings(unflatten_dict(shapes))
+    flat = {}
+    for name, like in shapes.items():
+        place = functools.reduce(lambda tree, key: tree[key], name, places)
+        read = _assemble if name[0] == "layers" else _place
+        flat[name] = read(functools.partial(weights.block, name), like, place)
+        if dtype == "int8" and name[-1] == "kernel" and name[-2] != "router":
+            flat |= _as_integers(name, flat[name], weights.contracted(name), shardings)
+    return unflatten_dict(flat)
+
+
+def _place(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
+    """One array from its parts; devices that hold the same part share one reading of it."""
+    block = functools.cache(lambda box: read(box, like.dtype))
+
+    def callback(index: tuple[slice, ...]) -> np.ndarray:
+        return block(tuple(part.indices(n)[:2] for part, n in zip(index, like.shape)))
+
+    return jax.make_array_from_callback(like.shape, place, callback)
+
+
+def _assemble(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
+    """A stacked parameter, layer by layer into one device buffer."""
+    axes = (*place.spec, *[None] * (len(like.shape) - len(place.spec)))
+    layer_place = NamedSharding(place.mesh, PartitionSpec(*axes[1:]))
+    layer_like = jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
+    stack = jax.jit(functools.partial(jnp.zeros, like.shape, like.dtype), out_shardings=place)()
+    for i in range(like.shape[0]):
+
+        def read_layer(box: Box, dtype: Any, i: int = i) -> np.ndarray:
+            return read(((i, i + 1), *box), dtype)[0]
+
+        layer = _place(read_layer, layer_like, layer_place)
+        stack = jax.block_until_ready(_write(stack, layer, jnp.int32(i), place=place))
+    return stack
+
+
+@functools.partial(jax.jit, static_argnames="place", donate_argnames="stack")
+def _write(stack: jax.Array, layer: jax.Array, i: jax.Array, *, place: Any) -> jax.Array:
+    stack = jax.lax.dynamic_update_index_in_dim(stack, layer, i, axis=0)
+    return jax.lax.with_sharding_constraint(stack, place)
+
+
+def _as_integers(
+    name: tuple[str, ...], kernel: jax.Array, axes: tuple[int, ...], shardings: Callable[[Any], Any]
+) -> dict[tuple[str, ...], jax.Array]:
+    """The two parameters that take the place of one kernel."""
+    names = (name, (*name[:-1], "scale"))
+
+    def convert(kernel: jax.Array) -> Any:
+        return unflatten_dict(dict(zip(names, to_int8(kernel, axes))))
+
+    places = shardings(jax.eval_shape(convert, kernel))
+    tree = jax.jit(convert, out_shardings=places)(kernel)
+    return {key: functools.reduce(lambda node, part: node[part], key, tree) for key in names}
+
+
+def to_int8(kernel: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Integers in [-127, 127] and the float32 scale of each output channel.
+
+    integers * scale differs from `kernel` by at most half a scale, which is 1/254 of the channel's
+    largest weight. `axes` are those a product sums over; the scale keeps them with size 1.
+    """
+    exact = kernel.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(exact), axis=axes, keepdims=True)
+    scale = jnp.where(largest > 0, largest / 127, 1.0)
+    return jnp.round(exact / scale).astype(jnp.int8), scale

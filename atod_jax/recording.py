@@ -1,0 +1,324 @@
+"""Finished episodes as a TFDS data set: one flat record per turn, one split per training step.
+
+    tfds.builder_from_directory("<workdir>/episodes/1.0.0").as_data_source("step_000012")
+
+The files are array_record and are read without TensorFlow; the split "all" is every step. `FIELDS`
+says what a record holds. Reading gives back what was written, bit for bit; only the payload of a
+task, the environment's business, is not kept.
+"""
+
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atod_jax.records import StopReason, Task, Trajectory, Turn
+
+NAME, VERSION = "episodes", "1.0.0"
+TURN_COLUMNS = ("d", "h", "w")
+Columns = Mapping[str, Sequence[float]]  # a number per turn under each name
+
+# name -> (type, meaning); reward, is_first, is_last, is_terminal, observation and action as in RLDS
+FIELDS = {
+    "episode_id": ("text", "training step / number of the episode in it"),
+    "step": ("int", "iteration of the training run"),
+    "turn": ("int", "0-based inside the episode; -1: the one record of an episode without turns"),
+    "is_first": ("bool", "the first turn"),
+    "is_last": ("bool", "the last turn"),
+    "is_terminal": ("bool", "the environment ended the episode with this turn"),
+    "task_id": ("text", "the problem"),
+    "task_kind": ("text", "results are grouped by it"),
+    "group": ("int", "episodes of the same task in this step share it"),
+    "success": ("bool", "of the episode"),
+    "score": ("float64", "graded outcome of the episode, in [0, 1]"),
+    "stop": ("text", "why the episode ended"),
+    "observation": ("text", "what the environment showed before the action"),
+    "prompt": ("ids", "what the student read"),
+    "teacher_prompt": ("ids", "what the teacher read instead; empty: the same"),
+    "action": ("ids", "what the student sampled, end token included"),
+    "logp": ("floats", "log-probability of each action token when it was sampled, nats"),
+    "response": ("text", "the action as text"),
+    "command": ("text", "what was sent to the environment"),
+    "valid": ("bool", "the response held a command"),
+    "replayed": ("bool", "played for the student: no ids, never trained on"),
+    "reward": ("float64", "of the environment for this turn"),
+    "d": ("float", "disagreement of student and teacher, nats; nan: unknown"),
+    "h": ("float", "uncertainty of the student, nats; nan: unknown"),
+    "w": ("float", "T-DUR weight of the turn; nan: unknown"),
+}
+TEXTS = tuple(name for name, (kind, _) in FIELDS.items() if kind == "text")
+
+_NOTHING = np.zeros(0, np.int32)
+_NO_TURN = Turn(
+    prompt=_NOTHING,
+    action=_NOTHING,
+    logp=np.zeros(0, np.float32),
+    observation="",
+    response="",
+    command="",
+    valid=True,
+    reward=0.0,
+)
+
+
+def split_name(step: int) -> str:
+    """The split that holds the episodes of a training step."""
+    return f"step_{step:06d}"
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+class Recorder:
+    """Writes the episodes of a run, a step whole or not at all.
+
+    A step that is written again, as after a resume, takes the place of its earlier version.
+    """
+
+    def __init__(self, folder: Path, tokenizer: str):
+        """Args: the folder of the data set (made when needed), the digest of the tokenizer."""
+        self._folder, self._scratch = folder / VERSION, folder / VERSION / ".partial"
+        self._tokenizer = tokenizer
+
+    def write(
+        self,
+        step: int,
+        trajectories: Sequence[Trajectory],
+        columns: Sequence[Columns] | None = None,
+    ) -> None:
+        """Adds the episodes of one step, with d, h and w per turn where they are known."""
+        name = split_name(step)
+        columns = [{}] * len(trajectories) if columns is None else columns
+        records = [
+            record
+            for number, (episode, known) in enumerate(zip(trajectories, columns, strict=True))
+            for record in _records(step, number, episode, known)
+        ]
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True)
+        info = self._write_shard(name, records)
+        published = self._published()
+        splits = published | {name: info.splits[name]}
+        if name in published:  # the index must never describe another version of a file
+            self._publish(info, [s for s in published.values() if s.name != name])
+        for shard in self._scratch.glob(f"{NAME}-{name}.*"):
+            os.replace(shard, self._folder / shard.name)
+        self._publish(info, [splits[key] for key in sorted(splits)])
+        shutil.rmtree(self._scratch)
+
+    def _write_shard(self, name: str, records: Sequence[dict[str, Any]]) -> Any:
+        """The file of one split in the scratch folder; returns the DatasetInfo that tells of it."""
+        import tensorflow_datasets as tfds
+
+        info = _dataset_info(self._scratch, self._tokenizer)
+        writer = tfds.core.SequentialWriter(
+            info, max_examples_per_shard=len(records), file_format="array_record"
+        )
+        writer.initialize_splits([name])
+        writer.add_examples({name: records})
+        writer.close_all()
+        return info
+
+    def _published(self) -> dict[str, Any]:
+        """The splits that are there, by name."""
+        if not (self._folder / "dataset_info.json").is_file():
+            return {}
+        return dict(_builder(self._folder).info.splits)
+
+    def _publish(self, info: Any, splits: Sequence[Any]) -> None:
+        """Makes exactly these splits the content of the data set."""
+        import tensorflow_datasets as tfds
+
+        info.set_splits(tfds.core.splits.SplitDict(splits))
+        info.write_to_directory(self._scratch)
+        for file in ("features.json", "metadata.json", "dataset_info.json"):
+            os.replace(self._scratch / file, self._folder / file)
+
+
+def _dataset_info(folder: Path, tokenizer: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=NAME, version=VERSION, data_dir=str(folder), module_name=__name__
+    )
+    return tfds.core.DatasetInfo(
+        builder=identity,
+        description="Episodes of a training run, a record per turn, a split per training step.",
+        features=_features(),
+        metadata=tfds.core.MetadataDict(tokenizer=tokenizer),
+    )
+
+
+def _features() -> Any:
+    """The types of FIELDS; float64 goes as bytes, since an Example holds float32 only."""
+    from tensorflow_datasets import features as f
+
+    make = {
+        "text": lambda doc: f.Text(doc=doc),
+        "int": lambda doc: f.Scalar(np.int32, doc=doc),
+        "bool": lambda doc: f.Scalar(np.bool_, doc=doc),
+        "float": lambda doc: f.Scalar(np.float32, doc=doc),
+        "float64": lambda doc: f.Tensor(
+            shape=(), dtype=np.float64, encoding=f.Encoding.BYTES, doc=doc
+        ),
+        "ids": lambda doc: f.Tensor(shape=(None,), dtype=np.int32, doc=doc),
+        "floats": lambda doc: f.Tensor(shape=(None,), dtype=np.float32, doc=doc),
+    }
+    return f.FeaturesDict({name: make[kind](doc) for name, (kind, doc) in FIELDS.items()})
+
+
+def _records(
+    step: int, number: int, episode: Trajectory, columns: Columns
+) -> Iterator[dict[str, Any]]:
+    last = len(episode.turns) - 1
+    same = {
+        "episode_id": f"{step}/{number}",
+        "step": step,
+        "task_id": episode.task.id,
+        "task_kind": episode.task.kind,
+        "group": episode.group,
+        "success": episode.success,
+        "score": np.float64(episode.score),
+        "stop": episode.stop.value,
+    }
+    for k, turn in enumerate(episode.turns) if episode.turns else [(-1, _NO_TURN)]:
+        place = {
+            "turn": k,
+            "is_first": k <= 0,
+            "is_last": k == last,
+            "is_terminal": k == last and episode.stop is StopReason.done,
+        }
+        known = {c: columns[c][k] if c in columns and k >= 0 else np.nan for c in TURN_COLUMNS}
+        yield same | place | _turn_record(turn) | known
+
+
+def _turn_record(turn: Turn) -> dict[str, Any]:
+    return {
+        "observation": turn.observation,
+        "prompt": turn.prompt,
+        "teacher_prompt": _NOTHING if turn.teacher_prompt is None else turn.teacher_prompt,
+        "action": turn.action,
+        "logp": turn.logp,
+        "response": turn.response,
+        "command": turn.command,
+        "valid": turn.valid,
+        "replayed": turn.replayed,
+        "reward": np.float64(turn.reward),
+    }
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+class Recording:
+    """Recorded episodes, opened for reading.
+
+    Args:
+      path: a workdir of train, or the folder of a data set.
+
+    Raises:
+      FileNotFoundError: there is no data set.
+      ValueError: it is damaged or holds something else.
+    """
+
+    def __init__(self, path: str | Path):
+        self.folder = _dataset_folder(Path(path))
+        try:
+            self._builder = _builder(self.folder)
+            fields, metadata = set(self._builder.info.features), dict(self._builder.info.metadata)
+            names = list(self._builder.info.splits)
+        except Exception as error:  # whatever TFDS trips over in a damaged file
+            raise ValueError(
+                f"{self.folder} is not a readable data set ({_in_short(error)}); record it again"
+            ) from error
+        missing = sorted(FIELDS.keys() - fields) + ["tokenizer"] * ("tokenizer" not in metadata)
+        if missing:
+            raise ValueError(
+                f"{self.folder} holds no recorded episodes: it lacks {', '.join(missing[:5])}; "
+                "name a folder written by train with --config.record=true"
+            )
+        self.tokenizer = str(metadata["tokenizer"])  # digest of the one the ids belong to
+        numbers = [re.fullmatch(r"step_(\d+)", name) for name in names]
+        self.steps = sorted(int(match[1]) for match in numbers if match)
+
+    def read(self, step: int) -> tuple[list[Trajectory], list[dict[str, list[float]]]]:
+        """The episodes of a training step as they were written; d, h and w per turn of each.
+
+        Raises:
+          ValueError: no such step, or its file is damaged.
+        """
+        if step not in self.steps:
+            there = f"{self.steps[0]} to {self.steps[-1]}" if self.steps else "none"
+            raise ValueError(f"no step {step} in {self.folder}; recorded steps: {there}")
+        name = split_name(step)
+        try:
+            records = [_with_texts(record) for record in self._builder.as_data_source(name)]
+        except Exception as error:  # array_record and TFDS raise many kinds
+            raise ValueError(
+                f"{self.folder / f'{NAME}-{name}.*'} is damaged ({_in_short(error)}); restore the "
+                "file or record the step again"
+            ) from error
+        episodes = [list(e) for _, e in itertools.groupby(records, lambda r: r["episode_id"])]
+        return [_trajectory(e) for e in episodes], [_columns(e) for e in episodes]
+
+
+def _dataset_folder(path: Path) -> Path:
+    for candidate in (path, path / VERSION, path / NAME / VERSION):
+        if (candidate / "dataset_info.json").is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"no recorded episodes in {str(path)!r}: name the workdir of a run of train with "
+        f"--config.record=true, or the folder of the data set, such as <workdir>/{NAME}/{VERSION}"
+    )
+
+
+def _builder(folder: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(folder)
+
+
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _with_texts(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {**record} | {name: record[name].decode() for name in TEXTS}
+
+
+def _trajectory(records: Sequence[Mapping[str, Any]]) -> Trajectory:
+    first = records[0]
+    return Trajectory(
+        task=Task(id=first["task_id"], kind=first["task_kind"], payload=None),
+        group=int(first["group"]),
+        turns=tuple(_turn(record) for record in records if record["turn"] >= 0),
+        success=bool(first["success"]),
+        stop=StopReason(first["stop"]),
+        score=float(first["score"]),
+    )
+
+
+def _turn(record: Mapping[str, Any]) -> Turn:
+    teacher_prompt = record["teacher_prompt"]
+    return Turn(
+        prompt=record["prompt"],
+        action=record["action"],
+        logp=record["logp"],
+        observation=record["observation"],
+        response=record["response"],
+        command=record["command"],
+        valid=bool(record["valid"]),
+        reward=float(record["reward"]),
+        teacher_prompt=teacher_prompt if len(teacher_prompt) else None,
+        replayed=bool(record["replayed"]),
+    )
+
+
+def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    turns = [record for record in records if record["turn"] >= 0]
+    return {name: [float(record[name]) for record in turns] for name in TURN_COLUMNS}

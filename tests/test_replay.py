@@ -1,0 +1,189 @@
+"""Recorded runs: reading them, scoring them again, training on them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_train import records, save_random_model, smoke_config
+
+from atod_jax import config, train
+from atod_jax.models.checkpoint_io import load_hf
+from atod_jax.recording import Recorder, Recording
+from atod_jax.replay import replay
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    student = save_random_model(folder / "student")
+    return student, save_random_model(folder / "teacher", hidden=24, seed=1)
+
+
+def recorded_config(models, algo="atod", **changes):
+    quiet = {"eval.every": 0, "save_every": 100}
+    return smoke_config(models, algo, **(quiet | changes))
+
+
+@pytest.fixture(scope="module")
+def run(models, tmp_path_factory):
+    """A run of three steps that kept its episodes."""
+    folder = tmp_path_factory.mktemp("run")
+    cfg = recorded_config(models, record=True, export=str(folder / "student"))
+    train.main(cfg, str(folder))
+    return folder
+
+
+def same_for_both(folder):
+    """The metrics of the training steps that do not speak of time or of the environments."""
+    timed = ("seconds/", "env/")
+    return [
+        {k: v for k, v in r.items() if not k.startswith(timed)}
+        for r in records(folder)
+        if "loss/total" in r
+    ]
+
+
+def assert_equal_weights(one, two):
+    (_, a), (_, b) = load_hf(one), load_hf(two)
+    flat_a, flat_b = train.flatten(a), train.flatten(b)
+    assert flat_a.keys() == flat_b.keys()
+    for name, value in flat_a.items():
+        np.testing.assert_array_equal(np.asarray(value), np.asarray(flat_b[name]), err_msg=name)
+
+
+def test_training_on_recorded_episodes_gives_the_same_updates(run, models, tmp_path):
+    cfg = recorded_config(models, export=str(tmp_path / "student"))
+    cfg.rollout.source, cfg.rollout.episodes = "recorded", str(run)
+    config.validate(cfg)
+    train.main(cfg, str(tmp_path))
+    assert len(same_for_both(run)) == 3
+    assert same_for_both(tmp_path) == same_for_both(run)
+    assert_equal_weights(tmp_path / "student", run / "student")
+    with pytest.raises(AssertionError):  # and the updates did something
+        assert_equal_weights(run / "student", models[0])
+
+
+def test_supervised_turns_can_be_recorded_too(models, tmp_path):
+    train.main(recorded_config(models, "sft", record=True), str(tmp_path / "fresh"))
+    cfg = recorded_config(models, "sft")
+    cfg.rollout.source, cfg.rollout.episodes = "recorded", str(tmp_path / "fresh")
+    config.validate(cfg)
+    train.main(cfg, str(tmp_path / "again"))
+    assert same_for_both(tmp_path / "again") == same_for_both(tmp_path / "fresh")
+
+
+def test_a_run_records_every_turn_with_its_signals(run):
+    recording = Recording(run)
+    assert recording.steps == [0, 1, 2]
+    for step, metrics in enumerate(same_for_both(run)):
+        episodes, columns = recording.read(step)
+        assert len(episodes) == 8
+        assert sum(len(e.turns) for e in episodes) == metrics["rollout/rows"]
+        weights = [w for c in columns for w in c["w"]]
+        assert np.mean(weights) == pytest.approx(metrics["turn_weight/mean"], rel=1e-5)
+        assert np.isfinite([x for c in columns for name in "dhw" for x in c[name]]).all()
+
+
+def test_a_killed_run_goes_on_and_records_every_step_once(run, models, tmp_path, monkeypatch):
+    cfg = recorded_config(models, record=True)
+
+    def die(writer, step, values, write=train.Writer.scalars):
+        if step == 1:
+            raise KeyboardInterrupt
+        write(writer, step, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Writer, "scalars", die)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(cfg, str(tmp_path))
+    assert Recording(tmp_path).steps == [0, 1]  # both are played again: no checkpoint was due
+    train.main(cfg, str(tmp_path))
+    straight, resumed = Recording(run), Recording(tmp_path)
+    assert resumed.steps == straight.steps
+    for step in straight.steps:
+        for one, two in zip(straight.read(step)[0], resumed.read(step)[0], strict=True):
+            assert one.task == two.task
+            for a, b in zip(one.turns, two.turns, strict=True):
+                np.testing.assert_array_equal(a.action, b.action)
+                np.testing.assert_array_equal(a.logp, b.logp)
+
+
+def test_episodes_are_printed_and_scored_again(run, models, capsys):
+    assert replay(str(run), 0, 2, None, "") is None
+    shown = capsys.readouterr().out
+    assert shown.count("\ntask ") == 2
+    assert all(f"  {name} " in shown for name in ("reward", "d", "h", "w"))
+    assert "2 of 8 episodes shown" in shown
+    rescored = replay(str(run), 0, 1, recorded_config(models), "")  # step 0: the start weights
+    assert rescored.difference < 1e-5
+    episodes, recorded = Recording(run).read(0)
+    for episode, then, now in zip(episodes, recorded, rescored.columns, strict=True):
+        sampled = [float(turn.logp.mean()) for turn in episode.turns]
+        np.testing.assert_allclose(now["sampler"], sampled, rtol=1e-5)
+        np.testing.assert_allclose(now["student"], sampled, rtol=1e-4)
+        for name in "dhw":
+            np.testing.assert_allclose(now[f"{name}_now"], then[name], rtol=1e-4, atol=1e-6)
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in ("sampler", "student", "teacher", "d_now"))
+    assert "largest difference" in shown
+
+
+def test_the_weights_after_training_say_something_else(run, models):
+    trained = replay(str(run), None, 1, recorded_config(models), str(run))
+    assert trained.difference > 1e-3
+
+
+def test_the_command_needs_no_config(run):
+    done = subprocess.run(
+        [sys.executable, "-m", "atod_jax.replay", f"--episodes={run}", "--step=1", "--limit=1"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "step 1 of" in done.stdout
+
+
+# ---------------------------------------------------------------------------------------- bad input
+
+
+def test_a_command_line_without_episodes_is_answered_in_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "atod_jax.replay"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--episodes is missing" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1
+
+
+def test_what_cannot_be_shown_is_named(run):
+    with pytest.raises(FileNotFoundError, match=r"no recorded episodes in 'nowhere'"):
+        replay("nowhere", None, 1, None, "")
+    with pytest.raises(ValueError, match=r"no step 9 in .*recorded steps: 0 to 2"):
+        replay(str(run), 9, 1, None, "")
+    with pytest.raises(ValueError, match=r"--checkpoint=x needs a --config"):
+        replay(str(run), 0, 1, None, "x")
+
+
+def test_more_steps_than_were_recorded_are_refused_before_the_start(run, models, tmp_path):
+    cfg = recorded_config(models, total_steps=5)
+    cfg.rollout.source, cfg.rollout.episodes = "recorded", str(run)
+    with pytest.raises(ValueError, match=r"total_steps=5: .*no episodes of step 3; set total_st"):
+        train.main(cfg, str(tmp_path))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_episodes_of_another_tokenizer_are_refused(run, models, tmp_path):
+    Recorder(tmp_path / "episodes", "another").write(0, Recording(run).read(0)[0])
+    cfg = recorded_config(models, total_steps=1)
+    cfg.rollout.source, cfg.rollout.episodes = "recorded", str(tmp_path)
+    with pytest.raises(ValueError, match=r"another tokenizer than that of the student"):
+        train.main(cfg, str(tmp_path / "again"))
+    with pytest.raises(ValueError, match=r"another tokenizer"):
+        replay(str(tmp_path), None, 1, cfg, "")
+
+
+@pytest.mark.parametrize("folder", ["", "nowhere"])
+def test_a_config_without_the_recorded_folder_is_refused(folder, models):
+    cfg = recorded_config(models)
+    cfg.rollout.source, cfg.rollout.episodes = "recorded", folder
+    with pytest.raises(ValueError, match=r"rollout\.episodes=.*: no such folder; name the workdir"):
+        config.validate(cfg)
