@@ -26,7 +26,7 @@ from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.render import Renderer, load_tokenizer
 from atod_jax.rollout import Act
-from atod_jax.sampling import Policy, SamplingConfig
+from atod_jax.sampling import Action, Policy, SamplingConfig
 from atod_jax.scoring import ScoreConfig
 from atod_jax.sharding import RULES, local_shards, make_mesh, param_shardings
 from atod_jax.streams import Stream, key
@@ -252,14 +252,15 @@ def score_config(cfg: ConfigDict, tokenizer: PreTrainedTokenizerFast, mesh: Mesh
 
 
 def policy(cfg: ConfigDict, model: Model, mesh: Mesh, temperature: float, max_rows: int) -> Policy:
-    """A sampler for `model` at the given temperature."""
+    """A sampler for `model` at the given temperature, for up to `max_rows` prompts of a process."""
+    at_once = -(-cfg.sampling.rows // jax.process_count()) or max_rows
     sampling = SamplingConfig(
         temperature=temperature,
         top_k=cfg.sampling.top_k,
         top_p=cfg.sampling.top_p,
         max_new_tokens=cfg.sampling.max_new_tokens,
         prompt_buckets=tuple(cfg.sampling.prompt_buckets),
-        max_rows=max_rows,
+        max_rows=min(max_rows, at_once),
         eos_ids=(model.tokenizer.eos_token_id,),
         pad_id=model.tokenizer.pad_token_id,
         vocab=len(model.tokenizer),
@@ -268,11 +269,20 @@ def policy(cfg: ConfigDict, model: Model, mesh: Mesh, temperature: float, max_ro
     return Policy(model.lm, sampling, mesh)
 
 
-def actor(policy: Policy, params: Any, key: jax.Array) -> Act:
-    """A rollout's `act` for fixed parameters; the draws of turn k come from fold_in(key, k)."""
-    return lambda prompts, slots, turn: policy.act(
-        params, prompts, slots, jax.random.fold_in(key, turn)
-    )
+def actor(policy: Policy, params: Any, key: jax.Array, slots: int) -> Act:
+    """A rollout's `act` for fixed parameters; the draws of turn k come from fold_in(key, k).
+
+    Up to `slots` prompts are sampled as many at a time as the policy takes. With several processes
+    all make the same number of calls, some perhaps without a prompt of their own.
+    """
+    size = policy.cfg.max_rows
+    pieces = [slice(first, first + size) for first in range(0, slots, size)]
+
+    def act(prompts: Sequence[Any], rows: Sequence[int], turn: int) -> list[Action]:
+        drawn = jax.random.fold_in(key, turn)
+        return [a for p in pieces for a in policy.act(params, prompts[p], rows[p], drawn)]
+
+    return act
 
 
 def mesh_shape(cfg: ConfigDict, devices: int) -> dict[str, int]:

@@ -55,6 +55,7 @@ def base() -> ConfigDict:
     c.sampling.top_k = 0  # 0 = off
     c.sampling.top_p = 1.0  # 1 = off
     c.sampling.max_new_tokens = 512
+    c.sampling.rows = 0  # prompts sampled at a time; 0 = all; fewer need less memory
     c.sampling.prompt_buckets = (512, 1024, 2048)  # compiled prompt lengths; the last is the limit
 
     c.demos = ConfigDict()  # only with rollout.source = expert
@@ -214,6 +215,8 @@ def _ranges(cfg: ConfigDict) -> list[str]:
         "keep_checkpoints": cfg.keep_checkpoints,
     }
     problems = [f"{k}={v}: must be at least 1" for k, v in positive.items() if v < 1]
+    if cfg.sampling.rows < 0:
+        problems.append(f"sampling.rows={cfg.sampling.rows}: give a number of rows, or 0 for all")
     if not 0 < cfg.sampling.top_p <= 1:
         problems.append(f"sampling.top_p={cfg.sampling.top_p}: must be in (0, 1]; 1 turns it off")
     if cfg.sampling.temperature <= 0:

@@ -123,7 +123,7 @@ def generation(cfg: ConfigDict) -> str:
         env = assembly.environment(cfg, student.tokenizer)
         (shown,) = env.pool.reset(env.tasks(cfg.eval.split, 1))
         policy = assembly.policy(cfg, student, mesh, 1.0, max_rows=1)
-        act = assembly.actor(policy, student.params, jax.random.key(cfg.seed))
+        act = assembly.actor(policy, student.params, jax.random.key(cfg.seed), slots=1)
         (action,) = act(env.renderer.prompts([Episode((), shown)]), [0], 0)
         env.pool.close()
     return f"{cfg.student.path} says {env.renderer.response(action.tokens)!r}"

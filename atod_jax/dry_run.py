@@ -66,6 +66,7 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
         minibatch_rows=cfg.packing.minibatch_rows,
         tiling=config.section(Tiling, cfg.head),
         platform=hardware.platform,
+        sampled=cfg.sampling.rows,
         plays=cfg.rollout.source == "student",
     )
     config.validate_mesh(cfg, plan.shards, mesh)

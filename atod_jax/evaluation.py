@@ -88,7 +88,7 @@ class Evaluator:
         """The result of `passes` sampling seeds per task, and the episodes of the first."""
         played = [
             play(
-                lambda k: assembly.actor(self._policy, params, k),
+                lambda k: assembly.actor(self._policy, params, k, self._cfg.eval.slots),
                 self._env,
                 tasks,
                 seed=self._cfg.seed + n,

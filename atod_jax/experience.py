@@ -52,7 +52,7 @@ def make_collect(
         if algorithm.context.privileged:
             contexts = [demonstration_text(d) for d in demonstrations(step, "expert", tasks)]
         trajectories = play_shared(
-            assembly.actor(policy, params, key(cfg.seed, Stream.rollout, step)),
+            assembly.actor(policy, params, key(cfg.seed, Stream.rollout, step), slots),
             env,
             tasks,
             group_size=cfg.rollout.group,
@@ -165,8 +165,9 @@ def _teacher_demonstrates(
         return assembly.policy(cfg, teacher, mesh, cfg.sampling.temperature, cfg.rollout.tasks)
 
     def demonstrate(step: int, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
+        drawn = key(cfg.seed, Stream.demonstrations, step)
         episodes = play_shared(
-            assembly.actor(policy(), teacher.params, key(cfg.seed, Stream.demonstrations, step)),
+            assembly.actor(policy(), teacher.params, drawn, cfg.rollout.tasks),
             env,
             tasks,
             group_size=1,

@@ -78,7 +78,7 @@ def peak(plan: Plan) -> tuple[str, float]:
 
 def sampling(plan: Plan, config: ModelConfig, rows: int) -> Parts:
     """Playing `rows` episodes side by side: prompts at once, then token by token."""
-    mine, size = -(-rows // plan.shards), item_bytes(config)
+    mine, size = -(-min(rows, plan.sampled or rows) // plan.shards), item_bytes(config)
     return {
         "KV cache": cache(plan, config, mine, plan.prompt + plan.columns),  # short, and grown
         "layer in work": mine * plan.prompt * _forward(widths(config, plan)) * size,

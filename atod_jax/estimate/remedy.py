@@ -37,10 +37,12 @@ def _changes(plan: Plan) -> Iterator[tuple[Options, Plan]]:
     if plan.student.remat != "full":
         student = dataclasses.replace(plan.student, remat="full")
         yield {"student.remat": "full"}, dataclasses.replace(plan, student=student)
-    for key, field in (("packing.micro_rows", "micro_rows"), ("eval.slots", "eval_slots")):
-        half = getattr(plan, field) // 2
-        if half and half % plan.shards == 0 and getattr(plan, field) % 2 == 0:
-            yield {key: half}, dataclasses.replace(plan, **{field: half})
+    half = plan.micro_rows // 2
+    if half and half % plan.shards == 0 and plan.micro_rows % 2 == 0:
+        yield {"packing.micro_rows": half}, dataclasses.replace(plan, micro_rows=half)
+    half = (plan.sampled or max(plan.episodes, plan.eval_slots)) // 2
+    if half and half % plan.shards == 0:
+        yield {"sampling.rows": half}, dataclasses.replace(plan, sampled=half)
     for key in ("teacher", "student"):
         model = getattr(plan, key)
         if model and model.dtype != "bfloat16":

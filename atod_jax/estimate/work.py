@@ -42,11 +42,12 @@ class Work:
 
 def iteration(plan: Plan) -> Mapping[str, Work]:
     """The phases of one training iteration, evaluations aside."""
-    rows = -(-plan.episodes // plan.shards)
     found = {}
     if plan.plays:
-        found["prompts"] = prompts(plan, rows).times(plan.turns)
-        found["actions"] = actions(plan, rows).times(plan.turns)
+        at_once = min(plan.sampled or plan.episodes, plan.episodes)
+        rows, pieces = -(-at_once // plan.shards), -(-plan.episodes // at_once)
+        found["prompts"] = prompts(plan, rows).times(plan.turns * pieces)
+        found["actions"] = actions(plan, rows).times(plan.turns * pieces)
     micros = plan.minibatches * plan.minibatch_rows // plan.micro_rows
     found["student scoring"] = score(plan, plan.student).times(micros)
     if plan.teacher:

@@ -60,6 +60,11 @@ def test_the_cache_of_a_toy():
     assert parts["attention scores"] == 8 * 2 * 100 * (4 + 4)
 
 
+def test_rows_sampled_later_need_no_cache_now():
+    whole, half = (memory.sampling(make_plan(sampled=n), TOY, 8)["KV cache"] for n in (0, 4))
+    assert whole == 2 * half
+
+
 def test_what_is_kept_for_the_backward_pass():
     plan = make_plan()
     kept = {

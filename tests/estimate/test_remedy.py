@@ -28,3 +28,11 @@ def test_rows_are_halved_as_long_as_they_divide():
     assert options["packing.micro_rows"] == changed.micro_rows == 4
     assert options["student.dtype"] == changed.student.dtype == "bfloat16"
     assert peak(changed)[1] > 0
+
+
+def test_fewer_prompts_at_a_time_where_sampling_is_the_peak():
+    student = dataclasses.replace(TOY, remat="full")
+    plan = make_plan(student, mesh={"fsdp": 4}, eval_slots=512, prompt=100)
+    options, changed = remedy(plan, 0.3 * peak(plan)[1])
+    assert options == {"sampling.rows": changed.sampled}
+    assert 0 < changed.sampled < 256

@@ -90,3 +90,10 @@ def test_links_slow_down_where_a_mesh_axis_leaves_the_node():
     near = roofline.phases(make_plan(mesh={"data": 4, "fsdp": 2}), parse("h100-8"))[-1]
     far = roofline.phases(make_plan(mesh={"data": 4, "fsdp": 4}), parse("h100-16"))[-1]
     assert 0 < 2 * near.links < far.links
+
+
+def test_sampling_some_rows_at_a_time_reads_the_weights_more_often():
+    whole, halves = (work.iteration(make_plan(sampled=n))["actions"] for n in (0, 4))
+    assert halves.flops == whole.flops
+    per_step = halves.memory - whole.memory
+    assert per_step == 3 * 6 * 4 * TOY_PARAMETERS  # turns, tokens
