@@ -161,10 +161,12 @@ def load_teacher(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model | None:
     """
     if not cfg.teacher.path:
         return None
+    # before any weights are read: a large teacher takes minutes
+    path = model_path(cfg.teacher.path, "teacher.path", "config.json")
+    _require_same_ids(cfg.teacher.path, student, load_tokenizer(str(path)))
     storage = cfg.teacher.dtype
     types = {"storage": storage, "compute": "bfloat16" if storage == "int8" else storage}
     teacher = load(cfg.teacher.path, "teacher.path", remat="none", mesh=mesh, **types)
-    _require_same_ids(cfg.teacher.path, student, teacher)
     rows, theirs = student.lm.config.vocab_size, teacher.lm.config.vocab_size
     if rows == theirs:
         return teacher
@@ -178,21 +180,21 @@ def load_teacher(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model | None:
     return teacher._replace(lm=build(config), params=params)
 
 
-def _require_same_ids(name: str, student: Model, teacher: Model) -> None:
+def _require_same_ids(name: str, student: Model, teacher: PreTrainedTokenizerFast) -> None:
     """Distillation compares the same token ids, so both models must mean the same by each."""
-    ours, theirs = len(student.tokenizer), len(teacher.tokenizer)
-    if ours != theirs:
+    ours, theirs = student.tokenizer, teacher
+    if len(ours) != len(theirs):
         raise ValueError(
-            f"teacher.path={name!r}: vocabulary of {theirs} ids, the student's tokenizer has "
-            f"{ours}; choose a teacher of the same family"
+            f"teacher.path={name!r}: vocabulary of {len(theirs)} ids, the student's tokenizer has "
+            f"{len(ours)}; choose a teacher of the same family"
         )
-    special = [(m.tokenizer.pad_token_id, m.tokenizer.eos_token_id) for m in (student, teacher)]
+    special = [(t.pad_token_id, t.eos_token_id) for t in (ours, theirs)]
     if special[0] != special[1]:
         raise ValueError(
             f"teacher.path={name!r}: its (padding, end) ids are {special[1]}, the student's "
             f"{special[0]}; correct pad_token and eos_token in one tokenizer_config.json"
         )
-    if tokenizer_digest(student.tokenizer) != tokenizer_digest(teacher.tokenizer):
+    if tokenizer_digest(ours) != tokenizer_digest(theirs):
         raise ValueError(
             f"teacher.path={name!r}: its tokenizer differs from the student's "
             f"({student.path}); use a teacher with the same tokenizer and special tokens"

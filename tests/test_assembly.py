@@ -94,8 +94,10 @@ def test_a_teacher_with_other_ids_is_refused(rows, tmp_path):
 
 
 def test_a_teacher_with_other_special_ids_is_refused(rows, tmp_path):
+    """Before its weights are read."""
     student = model_folder(tmp_path / "student", rows)
     other = model_folder(tmp_path / "teacher", rows)
+    (other / "model.safetensors").unlink()
     file = other / "tokenizer_config.json"
     fields = json.loads(file.read_text())
     fields["eos_token"] = fields["pad_token"]
