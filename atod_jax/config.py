@@ -84,7 +84,7 @@ def base() -> ConfigDict:
     c.mesh.data = -1
     c.mesh.fsdp = 1
     c.mesh.tensor = 1
-    c.mesh.expert = 1  # only splits mixtures of experts
+    c.mesh.expert = 1  # only for mixtures of experts
 
     _add_bookkeeping(c)
     return c

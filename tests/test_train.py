@@ -212,6 +212,19 @@ def test_a_padded_teacher_teaches_the_same(models, tmp_path):
     assert without_times(tmp_path / "a") == without_times(tmp_path / "b")
 
 
+def test_training_in_bfloat16_with_a_teacher_of_integers(models, tmp_path):
+    types = {"student.dtype": "bfloat16", "teacher.dtype": "int8"}
+    cfg = smoke_config(models, total_steps=1, export=str(tmp_path / "student"), **types)
+    train.main(cfg, str(tmp_path / "run"))
+    _, params = load_hf(tmp_path / "student")
+    exported = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert exported["dtype"] == "float32"  # the weights that were trained, not what computed
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+    (step,) = [r for r in records(tmp_path / "run") if "loss/total" in r]
+    assert np.isfinite(step["loss/total"])
+    assert step["update/grad_norm"] > 0
+
+
 def test_a_teacher_with_another_tokenizer_is_refused(models, tmp_path):
     tokenizer = json.loads((TOKENIZER / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]

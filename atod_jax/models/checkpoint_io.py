@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
+from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
 from atod_jax.models import families
@@ -65,7 +67,8 @@ def save_hf(
 ) -> None:
     """Writes a folder that transformers' `from_pretrained` of that family loads.
 
-    The folder appears complete or not at all: it is written next to `path` and renamed.
+    The folder appears complete or not at all: it is written next to `path` and renamed. All
+    processes have to call this; the first one writes.
 
     Args:
       path: the folder to make; an earlier checkpoint there is replaced.
@@ -81,6 +84,10 @@ def save_hf(
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
         raise FileExistsError(f"{folder} exists and holds no config.json; not replacing it")
+    if jax.process_index():  # takes part in gathering what is spread over processes, no more
+        for _ in _shards(config, params, shard_bytes):
+            pass
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -111,10 +118,17 @@ def _take(params: Mapping[str, Any], entry: Entry) -> np.ndarray:
             f"{'/'.join(entry.path)} has shape {node.shape}, "
             f"the config implies {(*entry.stack, *entry.shape)}"
         )
-    value = np.asarray(node[entry.index])
+    value = _whole(node[entry.index])
     if entry.inputs:
         value = value.reshape(entry.hf_shape[::-1]).T
     return np.ascontiguousarray(value.reshape(entry.hf_shape))
+
+
+def _whole(x: Any) -> np.ndarray:
+    """An array as NumPy, wherever its parts are."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
 
 
 def _shards(

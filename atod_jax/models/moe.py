@@ -1,13 +1,19 @@
 """A mixture of gated MLPs: every token is sent to the few experts its router likes best."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from atod_jax.models.layers import kernel_of
+
+# Mesh axes: rows of a batch over BATCH, experts over EXPERT, their inner width over TENSOR.
+BATCH, EXPERT, TENSOR = ("data", "fsdp"), "expert", "tensor"
 
 
 def route(
@@ -39,16 +45,24 @@ class Moe(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n t D"]) -> Float[Array, "n t D"]:
-        rows, width = x.reshape(-1, x.shape[-1]), x.shape[-1]
+        width, wide = x.shape[-1], self.wide
         router = Kernel((width, self.experts), name="router")(jnp.float32)
-        logits = jnp.matmul(rows.astype(jnp.float32), router, precision=jax.lax.Precision.HIGHEST)
-        weights, chosen = route(logits, self.per_token, normalize=self.normalize)
-        names = {"gate": (width, self.wide), "up": (width, self.wide), "down": (self.wide, width)}
+        shapes = {"gate": (width, wide), "up": (width, wide), "down": (wide, width)}
         kernels = {
             name: Kernel((self.experts, *shape), name=name)(x.dtype)
-            for name, shape in names.items()
+            for name, shape in shapes.items()
         }
-        return mixture(rows, weights, chosen, kernels).reshape(x.shape)
+
+        def mix(x: Array, router: Array, kernels: dict[str, Array], first: Array | int) -> Array:
+            rows = x.reshape(-1, width)
+            logits = jnp.matmul(rows.astype(jnp.float32), router, precision="highest")
+            weights, chosen = route(logits, self.per_token, normalize=self.normalize)
+            return mixture(rows, weights, chosen - first, kernels).reshape(x.shape)
+
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH):
+            return mix(x, router, kernels, 0).astype(x.dtype)
+        return over_mesh(mix)(x, router, kernels).astype(x.dtype)
 
 
 class Kernel(nn.Module):
@@ -61,18 +75,50 @@ class Kernel(nn.Module):
         return kernel_of(self, self.shape, dtype)
 
 
+def over_mesh(mix: Callable[..., Array]) -> Callable[..., Array]:
+    """`mix` with every device at its own rows and experts, and the outputs summed.
+
+    Left to itself, the compiler sorts the tokens of all devices together: every one of them would
+    then compute the rows of all.
+    """
+
+    def local(x: Array, router: Array, kernels: dict[str, Array]) -> Array:
+        first = jax.lax.axis_index(EXPERT) * kernels["gate"].shape[0]
+        return jax.lax.psum(mix(x, router, kernels, first), (EXPERT, TENSOR))
+
+    into, out_of = PartitionSpec(EXPERT, None, TENSOR), PartitionSpec(EXPERT, TENSOR, None)
+    kernels = {"gate": into, "up": into, "down": out_of}
+    rows = PartitionSpec(BATCH)
+    # With check_vma the gradient of x comes out wrong once experts are split (jax 0.10.2).
+    return jax.shard_map(
+        local, in_specs=(rows, PartitionSpec(), kernels), out_specs=rows, check_vma=False
+    )
+
+
 def mixture(
     x: Float[Array, "T D"],
     weights: Float[Array, "T k"],
     chosen: Int[Array, "T k"],
     kernels: dict[str, Float[Array, "E i o"]],
 ) -> Float[Array, "T D"]:
-    """The weighted sum of the chosen experts' outputs, in the type of x; the sum in float32."""
+    """The weighted sum of the chosen experts' outputs, in float32.
+
+    A number outside [0, E) belongs to an expert that is not here and adds nothing.
+    """
     tokens, each = chosen.shape
-    order = jnp.argsort(chosen.reshape(-1))  # stable: assignments grouped by expert
-    sizes = jnp.bincount(chosen.reshape(-1), length=kernels["gate"].shape[0])
+    experts = kernels["gate"].shape[0]
+    flat = chosen.reshape(-1)
+    flat = jnp.where((flat >= 0) & (flat < experts), flat, experts)
+    order = jnp.argsort(flat)  # stable: assignments grouped by expert, those elsewhere last
+    sizes = jnp.bincount(flat, length=experts)
+    here = (flat[order] < experts)[:, None]
+
+    def grouped(rows: Array, name: str) -> Array:
+        # what the product makes of rows in no group is not defined, nor is its gradient
+        product = jax.lax.ragged_dot(jnp.where(here, rows, 0), kernels[name], sizes)
+        return jnp.where(here, product, 0)
+
     rows = x[order // each]
-    gate, up = (jax.lax.ragged_dot(rows, kernels[name], sizes) for name in ("gate", "up"))
-    y = jax.lax.ragged_dot(nn.silu(gate) * up, kernels["down"], sizes)
+    y = grouped(nn.silu(grouped(rows, "gate")) * grouped(rows, "up"), "down")
     y = y[jnp.argsort(order)].reshape(tokens, each, -1)
-    return jnp.einsum("tkd,tk->td", y.astype(jnp.float32), weights).astype(x.dtype)
+    return jnp.einsum("tkd,tk->td", y.astype(jnp.float32), weights)

@@ -78,7 +78,7 @@ class Weights:
         if missing or unexpected:
             raise ValueError(
                 f"{self._folder}: the tensors do not fit config.json: {len(missing)} missing "
-                f"{missing[:5]}, {len(unexpected)} unexpected {unexpected[:5]}"
+                f"{missing[:20]}, {len(unexpected)} unexpected {unexpected[:20]}"
             )
         for name, shape in wanted.items():
             if shapes[name] != shape:

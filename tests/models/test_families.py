@@ -147,6 +147,38 @@ def test_sharded_equals_single_device(family, mesh):
         assert gate.addressable_shards[0].data.shape[1] == 4 // mesh.shape["expert"]
 
 
+def moe_layer():
+    """A layer of four experts, its parameters, and eight rows."""
+    layer, rng = Moe(4, 2, 24, True), np.random.default_rng(0)
+    x = rng.standard_normal((8, 9, 16)).astype(np.float32)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda s: 0.3 * rng.standard_normal(s.shape).astype(np.float32), shapes)
+    return layer, params, x
+
+
+def test_devices_compute_their_own_rows_with_their_own_experts():
+    """One sum at the end is all they exchange."""
+    layer, params, x = moe_layer()
+    mesh = make_mesh({"data": 2, "expert": 4})
+    places = param_shardings({"last": {"moe": params}}, AXES, RULES, mesh)["last"]["moe"]
+    apply = jax.jit(lambda p, x: layer.apply({"params": p}, x))
+    alone = apply.lower(params, x).compile()
+    with jax.set_mesh(mesh):
+        spread = apply.lower(jax.device_put(params, places), to_global(x, mesh)).compile()
+    program = spread.as_text()
+    assert "all-reduce" in program
+    assert not any(op in program for op in ("all-gather", "all-to-all", "collective-permute"))
+    assert spread.cost_analysis()["flops"] < alone.cost_analysis()["flops"] / 4
+
+
+def test_rows_that_do_not_divide_over_the_devices_are_computed_all_the_same():
+    layer, params, x = moe_layer()
+    apply = jax.jit(lambda x: layer.apply({"params": params}, x))
+    want = apply(x[:3])
+    with jax.set_mesh(make_mesh({"data": 2, "expert": 4})):
+        np.testing.assert_allclose(apply(x[:3]), want, atol=1e-5)
+
+
 def naive_mixture(x, logits, kernels, *, per_token: int, normalize: bool) -> np.ndarray:
     """Token by token and expert by expert, in float64."""
     probs = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)

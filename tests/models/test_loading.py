@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,59 @@ def test_beside_the_parameters_there_is_room_for_little_more_than_a_tensor(tmp_p
     whole = run("whole")
     assert whole.returncode != 0
     assert "memory" in whole.stderr.lower()
+
+
+TWO_PROCESSES = """
+import functools, sys
+import jax, numpy as np
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from atod_jax.models import AXES
+from atod_jax.models.checkpoint_io import load_hf, read_config, save_hf
+from atod_jax.models.loading import load_sharded
+from atod_jax.models.weights import Weights
+from atod_jax.sharding import RULES, make_mesh, param_shardings
+
+source, target = sys.argv[3:]
+mesh = make_mesh({"fsdp": 4})
+put = functools.partial(param_shardings, axes=AXES, rules=RULES, mesh=mesh)
+read, inner = [], Weights.block
+def block(self, path, box, dtype):
+    out = inner(self, path, box, dtype)
+    if path == ("embed", "embedding"):
+        read.append(out.shape)
+    return out
+Weights.block = block
+params = load_sharded(source, read_config(source), put)
+Weights.block = inner
+table, want = params["embed"]["embedding"], load_hf(source)[1]["embed"]["embedding"]
+assert read == [(48, 4)] * 2, read
+for part in table.addressable_shards:
+    np.testing.assert_array_equal(part.data, want[part.index])
+save_hf(target, read_config(source), params)
+print("done")
+"""
+
+
+def test_two_processes_read_their_halves_and_write_one_folder(tmp_path):
+    folder, out = saved(tmp_path / "m", CONFIGS["qwen3_moe"]), tmp_path / "out"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    flags = "--xla_force_host_platform_device_count=2"
+    root = str(Path(__file__).resolve().parents[2])
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, address, str(n), str(folder), str(out)],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for n in range(2)
+    ]  # fmt: skip
+    for child in children:
+        said, wrong = child.communicate(timeout=300)
+        assert "done" in said, wrong[-3000:]
+    jax.tree.map(np.testing.assert_array_equal, load_hf(out)[1], load_hf(folder)[1])
 
 
 # ------------------------------------------------------------------- integers
