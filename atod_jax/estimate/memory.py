@@ -175,12 +175,13 @@ def head_tile(plan: Plan, config: ModelConfig) -> float:
 def _layer(w: Widths) -> float:
     """Numbers per token that one layer computes, scores aside: norms, projections, rotations,
     their sums, the MLP."""
-    return 5 * w.model + 4 * w.queries + 4 * w.keys + 4 * w.inner + 3 * w.routed
+    return 5 * w.model + 4 * w.queries + 4 * w.keys + 4 * w.inner + 5 * w.routed
 
 
 def _forward(w: Widths) -> float:
-    """Those alive at once when nothing is kept: the stream, its norm, and attention or MLP."""
-    return 2 * w.model + max(3 * w.queries + 3 * w.keys, 3 * w.inner + 2 * w.routed)
+    """Those alive at once when nothing is kept: the stream, its norm, and attention or MLP; a
+    mixture has its tokens sorted, masked, computed and put back."""
+    return 2 * w.model + max(3 * w.queries + 3 * w.keys, 3 * w.inner + 4 * w.routed)
 
 
 def _score_bytes(size: int) -> int:
