@@ -66,6 +66,7 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
         minibatch_rows=cfg.packing.minibatch_rows,
         tiling=config.section(Tiling, cfg.head),
         platform=hardware.platform,
+        teacher_int8=cfg.teacher.dtype == "int8",
         sampled=cfg.sampling.rows,
         plays=cfg.rollout.source == "student",
     )
@@ -85,7 +86,8 @@ def teacher_config(cfg: ConfigDict, student: ModelConfig) -> ModelConfig | None:
     """The teacher's architecture with as many ids as the student's; None without a teacher."""
     if not cfg.teacher.path:
         return None
-    teacher = _architecture(cfg.teacher.path, "teacher.path", cfg.teacher.dtype)
+    compute = "bfloat16" if cfg.teacher.dtype == "int8" else cfg.teacher.dtype
+    teacher = _architecture(cfg.teacher.path, "teacher.path", compute)
     return dataclasses.replace(teacher, vocab_size=student.vocab_size)
 
 

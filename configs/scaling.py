@@ -44,8 +44,9 @@ Assumptions:
   bfloat16 weights of the teacher, all of them split over `mesh.fsdp`.
 - All attention scores are computed and pass through memory, masked ones too. No prompt is read from
   a cache of earlier turns.
-- A mixture's tokens are spread evenly over its experts, and a device routes its own rows only. What
-  XLA makes of the grouped product today moves more than that.
+- A mixture's tokens are spread evenly over its experts; a device routes its own rows only,
+  and a grouped product costs what its rows cost. (XLA's CPU backend multiplies every row with every
+  expert of the device; dry runs of mixtures are not held to its figures.)
 - Estimates of memory are between one and two times what XLA reports for small models (tested).
 """
 

@@ -29,9 +29,9 @@ class Widths(NamedTuple):
 
 
 def widths(config: ModelConfig, plan: Plan) -> Widths:
-    """The widths of a layer, split over the tensor axis, and experts over theirs."""
-    tensor = plan.axis("tensor")
-    copies = config.experts_per_token / plan.axis("expert") if config.num_experts else 0
+    """The widths of a layer, split over the tensor axis; a device holds all copies of its tokens,
+    also those for the experts of other devices."""
+    tensor, copies = plan.axis("tensor"), config.experts_per_token
     return Widths(
         model=config.hidden_size,
         queries=config.num_heads * config.head_dim // tensor,
@@ -50,8 +50,10 @@ def resident(plan: Plan) -> Parts:
         "Adam moments": 2 * FLOAT32 * student,
     }
     if plan.teacher:
-        size = item_bytes(plan.teacher)
-        parts["teacher weights"] = size * local(parameters(plan.teacher, plan.mesh))
+        parts["teacher weights"] = sum(
+            p.local_size * (1 if _as_integer(plan, p) else item_bytes(plan.teacher))
+            for p in parameters(plan.teacher, plan.mesh)
+        )
     return parts
 
 
@@ -126,6 +128,10 @@ def update(plan: Plan) -> Parts:
 # ------------------------------------------------------------------- the pieces
 
 
+def _as_integer(plan: Plan, p: Parameter) -> bool:
+    return plan.teacher_int8 and p.name.endswith("/kernel") and "/router/" not in p.name
+
+
 def local(params: tuple[Parameter, ...]) -> int:
     """Numbers on one device."""
     return sum(p.local_size for p in params)
@@ -169,12 +175,13 @@ def head_tile(plan: Plan, config: ModelConfig) -> float:
 def _layer(w: Widths) -> float:
     """Numbers per token that one layer computes, scores aside: norms, projections, rotations,
     their sums, the MLP."""
-    return 5 * w.model + 4 * w.queries + 4 * w.keys + 4 * w.inner + 3 * w.routed
+    return 5 * w.model + 4 * w.queries + 4 * w.keys + 4 * w.inner + 5 * w.routed
 
 
 def _forward(w: Widths) -> float:
-    """Those alive at once when nothing is kept: the stream, its norm, and attention or MLP."""
-    return 2 * w.model + max(3 * w.queries + 3 * w.keys, 3 * w.inner + 2 * w.routed)
+    """Those alive at once when nothing is kept: the stream, its norm, and attention or MLP; a
+    mixture has its tokens sorted, masked, computed and put back."""
+    return 2 * w.model + max(3 * w.queries + 3 * w.keys, 3 * w.inner + 4 * w.routed)
 
 
 def _score_bytes(size: int) -> int:

@@ -49,6 +49,7 @@ class Plan:
     minibatch_rows: int
     tiling: Tiling  # of the head
     platform: str  # cpu | gpu | tpu
+    teacher_int8: bool = False  # its matrices are stored as integers
     sampled: int = 0  # prompts at a time; 0 = all
     plays: bool = True  # the student samples; False where an expert plays
 

@@ -136,9 +136,12 @@ def step(plan: Plan, config: ModelConfig, rows: int) -> Work:
     stored = FLOAT32 if config is plan.student else size
     memory = read * stored + cache(plan, config, rows, plan.columns)
     memory += 4 * FLOAT32 * rows * config.vocab_size / plan.axis("tensor")
-    wide = w.queries + 2 * w.keys + 2 * w.inner
+    # experts are gathered whole, as for many columns
+    wide = w.queries + 2 * w.keys + (0 if config.num_experts else 2 * w.inner)
+    experts = tuple(p for p in params if "expert" in p.logical)
     links = {
-        "fsdp": _ring(plan, "fsdp", 2 * config.num_layers * side_by_side * wide * size)
+        "fsdp": gather_bytes(plan, experts, size)
+        + _ring(plan, "fsdp", 2 * config.num_layers * side_by_side * wide * size)
         + _ring(plan, "fsdp", 2 * side_by_side * config.vocab_size / plan.axis("tensor") * FLOAT32),
         "tensor": _ring(plan, "tensor", 4 * config.num_layers * side_by_side * w.model * size),
     }

@@ -50,6 +50,9 @@ def test_a_large_student_on_one_device_and_on_sixteen():
 def test_a_teacher_is_stored_in_its_own_type():
     teacher = dataclasses.replace(TOY, dtype="bfloat16")
     assert memory.resident(make_plan(teacher=teacher))["teacher weights"] == 2 * TOY_PARAMETERS
+    plan = make_plan(teacher=teacher, teacher_int8=True)
+    matrices = 2 * (TOY_LAYER - 24)  # all but the norms
+    assert memory.resident(plan)["teacher weights"] == 2 * TOY_PARAMETERS - matrices
 
 
 def test_the_cache_of_a_toy():
