@@ -128,7 +128,10 @@ def run(*arguments, typed=""):
 
 def test_the_program_reads_what_is_piped_into_it():
     _, commands = solution(0)
-    done = run("--env", "alfworld", "--games=1", typed="\n".join(commands))
+    done = run(
+        "--env", "alfworld", "--games=1", "--config.eval.split=valid_unseen",
+        typed="\n".join(commands),
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "reward 10\nwon in " in done.stdout
 
