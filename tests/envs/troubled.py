@@ -1,6 +1,7 @@
 """Environments that misbehave on command; importable by worker processes."""
 
 import dataclasses
+import itertools
 import os
 import signal
 import time
@@ -45,10 +46,7 @@ class Counter:
     def _act(self, command):
         what, _, when = command.partition(" ")
         if when:
-            log = Path(self.folder) / what
-            with log.open("a") as file:
-                file.write("x")
-            if log.stat().st_size != {"once": 1, "later": 2}[when]:
+            if self._occurrence(what) != {"once": 1, "later": 2}[when]:
                 return
         if what == "hang":
             time.sleep(1000)
@@ -56,6 +54,15 @@ class Counter:
             os.kill(os.getpid(), signal.SIGKILL)
         elif what == "raise":
             raise OSError("the disk is on fire")
+
+    def _occurrence(self, what):
+        """How often this has happened so far, in all processes together."""
+        for number in itertools.count(1):
+            try:
+                (Path(self.folder) / f"{what}-{number}").open("x").close()
+            except FileExistsError:
+                continue
+            return number
 
 
 class SlowHome:
