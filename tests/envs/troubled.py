@@ -45,9 +45,8 @@ class Counter:
 
     def _act(self, command):
         what, _, when = command.partition(" ")
-        if when:
-            if self._occurrence(what) != {"once": 1, "later": 2}[when]:
-                return
+        if when and self._occurrence(what) != {"once": 1, "later": 2}[when]:
+            return
         if what == "hang":
             time.sleep(1000)
         elif what == "die":
