@@ -39,7 +39,7 @@ class Tiling:
     backend: str = "auto"  # tiles (CPU) | rows (GPU: all vocabulary rows at once) | pallas (TPU)
     token_block: int = 0  # tokens per tile; 0 = the backend's own
     vocab_block: int = 0  # vocabulary rows per tile; 0 = the backend's own
-    keep_megabytes: float = 400.0  # logits kept for the backward pass; the rest is made again (XLA)
+    keep_megabytes: float = 430.0  # logits kept for the backward pass; the rest is made again (XLA)
 
     def __post_init__(self):
         if self.backend not in BACKENDS:
