@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def is_prepared(folder: str | Path) -> bool:
     """Whether TFDS wrote this folder."""
@@ -31,4 +33,7 @@ def _builder(folder: str | Path) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else [item.decode() for item in value]
+    """Bytes as text, alone or in a sequence; numbers as they are."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value if np.isscalar(value) else [item.decode() for item in value]
