@@ -40,10 +40,11 @@ def test_a_prepared_set_holds_the_games_of_its_file(games, tmp_path):
 
 def test_it_is_read_without_tensorflow(games, tmp_path):
     folder = prepare.prepare(games, tmp_path)
+    count = len(read_games(games, "train"))
     code = (
         "import sys, tensorflow_datasets as tfds\n"
         f"source = tfds.builder_from_directory({str(folder)!r}).as_data_source('train')\n"
-        "assert len(source) == 20 and source[0]['goal'], len(source)\n"
+        f"assert len(source) == {count} > 0 and source[0]['goal'], len(source)\n"
         "assert 'tensorflow' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
