@@ -102,8 +102,6 @@ def test_goals_name_every_choice_of_options():
 
 def test_people_ask_in_their_own_words(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    if not list((data_dir / "webshop").glob("human*.json.gz")):
-        pytest.skip("no people's requests among the recordings")
     asked = webshop_records.document(data_dir / "webshop", "human")
     opened = shop.cached(data_dir / "webshop", people=True)
     wishes = {(r["asin"], r["instruction"].strip(".")): r for some in asked.values() for r in some
