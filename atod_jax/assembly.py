@@ -223,15 +223,10 @@ def algorithm(cfg: ConfigDict) -> Algorithm:
 
 def environment(cfg: ConfigDict, tokenizer: PreTrainedTokenizerFast) -> Environment:
     """The environment side of a run."""
-    module = config_lib.load_plugin("envs", cfg.env.name)
-    if cfg.env.template not in module.TEMPLATES:
-        raise ValueError(
-            f"env.template={cfg.env.template!r}: {cfg.env.name} has {', '.join(module.TEMPLATES)}"
-        )
-    settings = config_lib.section(module.Config, cfg.env)
+    module, settings, template = config_lib.environment(cfg)
     renderer = Renderer(
         tokenizer,
-        module.TEMPLATES[cfg.env.template],
+        template,
         history=cfg.env.history,
         longest=cfg.sampling.prompt_buckets[-1],
     )

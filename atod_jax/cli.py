@@ -13,8 +13,8 @@ from ml_collections import ConfigDict, config_flags
 
 from atod_jax import cluster
 from atod_jax import config as config_lib
+from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.envs.processes import BrokenWorkers
-from atod_jax.rollout import BrokenEnvironment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", "", "where this run keeps everything it writes")

@@ -181,6 +181,20 @@ def load_plugin(kind: str, name: str) -> ModuleType:
     return importlib.import_module(f"atod_jax.{kind}.{name}")
 
 
+def environment(cfg: ConfigDict) -> tuple[ModuleType, Any, Any]:
+    """(module, settings, prompt template) of the environment that a config names.
+
+    Raises:
+      ValueError: no such environment, it has no such template, or it refuses its settings.
+    """
+    module = load_plugin("envs", cfg.env.name)
+    if cfg.env.template not in module.TEMPLATES:
+        raise ValueError(
+            f"env.template={cfg.env.template!r}: {cfg.env.name} has {', '.join(module.TEMPLATES)}"
+        )
+    return module, section(module.Config, cfg.env), module.TEMPLATES[cfg.env.template]
+
+
 def _nearest(word: str, known: Any) -> str:
     match = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""

@@ -19,7 +19,7 @@ from atod_jax.intervals import EvalResult, Interval
 from atod_jax.learner import init_state
 from atod_jax.optim import OptimConfig, make_optimizer
 from atod_jax.report import evaluation_table, markdown_table, package_versions
-from atod_jax.sharding import on_mesh
+from atod_jax.sharding import abstract, on_mesh
 from atod_jax.types import TrainState
 
 
@@ -37,7 +37,7 @@ def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model, mesh: Mesh
     step = checkpointer.latest_step() if step is None else step
     if step is None:
         raise FileNotFoundError(f"--checkpoint={checkpoint}: no saved step there")
-    return checkpointer.restore(step, jax.tree.map(_abstract, state)).params
+    return checkpointer.restore(step, jax.tree.map(abstract, state)).params
 
 
 def load_policy(cfg: ConfigDict, checkpoint: str, mesh: Mesh) -> Model:
@@ -53,10 +53,6 @@ def load_policy(cfg: ConfigDict, checkpoint: str, mesh: Mesh) -> Model:
     if not checkpoint or is_hf:
         return model
     return model._replace(params=restore_params(cfg, path, model, mesh))
-
-
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 CHECKPOINT = flags.DEFINE_string(

@@ -95,19 +95,8 @@ def play(cfg: ConfigDict, player: str, *, games: int = 0, first: int = 0) -> lis
 
 
 def lay(cfg: ConfigDict) -> Table:
-    """The environment that a config names.
-
-    Raises:
-      ValueError: it has no template of that name.
-    """
-    module = config.load_plugin("envs", cfg.env.name)
-    if cfg.env.template not in module.TEMPLATES:
-        raise ValueError(
-            f"env.template={cfg.env.template!r}: {cfg.env.name} has {', '.join(module.TEMPLATES)}"
-        )
-    settings = config.section(module.Config, cfg.env)
-    template = module.TEMPLATES[cfg.env.template]
-    return Table(module, settings, template, cfg.env.history, cfg.env.max_turns)
+    """The environment that a config names; raises like `config.environment`."""
+    return Table(*config.environment(cfg), cfg.env.history, cfg.env.max_turns)
 
 
 def play_one(env: TextEnv, task: Task, table: Table, respond: Respond, watch: Watch) -> Outcome:

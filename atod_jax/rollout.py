@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from atod_jax.envs.base import Episode, Observation, StepResult
-from atod_jax.envs.pool import EnvPool, Failure
+from atod_jax.envs.pool import BrokenEnvironment, EnvPool, Failure
 from atod_jax.records import RolloutPlan, StopReason, Task, Trajectory, Turn
 from atod_jax.render import Renderer
 
@@ -135,10 +135,6 @@ def collect(
     for lane in lanes:
         lane.settle()
     return [slot.trajectory() for slot in slots]
-
-
-class BrokenEnvironment(Exception):
-    """So much cannot be played that going on would be training on what is left over."""
 
 
 def whole_groups(trajectories: Sequence[Trajectory]) -> list[Trajectory]:

@@ -182,6 +182,11 @@ def on_mesh(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(one, tree)
 
 
+def abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and sharding of an array, to restore into."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
 def to_host(x: jax.Array) -> np.ndarray:
     """The whole array, in every process."""
     if x.is_fully_addressable or x.is_fully_replicated:

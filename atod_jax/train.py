@@ -31,7 +31,7 @@ from atod_jax.observer import BatchScorer, Observer, head_room, pack
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.scoring import teacher_rows
-from atod_jax.sharding import on_mesh, to_host
+from atod_jax.sharding import abstract, on_mesh, to_host
 from atod_jax.tasks import TaskSource
 from atod_jax.types import TokenStats, TurnBatch
 
@@ -258,11 +258,6 @@ class Judge:
 def due(step: int, every: int) -> bool:
     """True on multiples of `every`; never when it is 0."""
     return every > 0 and step % every == 0
-
-
-def abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and sharding of an array, to restore into."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 def start(cfg: ConfigDict, workdir: str) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from atod_jax.envs.base import Observation, Projection, StepResult
-from atod_jax.envs.pool import EnvPool
+from atod_jax.envs.pool import BrokenEnvironment, EnvPool
 from atod_jax.records import RolloutPlan, StopReason, Task
-from atod_jax.rollout import BrokenEnvironment, collect, whole_groups
+from atod_jax.rollout import collect, whole_groups
 
 
 class Countdown:

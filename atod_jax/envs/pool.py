@@ -17,6 +17,10 @@ from atod_jax.envs.worker import Answer, Call, Player, Raised
 from atod_jax.records import Task
 
 
+class BrokenEnvironment(Exception):
+    """So much cannot be played that going on would be training on what is left over."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Failure:
     """An episode that cannot be played."""
