@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,16 +18,18 @@ from atod_jax import config as config_lib
 from atod_jax.algorithms import base
 from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.envs.pool import EnvPool, PoolConfig
+from atod_jax.layouts import Layouts
 from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub
 from atod_jax.models.checkpoint_io import read_config
 from atod_jax.models.loading import load_sharded
 from atod_jax.models.transformer import resize_vocabulary
+from atod_jax.policy import Action, Policy
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.render import Renderer, load_tokenizer
 from atod_jax.rollout import Act
-from atod_jax.sampling import Action, Policy, SamplingConfig
+from atod_jax.sampling import SamplingConfig
 from atod_jax.scoring import ScoreConfig
-from atod_jax.sharding import RULES, local_shards, make_mesh, param_shardings
+from atod_jax.sharding import Layout, param_shardings, reshard
 from atod_jax.streams import Stream, key
 from atod_jax.types import Signal
 
@@ -37,12 +38,14 @@ FRESH = {"model_type": "qwen3", "rope_theta": 1e4, "rms_norm_eps": 1e-6}  # of n
 
 
 class Model(NamedTuple):
-    """A language model with its weights and tokenizer."""
+    """A language model with its weights, where they live, and its tokenizer."""
 
     path: Path
     lm: LanguageModel
     params: Any
     tokenizer: PreTrainedTokenizerFast
+    layout: Layout  # of the weights, for scoring and training
+    playing: Layout  # of the copy that samples, see `to_play`
 
 
 class Algorithm(NamedTuple):
@@ -98,7 +101,8 @@ def load(
     key_name: str,
     *,
     remat: str,
-    mesh: Mesh,
+    layout: Layout,
+    playing: Layout | None = None,
     compute: str = "float32",
     storage: str = "float32",
 ) -> Model:
@@ -108,27 +112,29 @@ def load(
       name: see `model_path`.
       key_name: the option that named it, for messages.
       remat: see `ModelConfig`.
-      mesh: the devices.
+      layout: where its weights go.
+      playing: where it samples; None: there.
       compute: type of the matrix products.
       storage: type the weights are kept in, see `load_sharded`.
     """
     path = model_path(name, key_name, "config.json")
     config = dataclasses.replace(read_config(path, dtype=compute), remat=remat)
     tokenizer = _tokenizer(path, config, key_name)
-    params = load_sharded(path, config, functools.partial(_shardings, mesh=mesh), dtype=storage)
-    return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
+    params = load_sharded(path, config, functools.partial(_shardings, layout), dtype=storage)
+    return Model(path, build(config), params, tokenizer, layout, playing or layout)
 
 
-def load_student(cfg: ConfigDict, mesh: Mesh) -> Model:
+def load_student(cfg: ConfigDict, layouts: Layouts) -> Model:
     """The student: the folder's weights, or a new model of the sizes in student.fresh."""
     if not cfg.student.fresh.hidden_size:
         options = {"remat": cfg.student.remat, "compute": cfg.student.dtype}
-        return load(cfg.student.path, "student.path", mesh=mesh, **options)
+        places = {"layout": layouts.student, "playing": layouts.playing}
+        return load(cfg.student.path, "student.path", **places, **options)
     path, config = fresh_config(cfg)
     tokenizer = _tokenizer(path, config, "student.path")
     weights = build(config).init(key(cfg.seed, Stream.init))
-    params = jax.device_put(weights, _shardings(weights, mesh=mesh))
-    return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
+    params = jax.device_put(weights, _shardings(layouts.student, weights))
+    return Model(path, build(config), params, tokenizer, layouts.student, layouts.playing)
 
 
 def fresh_config(cfg: ConfigDict) -> tuple[Path, ModelConfig]:
@@ -139,8 +145,15 @@ def fresh_config(cfg: ConfigDict) -> tuple[Path, ModelConfig]:
     return path, dataclasses.replace(config, remat=cfg.student.remat)
 
 
-def _shardings(params: Any, *, mesh: Mesh) -> Any:
-    return param_shardings(params, AXES, RULES, mesh)
+def _shardings(layout: Layout, params: Any) -> Any:
+    return param_shardings(params, AXES, layout.rules, layout.mesh)
+
+
+def to_play(model: Model, params: Any) -> Any:
+    """Parameters of the model where it samples: themselves, or a copy in that layout."""
+    if model.playing == model.layout:
+        return params
+    return reshard(params, _shardings(model.playing, params))
 
 
 def _tokenizer(path: Path, config: ModelConfig, key_name: str) -> PreTrainedTokenizerFast:
@@ -153,7 +166,7 @@ def _tokenizer(path: Path, config: ModelConfig, key_name: str) -> PreTrainedToke
     return tokenizer
 
 
-def load_teacher(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model | None:
+def load_teacher(cfg: ConfigDict, student: Model, layouts: Layouts) -> Model | None:
     """The frozen teacher, or None when no path is given.
 
     Raises:
@@ -166,7 +179,8 @@ def load_teacher(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model | None:
     _require_same_ids(cfg.teacher.path, student, load_tokenizer(str(path)))
     storage = cfg.teacher.dtype
     types = {"storage": storage, "compute": "bfloat16" if storage == "int8" else storage}
-    teacher = load(cfg.teacher.path, "teacher.path", remat="none", mesh=mesh, **types)
+    layout = layouts.teacher
+    teacher = load(cfg.teacher.path, "teacher.path", remat="none", layout=layout, **types)
     rows, theirs = student.lm.config.vocab_size, teacher.lm.config.vocab_size
     if rows == theirs:
         return teacher
@@ -175,7 +189,7 @@ def load_teacher(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model | None:
         f"{len(student.tokenizer)} ids; rows without an id are dropped or added, they never count"
     )
     config = dataclasses.replace(teacher.lm.config, vocab_size=rows)
-    places = functools.partial(_shardings, mesh=mesh)
+    places = functools.partial(_shardings, layout)
     params = resize_vocabulary(teacher.params, rows, places)
     return teacher._replace(lm=build(config), params=params)
 
@@ -248,8 +262,11 @@ def score_config(cfg: ConfigDict, tokenizer: PreTrainedTokenizerFast, mesh: Mesh
     return ScoreConfig(micro_rows=cfg.packing.micro_rows, head=head)
 
 
-def policy(cfg: ConfigDict, model: Model, mesh: Mesh, temperature: float, max_rows: int) -> Policy:
-    """A sampler for `model` at the given temperature, for up to `max_rows` prompts of a process."""
+def policy(cfg: ConfigDict, model: Model, temperature: float, max_rows: int) -> Policy:
+    """A sampler for `model` at the given temperature, for up to `max_rows` prompts of a process.
+
+    It takes parameters as `to_play` gives them.
+    """
     at_once = -(-cfg.sampling.rows // jax.process_count()) or max_rows
     sampling = SamplingConfig(
         temperature=temperature,
@@ -263,7 +280,7 @@ def policy(cfg: ConfigDict, model: Model, mesh: Mesh, temperature: float, max_ro
         vocab=len(model.tokenizer),
         forbidden=(model.tokenizer.pad_token_id,),
     )
-    return Policy(model.lm, sampling, mesh)
+    return Policy(model.lm, sampling, model.playing.mesh)
 
 
 def actor(policy: Policy, params: Any, key: jax.Array, slots: int) -> Act:
@@ -280,31 +297,3 @@ def actor(policy: Policy, params: Any, key: jax.Array, slots: int) -> Act:
         return [a for p in pieces for a in policy.act(params, prompts[p], rows[p], drawn)]
 
     return act
-
-
-def mesh_shape(cfg: ConfigDict, devices: int) -> dict[str, int]:
-    """The sizes of the mesh axes, an axis of -1 filled with the devices that are left.
-
-    Raises:
-      ValueError: several axes are -1.
-    """
-    shape = cfg.mesh.to_dict()
-    open_axes = [axis for axis, size in shape.items() if size == -1]
-    if len(open_axes) > 1:
-        raise ValueError(f"mesh axes {open_axes} are all -1; only one can take what is left")
-    for axis in open_axes:
-        others = math.prod(size for name, size in shape.items() if name != axis)
-        shape[axis] = max(1, devices // others)
-    return shape
-
-
-def mesh_of(cfg: ConfigDict) -> Mesh:
-    """The device mesh of the config, checked against the batch sizes.
-
-    Raises:
-      ValueError: the axes do not fit the devices, or the batch does not fit the axes.
-    """
-    shape = mesh_shape(cfg, jax.device_count())
-    mesh = make_mesh(shape)
-    config_lib.validate_mesh(cfg, local_shards(mesh), shape)
-    return mesh

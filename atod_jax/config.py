@@ -18,6 +18,7 @@ from atod_jax.core.fused import BACKENDS, Tiling
 from atod_jax.core.losses import LossConfig
 from atod_jax.envs.pool import PoolConfig
 from atod_jax.optim import OptimConfig
+from atod_jax.sharding import MESH_AXES, RULES
 
 T = TypeVar("T")
 
@@ -39,9 +40,13 @@ def base() -> ConfigDict:
     c.student.fresh.intermediate_size = 192
     c.student.dtype = "float32"  # of its matrix products: float32 | bfloat16; weights stay float32
     c.student.remat = "full"  # what the backward pass recomputes: none | dots | full
+    c.student.rules = rules()
     c.teacher = ConfigDict()
     c.teacher.path = ""  # Hugging Face folder; unused by algorithms without a teacher
     c.teacher.dtype = "float32"  # of its weights: float32 | bfloat16 | int8 (products in bfloat16)
+    c.teacher.devices = 0  # that it has for itself, the last of every process; 0 = shares all
+    c.teacher.mesh = mesh(data=0, others=0)  # of the devices it is on; all 0 = like `mesh`
+    c.teacher.rules = rules()
 
     _add_environment(c)
     c.rollout = ConfigDict()
@@ -56,6 +61,9 @@ def base() -> ConfigDict:
     c.sampling.top_p = 1.0  # 1 = off
     c.sampling.max_new_tokens = 512
     c.sampling.rows = 0  # prompts sampled at a time; 0 = all; fewer need less memory
+    c.sampling.mesh = mesh(
+        data=0, others=0
+    )  # of the student's devices while it plays; all 0 = `mesh`
     c.sampling.prompt_buckets = (512, 1024, 2048)  # compiled prompt lengths; the last is the limit
 
     c.demos = ConfigDict()  # only with rollout.source = expert
@@ -80,11 +88,7 @@ def base() -> ConfigDict:
 
     c.optim = defaults(OptimConfig)
 
-    c.mesh = ConfigDict()  # devices per axis; -1 (one axis) = all that are left
-    c.mesh.data = -1
-    c.mesh.fsdp = 1
-    c.mesh.tensor = 1
-    c.mesh.expert = 1  # only for mixtures of experts
+    c.mesh = mesh(data=-1, others=1)  # devices per axis; -1 (one axis) = all that are left
 
     _add_bookkeeping(c)
     return c
@@ -127,6 +131,16 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     c.log_transcripts = 4  # episodes written per evaluation
     c.record = False  # write every training episode to <workdir>/episodes
     c.export = ""  # write the final student to this Hugging Face folder as well
+
+
+def mesh(*, data: int, others: int) -> ConfigDict:
+    """Devices per mesh axis; `expert` is for mixtures of experts only."""
+    return ConfigDict({axis: data if axis == "data" else others for axis in MESH_AXES})
+
+
+def rules() -> ConfigDict:
+    """The mesh axis that splits each logical axis of the parameters; "" = none does."""
+    return ConfigDict({axis: mesh_axis or "" for axis, mesh_axis in RULES.items()})
 
 
 def defaults(cls: type) -> ConfigDict:
@@ -253,8 +267,11 @@ def _choices(cfg: ConfigDict) -> list[str]:
         "env.name": (cfg.env.name, tuple(plugin_names("envs"))),
         "algorithm.name": (cfg.algorithm.name, tuple(plugin_names("algorithms"))),
     }
+    for model in ("student", "teacher"):
+        for axis, mesh_axis in cfg[model].rules.items():
+            allowed[f"{model}.rules.{axis}"] = (mesh_axis, ("", *MESH_AXES))
     problems = [
-        f"{key}={value!r}: choose from {', '.join(choices)}"
+        f"{key}={value!r}: choose from {', '.join(c or repr(c) for c in choices)}"
         for key, (value, choices) in allowed.items()
         if value not in choices
     ]

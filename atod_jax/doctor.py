@@ -115,15 +115,17 @@ def environment(cfg: ConfigDict, name: str) -> str:
 def generation(cfg: ConfigDict) -> str:
     """One token of the student for the first prompt of the configured environment."""
     from atod_jax import assembly
+    from atod_jax.layouts import layouts_of
 
     cfg = config_of(cfg, {"sampling.max_new_tokens": 1})
-    mesh = assembly.mesh_of(cfg)
-    with jax.set_mesh(mesh):
-        student = assembly.load_student(cfg, mesh)
+    layouts = layouts_of(cfg)
+    with jax.set_mesh(layouts.student.mesh):
+        student = assembly.load_student(cfg, layouts)
         env = assembly.environment(cfg, student.tokenizer)
         (shown,) = env.pool.reset(env.tasks(cfg.eval.split, 1))
-        policy = assembly.policy(cfg, student, mesh, 1.0, max_rows=1)
-        act = assembly.actor(policy, student.params, jax.random.key(cfg.seed), slots=1)
+        policy = assembly.policy(cfg, student, 1.0, max_rows=1)
+        playing = assembly.to_play(student, student.params)
+        act = assembly.actor(policy, playing, jax.random.key(cfg.seed), slots=1)
         (action,) = act(env.renderer.prompts([Episode((), shown)]), [0], 0)
         env.pool.close()
     return f"{cfg.student.path} says {env.renderer.response(action.tokens)!r}"

@@ -10,7 +10,7 @@ import math
 import jax
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli, config
+from atod_jax import assembly, cli, config, layouts
 from atod_jax.core.fused import Tiling
 from atod_jax.estimate import compiled, memory, pages
 from atod_jax.estimate.hardware import CPU, Hardware, parse
@@ -47,7 +47,7 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
       ValueError: the mesh does not fit the hardware, or the batch the mesh.
     """
     student = student_config(cfg)
-    mesh = assembly.mesh_shape(cfg, hardware.count)
+    mesh = layouts.shapes_of(cfg, hardware.count).student
     if math.prod(mesh.values()) != hardware.count:
         raise ValueError(
             f"mesh {mesh} needs {math.prod(mesh.values())} devices, --hardware has {hardware}; "

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from atod_jax import assembly, cli, cluster
@@ -16,6 +15,7 @@ from atod_jax.checkpoint import Checkpointer
 from atod_jax.config import section
 from atod_jax.evaluation import Evaluator
 from atod_jax.intervals import EvalResult, Interval
+from atod_jax.layouts import Layouts, layouts_of
 from atod_jax.learner import init_state
 from atod_jax.optim import OptimConfig, make_optimizer
 from atod_jax.report import evaluation_table, markdown_table, package_versions
@@ -23,7 +23,7 @@ from atod_jax.sharding import abstract, on_mesh
 from atod_jax.types import TrainState
 
 
-def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model, mesh: Mesh) -> Any:
+def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
     """Student parameters of a training run's latest (or a given) step.
 
     Args:
@@ -33,14 +33,14 @@ def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model, mesh: Mesh
     step = int(folder.name) if folder.name.isdigit() else None
     checkpointer = Checkpointer(folder.parent if step is not None else folder, read_only=True)
     tx = make_optimizer(section(OptimConfig, cfg.optim))
-    state: TrainState = on_mesh(init_state(student.params, tx), mesh)
+    state: TrainState = on_mesh(init_state(student.params, tx), student.layout.mesh)
     step = checkpointer.latest_step() if step is None else step
     if step is None:
         raise FileNotFoundError(f"--checkpoint={checkpoint}: no saved step there")
     return checkpointer.restore(step, jax.tree.map(abstract, state)).params
 
 
-def load_policy(cfg: ConfigDict, checkpoint: str, mesh: Mesh) -> Model:
+def load_policy(cfg: ConfigDict, checkpoint: str, layouts: Layouts) -> Model:
     """The student with the weights of a run, of one step of it, or of a Hugging Face folder.
 
     A Hugging Face folder takes the place of cfg.student.path; "" leaves that as it is.
@@ -49,10 +49,10 @@ def load_policy(cfg: ConfigDict, checkpoint: str, mesh: Mesh) -> Model:
     is_hf = (path / "config.json").is_file() or not path.exists()
     if checkpoint and is_hf:
         cfg.student.path, cfg.student.fresh.hidden_size = checkpoint, 0
-    model = assembly.load_student(cfg, mesh)
+    model = assembly.load_student(cfg, layouts)
     if not checkpoint or is_hf:
         return model
-    return model._replace(params=restore_params(cfg, path, model, mesh))
+    return model._replace(params=restore_params(cfg, path, model))
 
 
 CHECKPOINT = flags.DEFINE_string(
@@ -76,14 +76,14 @@ def evaluate(cfg: ConfigDict, checkpoint: str, workdir: str) -> dict[str, EvalRe
     Returns:
       A result per temperature, named as in the table.
     """
-    mesh = assembly.mesh_of(cfg)
-    with jax.set_mesh(mesh):
-        model = load_policy(cfg, checkpoint, mesh)
+    layouts = layouts_of(cfg)
+    with jax.set_mesh(layouts.student.mesh):
+        model = load_policy(cfg, checkpoint, layouts)
         env = assembly.environment(cfg, model.tokenizer)
         tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
         results = {}
         for temperature in cfg.eval.temperatures:
-            evaluator = Evaluator(cfg, model, mesh, env, temperature=temperature)
+            evaluator = Evaluator(cfg, model, env, temperature=temperature)
             result, _ = evaluator.run(model.params, tasks, passes=cfg.eval.passes)
             results[f"T={temperature}"] = result
         env.pool.close()

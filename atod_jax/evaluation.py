@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from atod_jax import assembly, rollout
@@ -72,20 +71,20 @@ class Evaluator:
         self,
         cfg: ConfigDict,
         model: Model,
-        mesh: Mesh,
         env: Environment,
         *,
         temperature: float,
         stop: Callable[[], None] = lambda: None,
     ):
-        self._policy = assembly.policy(cfg, model, mesh, temperature, cfg.eval.slots)
-        self._cfg, self._env, self._stop = cfg, env, stop
+        self._policy = assembly.policy(cfg, model, temperature, cfg.eval.slots)
+        self._cfg, self._model, self._env, self._stop = cfg, model, env, stop
         self.temperature = temperature
 
     def run(
         self, params: Any, tasks: Sequence[Task], *, passes: int = 1
     ) -> tuple[EvalResult, list[Trajectory]]:
         """The result of `passes` sampling seeds per task, and the episodes of the first."""
+        params = assembly.to_play(self._model, params)
         played = [
             play(
                 lambda k: assembly.actor(self._policy, params, k, self._cfg.eval.slots),

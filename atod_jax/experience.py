@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from atod_jax import assembly, cluster, config, demos, rollout
@@ -22,7 +21,6 @@ Collect = Callable[[int, Any], list[Trajectory]]  # (step, student's parameters)
 
 def make_collect(
     cfg: ConfigDict,
-    mesh: Mesh,
     env: Environment,
     source: TaskSource,
     student: Model,
@@ -36,8 +34,8 @@ def make_collect(
     if cfg.rollout.source == "recorded":
         return _recorded(cfg, student, between_turns)
     slots = cfg.rollout.tasks * cfg.rollout.group
-    policy = assembly.policy(cfg, student, mesh, cfg.sampling.temperature, slots)
-    teacher_demonstrates = _teacher_demonstrates(cfg, mesh, env, teacher, between_turns)
+    policy = assembly.policy(cfg, student, cfg.sampling.temperature, slots)
+    teacher_demonstrates = _teacher_demonstrates(cfg, env, teacher, between_turns)
 
     def demonstrations(step: int, who: str, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
         if who == "teacher":
@@ -51,8 +49,9 @@ def make_collect(
         contexts = ()
         if algorithm.context.privileged:
             contexts = [demonstration_text(d) for d in demonstrations(step, "expert", tasks)]
+        playing = assembly.to_play(student, params)
         trajectories = play_shared(
-            assembly.actor(policy, params, key(cfg.seed, Stream.rollout, step), slots),
+            assembly.actor(policy, playing, key(cfg.seed, Stream.rollout, step), slots),
             env,
             tasks,
             group_size=cfg.rollout.group,
@@ -152,7 +151,6 @@ def require_tokenizer(recording: Recording, student: Model) -> None:
 
 def _teacher_demonstrates(
     cfg: ConfigDict,
-    mesh: Mesh,
     env: Environment,
     teacher: Model | None,
     between_turns: Callable[[], None],
@@ -162,7 +160,7 @@ def _teacher_demonstrates(
     @functools.cache
     def policy():
         assert teacher is not None  # `train.require_teacher` has refused this before
-        return assembly.policy(cfg, teacher, mesh, cfg.sampling.temperature, cfg.rollout.tasks)
+        return assembly.policy(cfg, teacher, cfg.sampling.temperature, cfg.rollout.tasks)
 
     def demonstrate(step: int, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
         drawn = key(cfg.seed, Stream.demonstrations, step)

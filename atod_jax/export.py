@@ -12,8 +12,9 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli
+from atod_jax import cli
 from atod_jax.evaluate import CHECKPOINT, load_policy
+from atod_jax.layouts import layouts_of
 from atod_jax.models.checkpoint_io import save_hf
 
 OUT = flags.DEFINE_string("out", "", "the folder to write; an earlier checkpoint there is replaced")
@@ -43,9 +44,9 @@ def export(cfg: ConfigDict, checkpoint: str, out: str, *, max_shard_gb: float = 
         raise ValueError("--out is missing: name the folder to write, e.g. --out=models/a")
     if max_shard_gb <= 0:
         raise ValueError(f"--max_shard_gb={max_shard_gb}: give a size above 0, e.g. 4")
-    mesh = assembly.mesh_of(cfg)
-    with jax.set_mesh(mesh):
-        model = load_policy(cfg, checkpoint, mesh)
+    layouts = layouts_of(cfg)
+    with jax.set_mesh(layouts.student.mesh):
+        model = load_policy(cfg, checkpoint, layouts)
         save_hf(
             out,
             model.lm.config,

@@ -24,26 +24,38 @@ from atod_jax.packing import pack_turns
 from atod_jax.recording import Recorder
 from atod_jax.records import Trajectory
 from atod_jax.scoring import join, make_score, split
-from atod_jax.sharding import BATCH_AXES, place, replicate, to_host
+from atod_jax.sharding import BATCH_AXES, batch_sharding, place, put, replicate, to_host
 from atod_jax.streams import Stream, rng
 from atod_jax.types import Rows, TokenStats, TurnBatch
 
 
 class BatchScorer:
-    """Scores all rows of a batch, one minibatch at a time, so that one shape compiles."""
+    """Scores all rows of a batch, one minibatch at a time, so that one shape compiles.
+
+    Rows come from `mesh` and the statistics go there; the model may live on another one.
+    """
 
     def __init__(self, model: Model, cfg: ConfigDict, mesh: Mesh, *, keep_states: bool = False):
-        score_cfg = assembly.score_config(cfg, model.tokenizer, mesh)
+        self._cfg, self._from, self._at = cfg, mesh, model.layout.mesh
+        score_cfg = assembly.score_config(cfg, model.tokenizer, self._at)
         self._score = make_score(model.lm, score_cfg, keep_states=keep_states)
-        self._rows = cfg.packing.minibatch_rows
 
-    def __call__(self, params: Any, rows: Rows, room: int) -> TokenStats:
-        return join([self._score(params, part, room) for part in split(rows, size=self._rows)])
+    def __call__(self, params: Any, rows: Rows) -> TokenStats:
+        if self._at == self._from:
+            return self._all(params, rows)
+        with jax.set_mesh(self._at):
+            stats = self._all(params, put(rows, batch_sharding(self._at)))
+        return put(stats, batch_sharding(self._from))
+
+    def _all(self, params: Any, rows: Rows) -> TokenStats:
+        room = head_room(self._cfg, self._at, rows)
+        pieces = split(rows, size=self._cfg.packing.minibatch_rows)
+        return join([self._score(params, piece, room) for piece in pieces])
 
 
-def head_room(cfg: ConfigDict, mesh: Mesh, batch: TurnBatch) -> int:
+def head_room(cfg: ConfigDict, mesh: Mesh, rows: Rows) -> int:
     """Room for the action tokens of a micro-batch on one device, one number for the whole batch."""
-    mask, size = to_host(batch.rows.action_mask), cfg.packing.minibatch_rows
+    mask, size = to_host(rows.action_mask), cfg.packing.minibatch_rows
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     return max(
         capacity_of(mask[m : m + size], micro_rows=cfg.packing.micro_rows, shards=shards)
@@ -112,9 +124,8 @@ class TurnTable:
         """Per trajectory {"d": [...], "h": [...], "w": [...]}, one per turn, nan if replayed."""
         batch = pack(self._cfg, self._mesh, trajectories, self._pad, 0)
         score_student, score_teacher = self._scorers
-        room = head_room(self._cfg, self._mesh, batch)
-        student = score_student(params, batch.rows, room)
-        teacher = score_teacher(self._teacher.params, batch.rows, room)
+        student = score_student(params, batch.rows)
+        teacher = score_teacher(self._teacher.params, batch.rows)
         return turn_columns(self._table(batch, student, teacher), batch, trajectories)
 
 
@@ -161,7 +172,7 @@ class Observer:
         slot = (model.lm, temperature)
         if slot not in self._evaluators:
             self._evaluators[slot] = Evaluator(
-                self._cfg, model, self._mesh, self._env, temperature=temperature, stop=self._stop
+                self._cfg, model, self._env, temperature=temperature, stop=self._stop
             )
         return self._evaluators[slot]
 

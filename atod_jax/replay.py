@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from atod_jax import assembly, cli
 from atod_jax.assembly import Model
 from atod_jax.evaluate import CHECKPOINT, load_policy
 from atod_jax.experience import require_tokenizer
+from atod_jax.layouts import Layouts, layouts_of
 from atod_jax.metrics import episode_text
-from atod_jax.observer import BatchScorer, head_room, make_turn_table, pack, turn_columns
+from atod_jax.observer import BatchScorer, make_turn_table, pack, turn_columns
 from atod_jax.recording import Recording
 from atod_jax.records import Trajectory
 from atod_jax.scoring import teacher_rows
@@ -41,20 +41,20 @@ class Rescored(NamedTuple):
 
 
 def rescore(
-    cfg: ConfigDict, mesh: Mesh, student: Model, step: int, trajectories: Sequence[Trajectory]
+    cfg: ConfigDict, layouts: Layouts, student: Model, step: int, episodes: Sequence[Trajectory]
 ) -> Rescored:
     """Scores episodes with the student and, where the config names one, the teacher."""
-    batch = pack(cfg, mesh, trajectories, student.tokenizer.pad_token_id, step)
-    room = head_room(cfg, mesh, batch)
-    ours = BatchScorer(student, cfg, mesh)(student.params, batch.rows, room)
+    mesh = layouts.student.mesh
+    batch = pack(cfg, mesh, episodes, student.tokenizer.pad_token_id, step)
+    ours = BatchScorer(student, cfg, mesh)(student.params, batch.rows)
     table = _means(batch, sampler=batch.rows.sampler_logp, student=ours.logp)
-    teacher = assembly.load_teacher(cfg, student, mesh)
+    teacher = assembly.load_teacher(cfg, student, layouts)
     if teacher:
-        theirs = BatchScorer(teacher, cfg, mesh)(teacher.params, teacher_rows(batch), room)
+        theirs = BatchScorer(teacher, cfg, mesh)(teacher.params, teacher_rows(batch))
         table |= _means(batch, teacher=theirs.logp)
         now = make_turn_table(cfg)(batch, ours, theirs)
         table |= {f"{name}_now": values for name, values in now.items()}
-    return Rescored(turn_columns(table, batch, trajectories), _difference(batch, ours))
+    return Rescored(turn_columns(table, batch, episodes), _difference(batch, ours))
 
 
 def _means(batch: TurnBatch, **streams: jax.Array) -> dict[str, np.ndarray]:
@@ -121,11 +121,11 @@ def _rescore(
     cfg: ConfigDict,
     checkpoint: str,
 ) -> Rescored:
-    mesh = assembly.mesh_of(cfg)
-    with jax.set_mesh(mesh):
-        student = load_policy(cfg, checkpoint, mesh)
+    layouts = layouts_of(cfg)
+    with jax.set_mesh(layouts.student.mesh):
+        student = load_policy(cfg, checkpoint, layouts)
         require_tokenizer(recording, student)
-        return rescore(cfg, mesh, student, step, trajectories)
+        return rescore(cfg, layouts, student, step, trajectories)
 
 
 def _known(columns: Mapping[str, list[float]]) -> Columns:

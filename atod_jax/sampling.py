@@ -1,4 +1,4 @@
-"""Sampling actions: a jitted prefill + decode loop, and the host object that feeds it.
+"""Sampling actions: a jitted prefill + decode loop. `policy` feeds it.
 
 The draw of a row depends on its key, its id and its prompt only: not on the other rows of the
 batch, not on how far it was padded. Log-probabilities are those of the untruncated policy
@@ -7,25 +7,18 @@ softmax(logits / temperature) over the ids that are not forbidden, which is what
 
 import dataclasses
 import functools
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from atod_jax.core.fused import mask_logits
 from atod_jax.models import Cache, LanguageModel
 from atod_jax.models.transformer import empty_cache, grow_cache
-from atod_jax.sharding import batch_sharding, local_shards, to_global, to_local
 
 CDF_BLOCK = 512  # ids per block of the two-level search
-ROW_UNIT = 8  # the smallest row bucket
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,13 +62,6 @@ class Generation:
     tokens: Int[Array, "B R"]
     logp: Float[Array, "B R"]  # nats, of each sampled token
     length: Int[Array, "B"]  # tokens per action, the end token included
-
-
-class Action(NamedTuple):
-    """One sampled action on the host."""
-
-    tokens: np.ndarray  # i32[a], the end token included when it was produced
-    logp: np.ndarray  # f32[a]
 
 
 # --------------------------------------------------------------------- one distribution
@@ -178,7 +164,7 @@ class _State:
     cache: Cache
 
 
-def _generate(
+def sample(
     model: LanguageModel,
     params: Any,
     prompt: Int[Array, "B P"],
@@ -188,6 +174,7 @@ def _generate(
     temperature: Float[Array, ""] | float,
     cfg: SamplingConfig,
 ) -> Generation:
+    """`generate`, not compiled; the temperature may be an array."""
     head = model.head(params)
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_id)
 
@@ -259,91 +246,4 @@ def generate(
       row_id: what tells the draws of two rows apart; rows that share it share their numbers.
       cfg: static.
     """
-    return _generate(model, params, prompt, prompt_length, key, row_id, cfg.temperature, cfg)
-
-
-# ------------------------------------------------------------------- the host
-
-
-@functools.cache
-def _compiled(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Any:
-    """The jitted loop of `cfg.program`; policies that differ in host settings share it."""
-
-    def run(params, prompt, length, key, row_id, temperature):
-        return _generate(model, params, prompt, length, key, row_id, temperature, cfg)
-
-    return jax.jit(run, out_shardings=None if mesh is None else batch_sharding(mesh))
-
-
-class Policy:
-    """Turns lists of prompts of any length into few compiled shapes, and back into actions."""
-
-    def __init__(self, model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None = None):
-        self.model, self.cfg, self.mesh = model, cfg, mesh
-        self._unit = math.lcm(ROW_UNIT, local_shards(mesh)) if mesh else ROW_UNIT
-        self._generate = _compiled(model, cfg.program, mesh)
-        self._temperature = jnp.float32(cfg.temperature)
-
-    def act(
-        self,
-        params: Any,
-        prompts: Sequence[np.ndarray],
-        row_ids: Sequence[int],
-        key: Array,
-    ) -> list[Action]:
-        """One action per prompt.
-
-        With several processes every one of them must call this the same number of times, with its
-        own prompts (possibly none) and row ids that are unique among all of them.
-
-        Raises:
-          ValueError: a prompt is empty or longer than the largest bucket, there are more than
-            max_rows prompts, or not one row id per prompt.
-        """
-        rows, columns = self._bucket(prompts, row_ids)
-        if rows == 0:
-            return []
-        tokens = np.full((rows, columns), self.cfg.pad_id, np.int32)
-        length, ids = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        for i, prompt in enumerate(prompts):
-            tokens[i, columns - len(prompt) :] = prompt
-            length[i] = len(prompt)
-        ids[: len(prompts)] = row_ids
-        host = (tokens, length, ids)
-        put = jax.device_put(host) if self.mesh is None else to_global(host, self.mesh)
-        out = self._generate(params, put[0], put[1], key, put[2], self._temperature)
-        out_tokens, logp, count = (to_local(x) for x in (out.tokens, out.logp, out.length))
-        return [Action(out_tokens[i, :n], logp[i, :n]) for i, n in enumerate(count[: len(prompts)])]
-
-    def compilations(self) -> int:
-        """Shapes compiled so far, by all policies that share the loop."""
-        return self._generate._cache_size()
-
-    def _bucket(self, prompts: Sequence[np.ndarray], row_ids: Sequence[int]) -> tuple[int, int]:
-        """The padded (rows, columns), agreed upon by all processes; (0, 0) without any prompt."""
-        longest = max((len(p) for p in prompts), default=0)
-        if any(len(p) == 0 for p in prompts):
-            raise ValueError("an empty prompt: there is nothing to predict the first token from")
-        if len(row_ids) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts but {len(row_ids)} row ids")
-        if longest > self.cfg.prompt_buckets[-1]:
-            raise ValueError(
-                f"a prompt has {longest} tokens, the largest of {self.cfg.prompt_buckets=} is "
-                f"{self.cfg.prompt_buckets[-1]}; add a bucket or shorten the history"
-            )
-        if len(prompts) > self.cfg.max_rows:
-            raise ValueError(f"{len(prompts)} prompts in one call, {self.cfg.max_rows=}; raise it")
-        rows = row_bucket(len(prompts), unit=self._unit, most=self.cfg.max_rows)
-        columns = next(b for b in self.cfg.prompt_buckets if b >= longest) if prompts else 0
-        if jax.process_count() > 1:
-            rows, columns = multihost_utils.process_allgather(np.array([rows, columns])).max(0)
-        return int(rows), int(columns)
-
-
-def row_bucket(rows: int, *, unit: int, most: int) -> int:
-    """The smallest of 0, unit, 4 unit, 16 unit, ..., and `most` (rounded up to units) that fits:
-    a padded row costs little, a compiled shape seconds."""
-    if rows == 0:
-        return 0
-    power = unit * 4 ** max(0, math.ceil(math.log2(rows / unit) / 2))
-    return min(power, -(-most // unit) * unit)
+    return sample(model, params, prompt, prompt_length, key, row_id, cfg.temperature, cfg)

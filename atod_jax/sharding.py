@@ -1,13 +1,14 @@
-"""Devices as one named mesh, and the two small tables that put arrays on it.
+"""Devices as named meshes, and the two small tables that put arrays on them.
 
 A model names the logical axes of its parameters (pattern -> axes); the rules say which mesh axes
-carry a logical axis. Everything else follows by propagation in `jax.jit`.
+carry a logical axis. Everything else follows by propagation in `jax.jit`. Arrays change from one
+mesh to another in `put` and `reshard` only.
 """
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,11 +32,19 @@ RULES: Mapping[str, str | None] = {
 AxesTable = Sequence[tuple[str, tuple[str | None, ...]]]
 
 
-def make_mesh(shape: Mapping[str, int]) -> Mesh:
-    """A mesh over all devices of all processes.
+class Layout(NamedTuple):
+    """Where a model lives: a mesh of its devices, and its own rules."""
+
+    mesh: Mesh
+    rules: Mapping[str, str | None] = RULES
+
+
+def make_mesh(shape: Mapping[str, int], devices: np.ndarray | None = None) -> Mesh:
+    """A mesh over all devices of all processes, or over some of them.
 
     Args:
       shape: sizes of the axes data, fsdp, tensor, expert; those not named have size 1.
+      devices: their order is kept; None: all devices, in the order that suits their wiring.
 
     Raises:
       ValueError: an unknown axis, a size below 1, or a product other than the device count.
@@ -44,13 +53,17 @@ def make_mesh(shape: Mapping[str, int]) -> Mesh:
     if unknown:
         raise ValueError(f"mesh axes {unknown} are unknown; choose from {MESH_AXES}")
     sizes = tuple(shape.get(axis, 1) for axis in MESH_AXES)
-    if min(sizes) < 1 or math.prod(sizes) != jax.device_count():
+    available = jax.device_count() if devices is None else devices.size
+    if min(sizes) < 1 or math.prod(sizes) != available:
         raise ValueError(
             f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
-            f"{jax.device_count()}; make the product of its sizes equal that"
+            f"{available}; make the product of its sizes equal that"
         )
     # Auto: under the default (Explicit) an embedding lookup has to name its output sharding.
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    if devices is None:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=types)
+    return Mesh(devices.reshape(sizes), MESH_AXES, axis_types=types)
 
 
 def param_shardings(
@@ -171,6 +184,23 @@ def place(host_tree: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_callback(x.shape, split, lambda index: x[index])
 
     return jax.tree.map(one, host_tree)
+
+
+def reshard(tree: Any, shardings: Any) -> Any:
+    """Arrays in another layout over the same devices in the same order, by one program."""
+    return jax.jit(lambda x: x, out_shardings=shardings)(tree)
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays on any devices -> the same arrays with this sharding, of other devices perhaps."""
+
+    def one(x: jax.Array) -> jax.Array:
+        if x.is_fully_addressable or x.sharding.device_set == sharding.device_set:
+            return jax.device_put(x, sharding)
+        whole = to_host(x)  # every process has devices of both meshes, so all have it
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(one, tree)
 
 
 def on_mesh(tree: Any, mesh: Mesh) -> Any:

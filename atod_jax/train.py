@@ -16,14 +16,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import flags
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from atod_jax import assembly, cli, cluster, config, dry_run, learner
 from atod_jax.assembly import Algorithm, Model
 from atod_jax.checkpoint import Checkpointer
+from atod_jax.core.fused import VOCAB
 from atod_jax.core.losses import LossConfig
 from atod_jax.experience import make_collect
+from atod_jax.layouts import layouts_of
 from atod_jax.measures import Clock, env_scalars, finite_scalars, rollout_scalars
 from atod_jax.metrics import Muted, Progress, Writer
 from atod_jax.models.checkpoint_io import save_hf
@@ -31,7 +33,7 @@ from atod_jax.observer import BatchScorer, Observer, head_room, pack
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.scoring import teacher_rows
-from atod_jax.sharding import abstract, on_mesh, to_host
+from atod_jax.sharding import abstract, on_mesh, put, to_host
 from atod_jax.tasks import TaskSource
 from atod_jax.types import TokenStats, TurnBatch
 
@@ -42,11 +44,12 @@ _HARDWARE = flags.DEFINE_string("hardware", "cpu", "with --dry_run: v5e-16, v5p-
 def main(cfg: ConfigDict, workdir: str) -> None:
     """Runs a whole training run, or what is left of it."""
     out = open_workdir(Path(workdir), cfg)
-    mesh = assembly.mesh_of(cfg)
+    layouts = layouts_of(cfg)
+    mesh = layouts.student.mesh
     with jax.set_mesh(mesh), cli.StopRequest() as stop, contextlib.ExitStack() as stack:
         # --- models ---------------------------------------------------------------------------
-        student = assembly.load_student(cfg, mesh)
-        teacher = assembly.load_teacher(cfg, student, mesh)
+        student = assembly.load_student(cfg, layouts)
+        teacher = assembly.load_teacher(cfg, student, layouts)
         algorithm = assembly.algorithm(cfg)
         require_teacher(cfg, teacher, algorithm)
         optim_cfg = config.section(OptimConfig, cfg.optim)
@@ -62,7 +65,7 @@ def main(cfg: ConfigDict, workdir: str) -> None:
         # --- environment side -----------------------------------------------------------------
         env = assembly.environment(cfg, student.tokenizer)
         source = TaskSource(env.module.tasks(env.settings, cfg.env.train_split), cfg.seed)
-        collect = make_collect(cfg, mesh, env, source, student, teacher, algorithm, stop.check)
+        collect = make_collect(cfg, env, source, student, teacher, algorithm, stop.check)
 
         # --- compiled functions ---------------------------------------------------------------
         score = BatchScorer(student, cfg, mesh)
@@ -105,18 +108,18 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                 clock.lap("rollout")
                 batch = pack(cfg, mesh, trajectories, env.renderer.pad_id, step)
                 clock.lap("pack")
-                room = head_room(cfg, mesh, batch)
-                s = score(state.params, batch.rows, room)
-                t = judge(step, state.params, batch, room)
+                s = score(state.params, batch.rows)
+                t = judge(step, state.params, batch)
                 sig = signal(batch, s, t, state.step)
                 if cfg.loss.kl_coef:
-                    start = score(student.params, batch.rows, room)
+                    start = score(student.params, batch.rows)
                     sig = sig.replace(reference_logp=start.logp)
                 means = [jax.block_until_ready(sig.diagnostics)]
                 clock.lap("score")
                 if cfg.record:
                     observer.record(step, trajectories, batch, s, t)
                     clock.lap("record")
+                room = head_room(cfg, mesh, batch.rows)
                 for piece in learner.minibatches(
                     batch,
                     sig,
@@ -244,15 +247,18 @@ class Judge:
         model = student if context.self_teacher else teacher
         self._score = model and BatchScorer(model, cfg, mesh, keep_states=context.states)
         # the matrix that goes with the states of an exact KL
-        self.head = model.lm.head(model.params) if context.states else None
+        self.head = _head_at(model, mesh) if context.states else None
 
-    def __call__(
-        self, step: int, student_params: Any, batch: TurnBatch, room: int
-    ) -> TokenStats | None:
+    def __call__(self, step: int, student_params: Any, batch: TurnBatch) -> TokenStats | None:
         if not self._needed(step):
             return None
         params = student_params if self._params is None else self._params
-        return self._score(params, teacher_rows(batch), room)
+        return self._score(params, teacher_rows(batch))
+
+
+def _head_at(model: Model, mesh: Mesh) -> jax.Array:
+    """The model's output embedding where the student's head is computed, split in the same way."""
+    return put(model.lm.head(model.params), NamedSharding(mesh, PartitionSpec(VOCAB)))
 
 
 def due(step: int, every: int) -> bool:

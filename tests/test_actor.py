@@ -6,7 +6,8 @@ import pytest
 
 from atod_jax import assembly, config
 from atod_jax.models import ModelConfig, build
-from atod_jax.sampling import Policy, SamplingConfig
+from atod_jax.policy import Policy
+from atod_jax.sampling import SamplingConfig
 
 MODEL = build(
     ModelConfig(

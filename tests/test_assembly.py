@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from atod_jax import assembly
+from atod_jax.layouts import layouts_of
 from atod_jax.models import build, config_from_hf
 from atod_jax.models.checkpoint_io import load_hf, save_hf
 from atod_jax.render import load_tokenizer
+from atod_jax.sharding import Layout, make_mesh
 from configs import household
 
 TOKENIZER = assembly.ASSETS / "household" / "tokenizer"
@@ -46,9 +48,9 @@ def config(student, teacher, **changes):
 
 
 def models(cfg):
-    mesh = assembly.mesh_of(cfg)
-    student = assembly.load_student(cfg, mesh)
-    return student, assembly.load_teacher(cfg, student, mesh)
+    layouts = layouts_of(cfg)
+    student = assembly.load_student(cfg, layouts)
+    return student, assembly.load_teacher(cfg, student, layouts)
 
 
 @pytest.mark.parametrize("more", [-8, 0, 64])
@@ -127,8 +129,7 @@ def test_a_teacher_kept_as_integers_is_a_quarter_of_its_size(rows, tmp_path):
 @pytest.mark.parametrize(("storage", "most"), [("bfloat16", 5e-4), ("int8", 1e-3)])
 def test_what_a_smaller_type_costs_a_trained_teacher(storage, most):
     """KL(float32 || smaller) per token, in nats; measured 8e-5 and 2e-4."""
-    mesh = assembly.make_mesh({"data": 8})
-    options = {"remat": "none", "mesh": mesh}
+    options = {"remat": "none", "layout": Layout(make_mesh({"data": 8}))}
     load = functools.partial(assembly.load, "household/teacher-good", "teacher.path", **options)
     text = "you see a desk 1, a drawer 1. your task is to: put a pen in drawer. open drawer 1. " * 4
 

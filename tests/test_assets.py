@@ -5,6 +5,7 @@ import pytest
 
 from atod_jax import assembly
 from atod_jax.evaluation import Evaluator
+from atod_jax.layouts import layouts_of
 from configs import household
 
 FOLDER = assembly.ASSETS / "household"
@@ -19,12 +20,12 @@ def test_the_shipped_files_stay_small():
 @pytest.fixture(scope="module")
 def loaded():
     cfg = household.get_config()
-    mesh = assembly.mesh_of(cfg)
+    layout = layouts_of(cfg).student
     models = {
-        name: assembly.load(f"household/{name}", "student.path", remat="none", mesh=mesh)
+        name: assembly.load(f"household/{name}", "student.path", remat="none", layout=layout)
         for name in MODELS
     }
-    return cfg, mesh, models
+    return cfg, layout.mesh, models
 
 
 def test_all_speak_with_the_same_tokens(loaded):
@@ -44,6 +45,6 @@ def test_success_on_unseen_games_is_as_described(name, low, high, loaded):
     model = models[name]
     env = assembly.environment(cfg, model.tokenizer)
     with jax.set_mesh(mesh):
-        evaluator = Evaluator(cfg, model, mesh, env, temperature=1.0)
+        evaluator = Evaluator(cfg, model, env, temperature=1.0)
         result, _ = evaluator.run(model.params, env.tasks("valid_unseen", 96))
     assert low <= result.rate().value <= high

@@ -14,6 +14,7 @@ from atod_jax import assembly
 from atod_jax.checkpoint import Checkpointer
 from atod_jax.config import section
 from atod_jax.export import export
+from atod_jax.layouts import layouts_of
 from atod_jax.learner import init_state
 from atod_jax.models import build
 from atod_jax.models.checkpoint_io import load_hf, save_hf
@@ -34,7 +35,7 @@ def small_config():
 def run(tmp_path_factory):
     """The checkpoint of a run that has changed its student, and that student as a folder."""
     folder, cfg = tmp_path_factory.mktemp("run"), small_config()
-    model = assembly.load_student(cfg, assembly.mesh_of(cfg))
+    model = assembly.load_student(cfg, layouts_of(cfg))
     params = jax.tree.map(lambda x: 1.5 * x, model.params)
     state = init_state(params, make_optimizer(section(OptimConfig, cfg.optim)))
     checkpoints = Checkpointer(folder / "run" / "checkpoints")

@@ -46,7 +46,7 @@ ALLOWED = {
 # Only the command-line programs and what wires them up see the config tree.
 READS_CONFIG = {
     "config", "cli", "assembly", "evaluation", "experience", "observer", "train", "evaluate",
-    "play", "doctor", "replay", "export", "dry_run", "measures",
+    "play", "doctor", "replay", "export", "dry_run", "measures", "layouts",
 }  # fmt: skip
 PROGRAMS = {"train", "evaluate", "play", "doctor", "replay", "export"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_MAIN = 350, 80, 120

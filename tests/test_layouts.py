@@ -15,8 +15,9 @@ from atod_jax.core.losses import LossConfig
 from atod_jax.learner import init_state, make_update, minibatches
 from atod_jax.models import AXES, ModelConfig, build
 from atod_jax.packing import pack_turns
+from atod_jax.policy import Policy
 from atod_jax.records import StopReason, Task, Trajectory, Turn
-from atod_jax.sampling import Policy, SamplingConfig
+from atod_jax.sampling import SamplingConfig
 from atod_jax.scoring import ScoreConfig, make_score
 from atod_jax.sharding import RULES, make_mesh, param_shardings, place, replicate, to_host
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from atod_jax import assembly
+from atod_jax.layouts import layouts_of
 from atod_jax.observer import TurnTable, head_room, pack
 from atod_jax.records import StopReason, Task, Trajectory, Turn
 from configs import household
@@ -21,7 +22,7 @@ def cfg():
 
 @pytest.fixture(scope="module")
 def mesh(cfg):
-    return assembly.mesh_of(cfg)
+    return layouts_of(cfg).student.mesh
 
 
 def make_trajectory(turns=4, *, seed=0, replayed=0):
@@ -45,8 +46,8 @@ def make_trajectory(turns=4, *, seed=0, replayed=0):
 
 def test_the_turn_table_lines_up_with_the_turns(cfg, mesh):
     with jax.set_mesh(mesh):
-        student = assembly.load_student(cfg, mesh)
-        teacher = assembly.load_teacher(cfg, student, mesh)
+        student = assembly.load_student(cfg, layouts_of(cfg))
+        teacher = assembly.load_teacher(cfg, student, layouts_of(cfg))
         table = TurnTable(cfg, mesh, student, teacher)
         whole, half = table(
             student.params, [make_trajectory(4), make_trajectory(5, seed=1, replayed=2)]
@@ -60,7 +61,7 @@ def test_the_turn_table_lines_up_with_the_turns(cfg, mesh):
 
 def test_room_depends_on_the_batch_alone(cfg, mesh):
     def room(turns):
-        return head_room(cfg, mesh, pack(cfg, mesh, [make_trajectory(turns)], 0, 0))
+        return head_room(cfg, mesh, pack(cfg, mesh, [make_trajectory(turns)], 0, 0).rows)
 
     places = cfg.packing.micro_rows // 8 * cfg.sampling.max_new_tokens  # on each of eight devices
     assert places >= room(12) >= 3

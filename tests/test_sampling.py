@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from atod_jax.models import ModelConfig, build
+from atod_jax.policy import Policy, row_bucket
 from atod_jax.sampling import (
     CDF_BLOCK,
-    Policy,
     SamplingConfig,
     generate,
     inverse_cdf,
     mask_logits,
     pick,
-    row_bucket,
     truncate,
 )
 

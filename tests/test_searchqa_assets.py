@@ -5,6 +5,7 @@ import pytest
 
 from atod_jax import assembly
 from atod_jax.evaluation import Evaluator
+from atod_jax.layouts import layouts_of
 from configs import searchqa
 
 FOLDER = assembly.ASSETS / "searchqa"
@@ -20,12 +21,12 @@ def test_the_shipped_files_stay_small():
 @pytest.fixture(scope="module")
 def loaded():
     cfg = searchqa.get_config("smoke")
-    mesh = assembly.mesh_of(cfg)
+    layout = layouts_of(cfg).student
     models = {
-        name: assembly.load(f"searchqa/{name}", "student.path", remat="none", mesh=mesh)
+        name: assembly.load(f"searchqa/{name}", "student.path", remat="none", layout=layout)
         for name in MODELS
     }
-    return cfg, mesh, models
+    return cfg, layout.mesh, models
 
 
 def test_both_speak_with_the_shipped_tokenizer(loaded):
@@ -44,6 +45,6 @@ def test_success_on_held_out_questions_is_as_described(name, low, high, loaded):
     model = models[name]
     env = assembly.environment(cfg, model.tokenizer)
     with jax.set_mesh(mesh):
-        evaluator = Evaluator(cfg, model, mesh, env, temperature=1.0)
+        evaluator = Evaluator(cfg, model, env, temperature=1.0)
         result, _ = evaluator.run(model.params, env.tasks("test", 96))
     assert low <= result.rate().value <= high

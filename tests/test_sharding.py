@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from atod_jax.models import AXES, ModelConfig, build
-from atod_jax.sampling import Policy, SamplingConfig
+from atod_jax.policy import Policy
+from atod_jax.sampling import SamplingConfig
 from atod_jax.sharding import (
     RULES,
     batch_sharding,

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from atod_jax import assembly
 from atod_jax.core.tdur import TdurConfig, turn_weights
 from atod_jax.evaluation import Evaluator
+from atod_jax.layouts import layouts_of
 from atod_jax.observer import TurnTable
 from configs import household
 
@@ -60,13 +61,14 @@ for k, row in enumerate(zip(d, h, *columns)):
 
 # %%
 cfg = household.get_config("algo=atod,teacher=good")
-mesh = assembly.mesh_of(cfg)
+layouts = layouts_of(cfg)
+mesh = layouts.student.mesh
 with jax.set_mesh(mesh):
-    student = assembly.load_student(cfg, mesh)
-    teacher = assembly.load_teacher(cfg, student, mesh)
+    student = assembly.load_student(cfg, layouts)
+    teacher = assembly.load_teacher(cfg, student, layouts)
     env = assembly.environment(cfg, student.tokenizer)
     tasks = env.tasks(cfg.eval.split, 1)
-    _, (episode,) = Evaluator(cfg, student, mesh, env, temperature=1.0).run(student.params, tasks)
+    _, (episode,) = Evaluator(cfg, student, env, temperature=1.0).run(student.params, tasks)
     (table,) = TurnTable(cfg, mesh, student, teacher)(student.params, [episode])
 
 print(f"\n{episode.turns[0].observation.splitlines()[-1]}")

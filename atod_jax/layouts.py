@@ -1,0 +1,140 @@
+"""From a config to the layouts of a run: the student in training, the student as it plays, the
+teacher.
+
+All three may be one mesh. The student may play on another shape of its own devices, the teacher may
+have another shape, other rules, and devices of its own.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from atod_jax import config
+from atod_jax.sharding import BATCH_AXES, RULES, Layout, make_mesh
+
+Shape = Mapping[str, int]  # mesh axis -> devices
+Rules = Mapping[str, str | None]
+
+
+class Layouts(NamedTuple):
+    """The layouts of a run; those that are equal share one mesh."""
+
+    student: Layout  # in training; batches live here
+    playing: Layout  # the same devices in the same order
+    teacher: Layout
+
+
+class Shapes(NamedTuple):
+    """The sizes of the mesh axes, before there are devices."""
+
+    student: Shape
+    playing: Shape
+    teacher: Shape
+
+
+def shapes_of(cfg: ConfigDict, devices: int) -> Shapes:
+    """The mesh shapes of a run on `devices` devices, an axis of -1 filled with what is left.
+
+    Raises:
+      ValueError: several axes are -1, or the teacher's own devices leave none for the student.
+    """
+    apart = cfg.teacher.devices
+    if apart and not apart < devices:
+        raise ValueError(
+            f"teacher.devices={apart}: there are {devices} devices and the student needs some; "
+            f"use less than {devices}, or 0 to share them all"
+        )
+    ours, theirs = devices - apart, apart or devices
+    return Shapes(
+        student=_filled("mesh", cfg.mesh, ours),
+        playing=_filled(*_first_set("sampling.mesh", cfg.sampling.mesh, cfg), ours),
+        teacher=_filled(*_first_set("teacher.mesh", cfg.teacher.mesh, cfg), theirs),
+    )
+
+
+def rules_of(cfg: ConfigDict) -> tuple[Rules, Rules]:
+    """The student's and the teacher's table, logical axis -> mesh axis or None."""
+    return tuple(
+        {axis: part.rules[axis] or None for axis in RULES} for part in (cfg.student, cfg.teacher)
+    )
+
+
+def layouts_of(cfg: ConfigDict) -> Layouts:
+    """The meshes of a run over the devices of all processes, checked against its batch sizes.
+
+    Raises:
+      ValueError: a shape does not fit the devices, or a batch does not fit a shape.
+    """
+    shapes, (our_rules, their_rules) = shapes_of(cfg, jax.device_count()), rules_of(cfg)
+    apart = cfg.teacher.devices
+    ours, theirs = divided(apart) if apart else (None, None)
+    student = make_mesh(shapes.student, ours)
+    playing = _same_or(shapes.playing, student)
+    teacher = make_mesh(shapes.teacher, theirs) if apart else _same_or(shapes.teacher, student)
+    config.validate_mesh(cfg, shards_of(shapes.student), shapes.student)
+    require_rows(cfg, shapes.teacher)
+    return Layouts(
+        Layout(student, our_rules), Layout(playing, our_rules), Layout(teacher, their_rules)
+    )
+
+
+def require_rows(cfg: ConfigDict, teacher: Shape) -> None:
+    """The teacher scores the student's micro-batches.
+
+    Raises:
+      ValueError: they do not divide over its devices.
+    """
+    shards = shards_of(teacher)
+    if cfg.packing.micro_rows % shards:
+        fits = -(-cfg.packing.micro_rows // shards) * shards
+        raise ValueError(
+            f"packing.micro_rows={cfg.packing.micro_rows} is not divisible by the {shards} data "
+            f"shards of the teacher's mesh {dict(teacher)}; use {fits} or lower "
+            "teacher.mesh.data/teacher.mesh.fsdp"
+        )
+
+
+def shards_of(shape: Shape) -> int:
+    """Into how many pieces a mesh of this shape splits rows."""
+    return math.prod(shape[axis] for axis in BATCH_AXES)
+
+
+def divided(apart: int) -> tuple[np.ndarray, np.ndarray]:
+    """The student's devices and the teacher's `apart`: the last ones of every process.
+
+    So every process takes part in both and hands over its own rows.
+
+    Raises:
+      ValueError: the processes cannot give equally many.
+    """
+    each, rest = divmod(apart, jax.process_count())
+    if rest:
+        raise ValueError(
+            f"teacher.devices={apart} is not divisible by the {jax.process_count()} processes, "
+            f"which give equally many; use {(each + 1) * jax.process_count()}"
+        )
+    ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    by_process = np.array(ordered).reshape(jax.process_count(), -1)
+    return by_process[:, :-each].reshape(-1), by_process[:, -each:].reshape(-1)
+
+
+def _first_set(key_name: str, sizes: ConfigDict, cfg: ConfigDict) -> tuple[str, ConfigDict]:
+    return (key_name, sizes) if any(sizes.values()) else ("mesh", cfg.mesh)
+
+
+def _filled(key_name: str, sizes: ConfigDict, devices: int) -> Shape:
+    shape = {axis: size or 1 for axis, size in sizes.items()}
+    open_axes = [axis for axis, size in shape.items() if size == -1]
+    if len(open_axes) > 1:
+        raise ValueError(f"{key_name}: axes {open_axes} are all -1; one can take what is left")
+    for axis in open_axes:
+        shape[axis] = max(1, devices // math.prod(n for name, n in shape.items() if name != axis))
+    return shape
+
+
+def _same_or(shape: Shape, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+    return mesh if dict(mesh.shape) == dict(shape) else make_mesh(shape, mesh.devices.reshape(-1))
