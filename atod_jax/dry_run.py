@@ -14,7 +14,7 @@ from atod_jax import assembly, cli, config, layouts
 from atod_jax.core.fused import Tiling
 from atod_jax.estimate import compiled, memory, pages
 from atod_jax.estimate.hardware import CPU, Hardware, parse
-from atod_jax.estimate.plan import Plan
+from atod_jax.estimate.plan import Placed, Plan
 from atod_jax.estimate.remedy import remedy
 from atod_jax.estimate.text import amount
 from atod_jax.models import ModelConfig, config_from_hf
@@ -44,19 +44,22 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
     """The shapes of one iteration of a config on some hardware.
 
     Raises:
-      ValueError: the mesh does not fit the hardware, or the batch the mesh.
+      ValueError: a mesh does not fit its devices, or the batch a mesh.
     """
-    student = student_config(cfg)
-    mesh = layouts.shapes_of(cfg, hardware.count).student
-    if math.prod(mesh.values()) != hardware.count:
-        raise ValueError(
-            f"mesh {mesh} needs {math.prod(mesh.values())} devices, --hardware has {hardware}; "
-            "set one axis to -1, e.g. --config.mesh.data=1 --config.mesh.fsdp=-1"
-        )
-    plan = Plan(
+    shapes = layouts.shapes_of(cfg, hardware.count)
+    require_devices(cfg, shapes, hardware)
+    config.validate_mesh(cfg, layouts.shards_of(shapes.student), shapes.student)
+    layouts.require_rows(cfg, shapes.teacher)
+    our_rules, their_rules = (tuple(rules.items()) for rules in layouts.rules_of(cfg))
+    model = student_config(cfg)
+    student = Placed(model, _mesh(shapes.student), our_rules)
+    teacher = teacher_config(cfg, model)
+    return Plan(
         student=student,
-        teacher=teacher_config(cfg, student),
-        mesh=tuple((axis, mesh[axis]) for axis in MESH_AXES),
+        playing=dataclasses.replace(student, mesh=_mesh(shapes.playing)),
+        teacher=teacher and Placed(teacher, _mesh(shapes.teacher), their_rules, cfg.teacher.dtype),
+        apart=cfg.teacher.devices > 0,
+        judge=judge_of(cfg),
         episodes=cfg.rollout.tasks * cfg.rollout.group,
         eval_slots=cfg.eval.slots,
         turns=cfg.env.max_turns,
@@ -66,12 +69,40 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
         minibatch_rows=cfg.packing.minibatch_rows,
         tiling=config.section(Tiling, cfg.head),
         platform=hardware.platform,
-        teacher_int8=cfg.teacher.dtype == "int8",
         sampled=cfg.sampling.rows,
         plays=cfg.rollout.source == "student",
     )
-    config.validate_mesh(cfg, plan.shards, mesh)
-    return plan
+
+
+def _mesh(shape: layouts.Shape) -> tuple[tuple[str, int], ...]:
+    return tuple((axis, shape[axis]) for axis in MESH_AXES)
+
+
+def require_devices(cfg: ConfigDict, shapes: layouts.Shapes, hardware: Hardware) -> None:
+    """Every mesh has exactly the devices that are there for it.
+
+    Raises:
+      ValueError: one has more or fewer.
+    """
+    apart = cfg.teacher.devices
+    ours = hardware.count - apart
+    there = {"mesh": ours, "sampling.mesh": ours, "teacher.mesh": apart or ours}
+    for (key, have), shape in zip(there.items(), shapes):
+        needed = math.prod(shape.values())
+        if needed != have:
+            left = f", {have} of them for this mesh" if apart else ""
+            raise ValueError(
+                f"{key} {dict(shape)} needs {needed} devices, --hardware has {hardware}{left}; "
+                f"set one axis to -1, e.g. --config.{key}.data=1 --config.{key}.fsdp=-1"
+            )
+
+
+def judge_of(cfg: ConfigDict) -> str:
+    """Whose statistics an algorithm takes for the teacher's: teacher, student, or "" for none."""
+    algorithm = assembly.algorithm(cfg)
+    if not algorithm.needs_teacher(0):
+        return ""
+    return "student" if algorithm.context.self_teacher else "teacher"
 
 
 def student_config(cfg: ConfigDict) -> ModelConfig:
@@ -104,16 +135,16 @@ def _architecture(name: str, key_name: str, dtype: str) -> ModelConfig:
 
 
 def require_fit(plan: Plan, hardware: Hardware) -> None:
-    """Compares the peak with the memory of a device.
+    """Compares the peak of every kind of device with its memory.
 
     Raises:
       ValueError: it is larger.
     """
-    phase, needed = memory.peak(plan)
-    have = hardware.chip.memory
+    kind, have = memory.largest(plan), hardware.chip.memory
+    phase, needed = kind.peak
     if needed <= have:
         return
-    parts = {**memory.resident(plan), **memory.phases(plan)[phase]}
+    parts = {**kind.resident, **kind.phases[phase]}
     largest = max(parts, key=parts.__getitem__)
     options, changed = remedy(plan, have)
     flags = " ".join(f"--config.{key}={value}" for key, value in options.items())
@@ -122,7 +153,8 @@ def require_fit(plan: Plan, hardware: Hardware) -> None:
         advice = f"it fits ({then}) with {flags}"
     else:
         advice = f"even with {flags or 'smaller pieces'} it needs {then}; take more devices"
+    where = f"device of the {kind.whose}'s {kind.devices}" if kind.whose else "device"
     raise ValueError(
-        f"does not fit {hardware}: needs {amount(needed)} of {amount(have)} per device in the "
+        f"does not fit {hardware}: needs {amount(needed)} of {amount(have)} per {where} in the "
         f"{phase}, most of it {largest} ({amount(parts[largest])}); {advice}"
     )

@@ -156,7 +156,7 @@ def scaled(make: Callable[[int], Plan], shown: Sequence[int] = CHIPS) -> tuple[s
     summary = [
         (
             chips,
-            ", ".join(f"{axis} {size}" for axis, size in plan.mesh if size > 1),
+            ", ".join(f"{axis} {size}" for axis, size in plan.student.mesh if size > 1),
             plan.episodes,
             amount(memory.peak(plan)[1]),
             digits(sum(p.seconds for p in phases[chips])),

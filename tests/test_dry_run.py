@@ -71,6 +71,61 @@ def test_a_mesh_for_other_devices_is_refused():
         dry_run.plan_of(released(**{"mesh.data": 4}), parse("v5e-16"))
 
 
+def test_every_model_is_counted_where_it_is(capsys):
+    layouts = {"mesh.data": 1, "mesh.fsdp": -1, "packing.micro_rows": 64}
+    layouts |= {"sampling.mesh.data": 2, "sampling.mesh.tensor": 2, "teacher.rules.mlp": ""}
+    layouts |= {"teacher.devices": 4, "teacher.mesh.tensor": 4}
+    dry_run.main(released(**layouts), "h200-8")
+    shown = capsys.readouterr().out
+    for part in (
+        "mesh: data 1, fsdp 4, tensor 1, expert 1",
+        "mesh of the student while it plays: data 2, fsdp 1, tensor 2, expert 1",
+        "mesh of the teacher, on devices of its own: data 1, fsdp 1, tensor 4, expert 1",
+        "| mlp          | tensor         | -              |",
+        "| 6144 x 512          | 3072 x 2048         |",  # of an MLP: trained, playing
+        "35 x 2560 x 9728",  # of the teacher
+        "weights to play",
+        "per device of the teacher's 4, in the",
+        "teacher scoring on its own 4",
+    ):
+        assert part in shown, part
+
+
+def test_the_layout_that_does_not_fit_is_named():
+    c = released(**{"mesh.data": 1, "mesh.fsdp": -1, "teacher.devices": 16})
+    c.teacher.dtype, c.teacher.path = "float32", "Qwen/Qwen3-32B"
+    with pytest.raises(ValueError, match=r"per device of the teacher's 16 in the teacher"):
+        dry_run.require_fit(dry_run.plan_of(c, parse("v5e-32")), parse("v5e-32"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling.mesh.data": 2}, r"sampling\.mesh .* needs 2 devices, --hardware has 16 x v5e;"),
+        ({"teacher.mesh.tensor": 4}, r"teacher\.mesh .* needs 4 devices"),
+        ({"teacher.devices": 8, "teacher.mesh.fsdp": 4}, r"has 16 x v5e, 8 of them for this mesh"),
+        ({"teacher.devices": 16}, r"teacher\.devices=16: there are 16 devices"),
+    ],
+)
+def test_layouts_for_other_devices_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dry_run.plan_of(released(**changes), parse("v5e-16"))
+
+
+def test_the_teacher_s_rows_must_divide():
+    changes = {"mesh.data": 8, "mesh.tensor": 2, "teacher.mesh.data": 16, "packing.micro_rows": 24}
+    with pytest.raises(ValueError, match=r"micro_rows=24 is not divisible by the 16 .* teacher"):
+        dry_run.plan_of(released(**changes), parse("v5e-16"))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "judge"), [("atod", "teacher"), ("sdar", "student"), ("grpo", "")]
+)
+def test_an_algorithm_says_who_judges(algorithm, judge):
+    plan = dry_run.plan_of(released(**{"algorithm.name": algorithm}), parse("v5e-16"))
+    assert plan.judge == judge
+
+
 def test_rows_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match=r"packing\.micro_rows=256 is not divisible by the 512"):
         dry_run.plan_of(released(), parse("v5e-512"))

@@ -11,12 +11,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from atod_jax import learner
 from atod_jax.core.fused import HeadConfig
 from atod_jax.core.losses import LossConfig
-from atod_jax.estimate.plan import Plan
-from atod_jax.models import AXES, ModelConfig, build
+from atod_jax.estimate.plan import Placed, Plan
+from atod_jax.models import AXES, build
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.sampling import SamplingConfig, generate
 from atod_jax.scoring import ScoreConfig, make_score
-from atod_jax.sharding import RULES, batch_sharding, make_mesh, param_shardings
+from atod_jax.sharding import batch_sharding, make_mesh, param_shardings
 from atod_jax.types import Rows, Signal
 
 _PAD, _END = 0, 1
@@ -33,19 +33,23 @@ def measure(plan: Plan) -> Mapping[str, Measured]:
     """Compiles sampling, scoring and update of the student for this machine; runs nothing.
 
     Raises:
-      ValueError: the mesh of the plan is not that of the devices here.
+      ValueError: the student's mesh is larger than the devices here.
     """
-    mesh, model = make_mesh(dict(plan.mesh)), build(plan.student)
-    params = _params(plan.student, mesh)
-    rows = _rows(plan, mesh)
+    mesh, model = _mesh(plan.student), build(plan.student.model)
+    params, rows = _params(plan.student, mesh), _rows(plan, mesh)
     cfg = ScoreConfig(plan.micro_rows, HeadConfig(tiling=plan.tiling, mesh=mesh))
+    playing = _mesh(plan.playing)
+    with jax.set_mesh(playing):
+        programs = {"rollout": _sampling(plan, _params(plan.playing, playing), playing)}
     with jax.set_mesh(mesh):
-        programs = {
-            "rollout": _sampling(plan, params, mesh),
-            "student scoring": make_score(model, cfg).lower(params, rows, None),
-            "update": _update(plan, params, rows, cfg, mesh),
-        }
-        return {name: _measured(program.compile()) for name, program in programs.items()}
+        programs["student scoring"] = make_score(model, cfg).lower(params, rows, None)
+        programs["update"] = _update(plan, params, rows, cfg, mesh)
+    return {name: _measured(program.compile()) for name, program in programs.items()}
+
+
+def _mesh(placed: Placed) -> Mesh:
+    """Over the first devices: others may be the teacher's."""
+    return make_mesh(dict(placed.mesh), np.array(jax.devices()[: placed.devices]))
 
 
 def _measured(program: Any) -> Measured:
@@ -65,7 +69,7 @@ def _sampling(plan: Plan, params: Any, mesh: Mesh) -> Any:
     prompt = _array(mesh, (plan.episodes, plan.prompt), jnp.int32)
     per_row = _array(mesh, (plan.episodes,), jnp.int32)
     key = jax.random.key(0)
-    return generate.lower(build(plan.student), params, prompt, per_row, key, per_row, cfg)
+    return generate.lower(build(plan.playing.model), params, prompt, per_row, key, per_row, cfg)
 
 
 def _update(plan: Plan, params: Any, rows: Rows, cfg: ScoreConfig, mesh: Mesh) -> Any:
@@ -83,14 +87,15 @@ def _update(plan: Plan, params: Any, rows: Rows, cfg: ScoreConfig, mesh: Mesh) -
     per_token = _array(mesh, (plan.minibatch_rows, plan.response), jnp.float32)
     signal = Signal(advantage=per_token, old_logp=per_token, diagnostics={})
     update = learner.make_update(
-        build(plan.student), tx, make_learning_rate(optim, 1), loss=LossConfig(), score=cfg
+        build(plan.student.model), tx, make_learning_rate(optim, 1), loss=LossConfig(), score=cfg
     )
     return update.lower(state, learner.Piece(rows, signal, per_token), None, None)
 
 
-def _params(config: ModelConfig, mesh: Mesh) -> Any:
-    abstract = jax.eval_shape(build(config).init, jax.random.key(0))
-    return jax.tree.map(_placed, abstract, param_shardings(abstract, AXES, RULES, mesh))
+def _params(placed: Placed, mesh: Mesh) -> Any:
+    abstract = jax.eval_shape(build(placed.model).init, jax.random.key(0))
+    places = param_shardings(abstract, AXES, dict(placed.rules), mesh)
+    return jax.tree.map(_placed, abstract, places)
 
 
 def _placed(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from atod_jax.core.fused import tile_of
-from atod_jax.estimate.plan import Parameter, Plan, item_bytes, parameters
+from atod_jax.estimate.plan import Parameter, Placed, Plan, parameters
 from atod_jax.models import ModelConfig
 from atod_jax.models.layers import QUERIES
 
@@ -28,108 +28,137 @@ class Widths(NamedTuple):
     routed: float  # copies of the token for its experts
 
 
-def widths(config: ModelConfig, plan: Plan) -> Widths:
+def widths(placed: Placed) -> Widths:
     """The widths of a layer, split over the tensor axis; a device holds all copies of its tokens,
     also those for the experts of other devices."""
-    tensor, copies = plan.axis("tensor"), config.experts_per_token
+    config, copies = placed.model, placed.model.experts_per_token
     return Widths(
         model=config.hidden_size,
-        queries=config.num_heads * config.head_dim // tensor,
-        keys=config.num_kv_heads * config.head_dim // tensor,
-        inner=config.intermediate_size / tensor * (copies or 1),
+        queries=config.num_heads * config.head_dim // placed.split("heads"),
+        keys=config.num_kv_heads * config.head_dim // placed.split("kv_heads"),
+        inner=config.intermediate_size / placed.split("mlp") * (copies or 1),
         routed=config.hidden_size * copies,
     )
 
 
-def resident(plan: Plan) -> Parts:
-    """What is there from the first to the last iteration."""
-    student = local(parameters(plan.student, plan.mesh))
-    parts = {
-        "student weights": FLOAT32 * student,
-        "student at the start": FLOAT32 * student,  # for its evaluation and the KL to it
-        "Adam moments": 2 * FLOAT32 * student,
-    }
-    if plan.teacher:
-        parts["teacher weights"] = sum(
-            p.local_size * (1 if _as_integer(plan, p) else item_bytes(plan.teacher))
-            for p in parameters(plan.teacher, plan.mesh)
+class Needs(NamedTuple):
+    """What one kind of device has to hold."""
+
+    whose: str  # "" = all devices are of one kind; student | teacher
+    devices: int
+    resident: Parts  # there from the first to the last iteration
+    phases: Mapping[str, Parts]  # what each phase holds on top, while it lasts
+
+    @property
+    def peak(self) -> tuple[str, float]:
+        """The phase that needs most, and the bytes per device in it, residents included."""
+        extra = {name: sum(parts.values()) for name, parts in self.phases.items()}
+        name = max(extra, key=extra.__getitem__)
+        return name, sum(self.resident.values()) + extra[name]
+
+
+def needs(plan: Plan) -> tuple[Needs, ...]:
+    """One for all devices, or the student's and the teacher's where each has its own."""
+    ours, theirs = _student(plan), _teacher(plan)
+    if plan.apart and plan.teacher:
+        return (
+            Needs("student", plan.student.devices, *ours),
+            Needs("teacher", plan.teacher.devices, *theirs),
         )
-    return parts
+    (resident, phases), (more, others) = ours, theirs
+    return (Needs("", plan.student.devices, {**resident, **more}, {**phases, **others}),)
 
 
-def phases(plan: Plan) -> Mapping[str, Parts]:
-    """What each phase holds on top, while it lasts."""
-    found = {}
-    if plan.plays:
-        found["rollout"] = sampling(plan, plan.student, plan.episodes)
-    found["evaluation"] = sampling(plan, plan.student, plan.eval_slots)
-    if plan.teacher:
-        found["teacher's evaluation"] = sampling(plan, plan.teacher, plan.eval_slots)
-        found["teacher scoring"] = scoring(plan, plan.teacher)
-    found["student scoring"] = scoring(plan, plan.student)
-    found["update"] = update(plan)
-    return found
+def largest(plan: Plan) -> Needs:
+    """Those of the kind of device that needs most."""
+    return max(needs(plan), key=lambda kind: kind.peak[1])
 
 
 def peak(plan: Plan) -> tuple[str, float]:
-    """The phase that needs most, and the bytes per device in it, residents included."""
-    extra = {name: sum(parts.values()) for name, parts in phases(plan).items()}
-    name = max(extra, key=extra.__getitem__)
-    return name, sum(resident(plan).values()) + extra[name]
+    """The phase that needs most, and the bytes in it on each of its devices."""
+    return largest(plan).peak
 
 
-def sampling(plan: Plan, config: ModelConfig, rows: int) -> Parts:
-    """Playing `rows` episodes side by side: prompts at once, then token by token."""
-    mine, size = -(-min(rows, plan.sampled or rows) // plan.shards), item_bytes(config)
-    return {
-        "KV cache": cache(plan, config, mine, plan.prompt + plan.columns),  # short, and grown
-        "layer in work": mine * plan.prompt * _forward(widths(config, plan)) * size,
-        "attention scores": _scores(plan, config, mine, plan.prompt) * _score_bytes(size),
-        "attention mask": mine * plan.prompt**2,
-        "logits": 6 * mine * config.vocab_size // plan.axis("tensor") * FLOAT32,
-        "gathered weights": gathered(plan, config),
+def _student(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
+    trained = local(parameters(plan.student))
+    resident = {
+        "student weights": FLOAT32 * trained,
+        "student at the start": FLOAT32 * trained,  # for its evaluation and the KL to it
+        "Adam moments": 2 * FLOAT32 * trained,
+    }
+    copy = FLOAT32 * local(parameters(plan.playing)) if plan.copies else 0.0
+
+    def plays(rows: int) -> Parts:
+        return ({"weights to play": copy} if copy else {}) | sampling(plan, plan.playing, rows)
+
+    phases = {"rollout": plays(plan.episodes)} if plan.plays else {}
+    phases["evaluation"] = plays(plan.eval_slots)
+    phases["student scoring"] = scoring(plan, plan.student)
+    if plan.judge == "student":
+        phases["teacher scoring"] = scoring(plan, plan.student)
+    phases["update"] = update(plan)
+    return resident, phases
+
+
+def _teacher(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
+    if plan.teacher is None:
+        return {}, {}
+    stored = sum(p.local_size * plan.teacher.stored_bytes(p) for p in parameters(plan.teacher))
+    # where the student is the judge, the transcripts still show what this one thinks
+    return {"teacher weights": stored}, {
+        "teacher's evaluation": sampling(plan, plan.teacher, plan.eval_slots),
+        "teacher scoring": scoring(plan, plan.teacher),
     }
 
 
-def scoring(plan: Plan, config: ModelConfig) -> Parts:
-    """One micro-batch forward, and the head over its action tokens."""
-    mine, size = -(-plan.micro_rows // plan.shards), item_bytes(config)
+def sampling(plan: Plan, placed: Placed, rows: int) -> Parts:
+    """Playing `rows` episodes side by side: prompts at once, then token by token."""
+    mine, size = -(-min(rows, plan.sampled or rows) // placed.shards), placed.item_bytes
     return {
-        "layer in work": mine * plan.columns * _forward(widths(config, plan)) * size,
-        "attention scores": _scores(plan, config, mine, plan.columns) * _score_bytes(size),
+        "KV cache": cache(placed, mine, plan.prompt + plan.columns),  # short, and grown
+        "layer in work": mine * plan.prompt * _forward(widths(placed)) * size,
+        "attention scores": _scores(placed, mine, plan.prompt) * _score_bytes(size),
+        "attention mask": mine * plan.prompt**2,
+        "logits": 6 * mine * placed.model.vocab_size // placed.split("vocab") * FLOAT32,
+        "gathered weights": gathered(placed),
+    }
+
+
+def scoring(plan: Plan, placed: Placed) -> Parts:
+    """One micro-batch forward, and the head over its action tokens."""
+    mine, size = -(-plan.micro_rows // placed.shards), placed.item_bytes
+    return {
+        "layer in work": mine * plan.columns * _forward(widths(placed)) * size,
+        "attention scores": _scores(placed, mine, plan.columns) * _score_bytes(size),
         "attention mask": mine * plan.columns**2,
-        "head": head_tile(plan, config),
-        "gathered weights": gathered(plan, config),
+        "head": head_tile(plan, placed),
+        "gathered weights": gathered(placed),
     }
 
 
 def update(plan: Plan) -> Parts:
     """One micro-batch forward and backward, on top of the gradients of those before."""
-    config, mine = plan.student, -(-plan.micro_rows // plan.shards)
-    size, layer = item_bytes(config), _layer(widths(config, plan))
-    scores = _scores(plan, config, mine, plan.columns)
-    params = parameters(config, plan.mesh)
-    saved = mine * plan.columns * saved_per_token(config, widths(config, plan)) * size
+    placed, mine = plan.student, -(-plan.micro_rows // plan.student.shards)
+    config, size, layer = placed.model, placed.item_bytes, _layer(widths(placed))
+    scores = _scores(placed, mine, plan.columns)
+    saved = mine * plan.columns * saved_per_token(config, widths(placed)) * size
     if config.remat == "none" and plan.columns <= QUERIES:
         saved += scores * (FLOAT32 + size)
     return {
-        "gradients": 2 * FLOAT32 * local(params),  # summed so far, and of this micro-batch
+        # summed so far, and of this micro-batch
+        "gradients": 2 * FLOAT32 * local(parameters(placed)),
         "saved activations": (config.num_layers - 1) * saved,
         "layer in work": 2 * mine * plan.columns * layer * size,
         "attention scores": scores * 2 * _score_bytes(size),
         "attention mask": mine * plan.columns**2,
-        "head": head_tile(plan, config)
+        "head": head_tile(plan, placed)
         + min(plan.tiling.keep_megabytes * 1e6, _all_logits(plan, mine)),
-        "gathered weights": gathered(plan, config),
-        "their gradients": FLOAT32 * whole(plan, config),  # before they are scattered
+        "gathered weights": gathered(placed),
+        "their gradients": FLOAT32 * whole(placed),  # before they are scattered
     }
 
 
 # ------------------------------------------------------------------- the pieces
-
-
-def _as_integer(plan: Plan, p: Parameter) -> bool:
-    return plan.teacher_int8 and p.name.endswith("/kernel") and "/router/" not in p.name
 
 
 def local(params: tuple[Parameter, ...]) -> int:
@@ -137,10 +166,10 @@ def local(params: tuple[Parameter, ...]) -> int:
     return sum(p.local_size for p in params)
 
 
-def cache(plan: Plan, config: ModelConfig, rows: int, columns: int) -> int:
+def cache(placed: Placed, rows: int, columns: int) -> int:
     """Keys and values of `rows` rows of one device."""
-    keys = widths(config, plan).keys
-    return 2 * config.num_layers * rows * columns * keys * item_bytes(config)
+    layers, keys = placed.model.num_layers, widths(placed).keys
+    return 2 * layers * rows * columns * keys * placed.item_bytes
 
 
 def saved_per_token(config: ModelConfig, w: Widths) -> float:
@@ -149,25 +178,25 @@ def saved_per_token(config: ModelConfig, w: Widths) -> float:
     return {"full": w.model, "dots": w.model + products, "none": _layer(w)}[config.remat]
 
 
-def gathered(plan: Plan, config: ModelConfig) -> float:
+def gathered(placed: Placed) -> float:
     """Whole copies of weights that are stored in pieces."""
-    return whole(plan, config) * item_bytes(config) if plan.axis("fsdp") > 1 else 0.0
+    in_pieces = any(placed.pieces(p) > 1 for p in parameters(placed))
+    return whole(placed) * placed.item_bytes if in_pieces else 0.0
 
 
-def whole(plan: Plan, config: ModelConfig) -> float:
-    """Numbers of what is in use at a time, not split over fsdp: one layer, and both tables."""
-    stacked, sizes = max(config.num_layers - 1, 1), {"layers": 0.0, "last": 0.0, "": 0.0}
-    for p in parameters(config, plan.mesh):
+def whole(placed: Placed) -> float:
+    """Numbers of what is in use at a time, gathered: one layer, and both tables."""
+    stacked, sizes = max(placed.model.num_layers - 1, 1), {"layers": 0.0, "last": 0.0, "": 0.0}
+    for p in parameters(placed):
         root = p.name.split("/")[0]
         kind = root if root in sizes else ""
-        pieces = plan.axis("fsdp") if "fsdp" in p.mesh_axes else 1
-        sizes[kind] += p.local_size * pieces / (stacked if kind == "layers" else 1)
+        sizes[kind] += p.local_size * placed.pieces(p) / (stacked if kind == "layers" else 1)
     return max(sizes["layers"], sizes["last"]) + sizes[""]
 
 
-def head_tile(plan: Plan, config: ModelConfig) -> float:
+def head_tile(plan: Plan, placed: Placed) -> float:
     """The logits of one tile and what is made of them; the Pallas kernel has them on the chip."""
-    rows = config.vocab_size // plan.axis("tensor")
+    rows = placed.model.vocab_size // placed.split("vocab")
     backend, tokens, vocab = tile_of(plan.tiling, rows, plan.platform)
     return 0.0 if backend == "pallas" else 3 * tokens * vocab * FLOAT32
 
@@ -189,10 +218,11 @@ def _score_bytes(size: int) -> int:
     return 2 * FLOAT32 + (size if size < FLOAT32 else 0)
 
 
-def _scores(plan: Plan, config: ModelConfig, rows: int, columns: int) -> float:
-    return rows * config.num_heads / plan.axis("tensor") * min(columns, QUERIES) * columns
+def _scores(placed: Placed, rows: int, columns: int) -> float:
+    heads = placed.model.num_heads / placed.split("heads")
+    return rows * heads * min(columns, QUERIES) * columns
 
 
 def _all_logits(plan: Plan, rows: int) -> float:
-    places = rows * plan.response
-    return places * plan.student.vocab_size / plan.axis("tensor") * FLOAT32
+    vocab = plan.student.model.vocab_size / plan.student.split("vocab")
+    return rows * plan.response * vocab * FLOAT32

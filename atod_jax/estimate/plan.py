@@ -1,4 +1,4 @@
-"""What the arithmetic needs to know of a run: models, mesh, and the shapes of one iteration."""
+"""What the arithmetic needs to know of a run: models and where they live, shapes."""
 
 import dataclasses
 import functools
@@ -33,13 +33,63 @@ class Parameter:
         return math.prod(self.local_shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A model on its mesh. Hashable, so what follows from it can be kept."""
+
+    model: ModelConfig
+    mesh: tuple[tuple[str, int], ...]  # (axis, devices), outermost first
+    rules: tuple[tuple[str, str | None], ...] = tuple(RULES.items())  # logical axis -> mesh axis
+    storage: str = "float32"  # of its weights: float32 | bfloat16 | int8 (matrices only)
+
+    def axis(self, name: str) -> int:
+        """Devices along a mesh axis."""
+        return dict(self.mesh)[name]
+
+    @property
+    def devices(self) -> int:
+        return math.prod(size for _, size in self.mesh)
+
+    @property
+    def shards(self) -> int:
+        """Into how many pieces rows are split."""
+        return math.prod(self.axis(name) for name in BATCH_AXES)
+
+    def split(self, logical: str) -> int:
+        """Into how many pieces a width of the work is split; an axis that splits rows splits no
+        widths: weights stored along it are gathered for use."""
+        carried_by = dict(self.rules)[logical]
+        return self.axis(carried_by) if carried_by and carried_by not in BATCH_AXES else 1
+
+    def stored_apart(self, logical: str) -> int:
+        """Into how many pieces a width is stored that the work does not split."""
+        return math.prod(self.axis(a) for a in BATCH_AXES if a == dict(self.rules)[logical])
+
+    def pieces(self, p: Parameter) -> int:
+        """Into how many pieces a parameter is stored that are gathered for use."""
+        return math.prod(self.axis(name) for name in BATCH_AXES if name in p.mesh_axes)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a number in the compute type."""
+        return np.dtype(jax.numpy.dtype(self.model.dtype)).itemsize
+
+    def stored_bytes(self, p: Parameter) -> int:
+        """Bytes of a number of a parameter as it is kept."""
+        matrix = p.name.endswith("/kernel") and "/router/" not in p.name
+        kept = "bfloat16" if self.storage == "int8" and not matrix else self.storage
+        return np.dtype(jax.numpy.dtype(kept)).itemsize
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """One iteration at its largest: every episode and every action as long as they may be."""
 
-    student: ModelConfig
-    teacher: ModelConfig | None
-    mesh: tuple[tuple[str, int], ...]  # (axis, devices), outermost first
+    student: Placed  # as it is trained
+    playing: Placed  # the same weights where they sample, on the same devices
+    teacher: Placed | None
+    apart: bool = False  # the teacher has devices of its own
+    judge: str = "teacher"  # who scores batches as the teacher: teacher (if any) | student | ""
     episodes: int  # played side by side
     eval_slots: int
     turns: int  # per episode
@@ -49,18 +99,18 @@ class Plan:
     minibatch_rows: int
     tiling: Tiling  # of the head
     platform: str  # cpu | gpu | tpu
-    teacher_int8: bool = False  # its matrices are stored as integers
     sampled: int = 0  # prompts at a time; 0 = all
     plays: bool = True  # the student samples; False where an expert plays
 
-    def axis(self, name: str) -> int:
-        """Devices along a mesh axis."""
-        return dict(self.mesh)[name]
+    @property
+    def scorer(self) -> Placed | None:
+        """The model whose statistics count as the teacher's."""
+        return {"teacher": self.teacher, "student": self.student, "": None}[self.judge]
 
     @property
-    def shards(self) -> int:
-        """Into how many pieces rows are split."""
-        return math.prod(self.axis(name) for name in BATCH_AXES)
+    def copies(self) -> bool:
+        """Whether the weights exist a second time while the student plays."""
+        return self.playing.mesh != self.student.mesh
 
     @property
     def minibatches(self) -> int:
@@ -74,15 +124,15 @@ class Plan:
 
 
 @functools.cache
-def parameters(config: ModelConfig, mesh: tuple[tuple[str, int], ...]) -> tuple[Parameter, ...]:
-    """Every array of a model and its piece on one device of the mesh.
+def parameters(placed: Placed) -> tuple[Parameter, ...]:
+    """Every array of a model and its piece on one device of its mesh.
 
     Raises:
       ValueError: a dimension does not divide over its mesh axis.
     """
-    names, sizes = zip(*mesh)
-    abstract = jax.eval_shape(build(config).init, jax.random.key(0))
-    places = param_shardings(abstract, AXES, RULES, AbstractMesh(sizes, names))
+    names, sizes = zip(*placed.mesh)
+    abstract = jax.eval_shape(build(placed.model).init, jax.random.key(0))
+    places = param_shardings(abstract, AXES, dict(placed.rules), AbstractMesh(sizes, names))
     flat = jax.tree_util.tree_leaves_with_path(abstract)
     found = []
     for (path, leaf), place in zip(flat, jax.tree.leaves(places)):
@@ -97,8 +147,3 @@ def count(config: ModelConfig) -> int:
     """All parameters."""
     abstract = jax.eval_shape(build(config).init, jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))
-
-
-def item_bytes(config: ModelConfig) -> int:
-    """Bytes of a number in the compute type."""
-    return np.dtype(jax.numpy.dtype(config.dtype)).itemsize

@@ -1,12 +1,11 @@
 """What to change when a plan does not fit, from what costs least to what costs most."""
 
-import dataclasses
-import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from atod_jax.estimate.memory import peak
-from atod_jax.estimate.plan import Plan
+from atod_jax.estimate.plan import Placed, Plan, parameters
 
 Options = Mapping[str, Any]  # config key -> value
 
@@ -29,28 +28,68 @@ def remedy(plan: Plan, capacity: float) -> tuple[Options, Plan]:
 
 def _changes(plan: Plan) -> Iterator[tuple[Options, Plan]]:
     """Single changes that are possible, with the plan that follows."""
-    if plan.axis("data") > 1:
-        mesh = dict(plan.mesh) | {"data": 1, "fsdp": plan.shards}
-        whole = dataclasses.replace(plan, mesh=tuple(mesh.items()))
-        if _divides(whole):
-            yield {"mesh.data": 1, "mesh.fsdp": plan.shards}, whole
-    if plan.student.remat != "full":
-        student = dataclasses.replace(plan.student, remat="full")
-        yield {"student.remat": "full"}, dataclasses.replace(plan, student=student)
+    yield from _more_sharding(plan)
+    if plan.student.model.remat != "full":
+        yield {"student.remat": "full"}, _with_student(plan, remat="full")
     half = plan.micro_rows // 2
-    if half and half % plan.shards == 0 and plan.micro_rows % 2 == 0:
-        yield {"packing.micro_rows": half}, dataclasses.replace(plan, micro_rows=half)
+    shards = [p.shards for p in (plan.student, plan.teacher) if p]
+    if half and not any(half % n for n in shards) and plan.micro_rows % 2 == 0:
+        yield {"packing.micro_rows": half}, replace(plan, micro_rows=half)
     half = (plan.sampled or max(plan.episodes, plan.eval_slots)) // 2
-    if half and half % plan.shards == 0:
-        yield {"sampling.rows": half}, dataclasses.replace(plan, sampled=half)
-    for key in ("teacher", "student"):
-        model = getattr(plan, key)
-        if model and model.dtype != "bfloat16":
-            model = dataclasses.replace(model, dtype="bfloat16")
-            yield {f"{key}.dtype": "bfloat16"}, dataclasses.replace(plan, **{key: model})
+    if half and half % plan.playing.shards == 0:
+        yield {"sampling.rows": half}, replace(plan, sampled=half)
+    if plan.teacher and plan.teacher.model.dtype != "bfloat16":
+        model = replace(plan.teacher.model, dtype="bfloat16")
+        teacher = replace(plan.teacher, model=model, storage="bfloat16")
+        yield {"teacher.dtype": "bfloat16"}, replace(plan, teacher=teacher)
+    if plan.student.model.dtype != "bfloat16":
+        yield {"student.dtype": "bfloat16"}, _with_student(plan, dtype="bfloat16")
 
 
-def _divides(plan: Plan) -> bool:
-    """Whether the widths of all models divide over the fsdp axis."""
-    models = [m for m in (plan.student, plan.teacher) if m]
-    return math.gcd(*(m.hidden_size for m in models)) % plan.axis("fsdp") == 0
+def _more_sharding(plan: Plan) -> Iterator[tuple[Options, Plan]]:
+    """The rows' devices all on the fsdp axis: of `mesh` and the layouts that follow it, then of
+    those that have a mesh of their own."""
+    follows = {"playing": not plan.copies, "teacher": _shares_mesh(plan)}
+    split = {key: _sharded(getattr(plan, key)) for key in ("student", "playing", "teacher")}
+    together = {key: split[key] for key in split if follows.get(key, True)}
+    if all(together.values()):
+        # devices of its own have to be told apart from the new `mesh`
+        pinned = _options("teacher.mesh", plan.teacher) if plan.apart and plan.teacher else {}
+        yield _options("mesh", split["student"]) | pinned, replace(plan, **together)
+    for key, name in (("playing", "sampling.mesh"), ("teacher", "teacher.mesh")):
+        if key not in together and split[key]:
+            yield _options(name, split[key]), replace(plan, **{key: split[key]})
+
+
+def _shares_mesh(plan: Plan) -> bool:
+    return bool(plan.teacher) and not plan.apart and plan.teacher.mesh == plan.student.mesh
+
+
+def _sharded(placed: Placed | None) -> Placed | None:
+    """The same with every copy's devices on the fsdp axis; None where there is nothing to gain or
+    a width does not divide."""
+    if placed is None or placed.axis("data") == 1:
+        return None
+    mesh = dict(placed.mesh) | {"data": 1, "fsdp": placed.shards}
+    changed = replace(placed, mesh=tuple(mesh.items()))
+    try:
+        parameters(changed)
+    except ValueError:
+        return None
+    return changed
+
+
+def _options(name: str, placed: Placed) -> Options:
+    """A mesh as config keys."""
+    needed = ("data", "fsdp")
+    return {f"{name}.{axis}": n for axis, n in placed.mesh if axis in needed or n > 1}
+
+
+def _with_student(plan: Plan, **changes: Any) -> Plan:
+    """Another form of the student's model, wherever it is."""
+    model = replace(plan.student.model, **changes)
+    return replace(
+        plan,
+        student=replace(plan.student, model=model),
+        playing=replace(plan.playing, model=model),
+    )

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping
 
 from atod_jax.estimate.hardware import Hardware
-from atod_jax.estimate.plan import Plan
-from atod_jax.estimate.work import Work, iteration
+from atod_jax.estimate.plan import Placed, Plan
+from atod_jax.estimate.work import Work, iteration, runs_on
 from atod_jax.models import ModelConfig
 
 # Shares of the published peaks that well-shaped programs reach; assumptions, not measurements.
@@ -36,25 +36,20 @@ class Phase:
 
 
 def phases(plan: Plan, hardware: Hardware) -> list[Phase]:
-    """One iteration, phase by phase."""
+    """One iteration, phase by phase; they follow each other, also those on other devices."""
     found = []
     for name, work in iteration(plan).items():
-        config = plan.teacher if name == "teacher scoring" else plan.student
+        placed = runs_on(plan, name)
         found.append(
             Phase(
                 name=name,
                 work=work,
-                computing=work.flops / (COMPUTING * _peak(hardware, config)),
+                computing=work.flops / (COMPUTING * _peak(hardware, placed.model)),
                 memory=work.memory / (MEMORY * hardware.chip.bandwidth),
-                links=_links(plan, hardware, work.links) + LATENCY * work.messages,
+                links=_links(placed, hardware, work.links) + LATENCY * work.messages,
             )
         )
     return found
-
-
-def iteration_seconds(plan: Plan, hardware: Hardware) -> float:
-    """One iteration; its phases follow each other."""
-    return sum(phase.seconds for phase in phases(plan, hardware))
 
 
 def _peak(hardware: Hardware, config: ModelConfig) -> float:
@@ -62,8 +57,8 @@ def _peak(hardware: Hardware, config: ModelConfig) -> float:
     return chip.flops_float32 if config.dtype == "float32" else chip.flops
 
 
-def _links(plan: Plan, hardware: Hardware, links: Mapping[str, float]) -> float:
+def _links(placed: Placed, hardware: Hardware, links: Mapping[str, float]) -> float:
     """All axes one after the other; one reaches as far as it and those inside it are long."""
-    axes = [name for name, _ in plan.mesh]
-    spans = {axis: math.prod(plan.axis(a) for a in axes[axes.index(axis) :]) for axis in axes}
+    axes = [name for name, _ in placed.mesh]
+    spans = {axis: math.prod(placed.axis(a) for a in axes[axes.index(axis) :]) for axis in axes}
     return sum(size / (LINKS * hardware.reach(spans[axis])) for axis, size in links.items())

@@ -12,9 +12,9 @@ import dataclasses
 from collections.abc import Mapping
 
 from atod_jax.estimate.memory import FLOAT32, cache, local, widths
-from atod_jax.estimate.plan import Parameter, Plan, item_bytes, parameters
-from atod_jax.models import ModelConfig
+from atod_jax.estimate.plan import Parameter, Placed, Plan, parameters
 from atod_jax.models.layers import QUERIES
+from atod_jax.sharding import BATCH_AXES
 
 RECOMPUTED = {"none": 0.0, "dots": 0.0, "full": 1.0}  # forward passes made again for the backward
 
@@ -41,147 +41,169 @@ class Work:
 
 
 def iteration(plan: Plan) -> Mapping[str, Work]:
-    """The phases of one training iteration, evaluations aside."""
+    """The phases of one training iteration, evaluations aside; of `runs_on`'s devices."""
     found = {}
     if plan.plays:
         at_once = min(plan.sampled or plan.episodes, plan.episodes)
-        rows, pieces = -(-at_once // plan.shards), -(-plan.episodes // at_once)
+        rows, pieces = -(-at_once // plan.playing.shards), -(-plan.episodes // at_once)
+        if plan.copies:
+            found["weights to play"] = reshard(plan)
         found["prompts"] = prompts(plan, rows).times(plan.turns * pieces)
         found["actions"] = actions(plan, rows).times(plan.turns * pieces)
     micros = plan.minibatches * plan.minibatch_rows // plan.micro_rows
     found["student scoring"] = score(plan, plan.student).times(micros)
-    if plan.teacher:
-        found["teacher scoring"] = score(plan, plan.teacher).times(micros)
+    if plan.scorer:
+        found["teacher scoring"] = score(plan, plan.scorer).times(micros)
     found["update"] = train(plan).times(micros) + optimise(plan).times(plan.minibatches)
     return found
 
 
+def runs_on(plan: Plan, phase: str) -> Placed:
+    """The model that a phase of `iteration` runs, and the mesh it is on."""
+    if phase == "teacher scoring" and plan.scorer:
+        return plan.scorer
+    return plan.playing if phase in ("weights to play", "prompts", "actions") else plan.student
+
+
+def reshard(plan: Plan) -> Work:
+    """The weights to where the student plays: each device is sent the whole of its new piece, from
+    anywhere."""
+    old, new = (FLOAT32 * local(parameters(p)) for p in (plan.student, plan.playing))
+    return Work(0.0, old + new, {plan.playing.mesh[0][0]: new})
+
+
 def prompts(plan: Plan, rows: int) -> Work:
     """Reading the prompts of one turn; `rows` of them on this device."""
-    return forward(plan, plan.student, rows, plan.prompt)
+    return forward(plan.playing, rows, plan.prompt)
 
 
 def actions(plan: Plan, rows: int) -> Work:
     """Sampling one action, its last token not fed: a step per token."""
-    return step(plan, plan.student, rows).times(plan.response)
+    return step(plan.playing, rows, plan.columns).times(plan.response)
 
 
-def score(plan: Plan, config: ModelConfig) -> Work:
+def score(plan: Plan, placed: Placed) -> Work:
     """One micro-batch through a model and its head."""
-    rows = plan.micro_rows // plan.shards
-    return forward(plan, config, rows, plan.columns) + head(plan, config, rows)
+    rows = plan.micro_rows // placed.shards
+    return forward(placed, rows, plan.columns) + head(placed, rows * plan.response)
 
 
 def train(plan: Plan) -> Work:
     """One micro-batch forward and backward; the backward pass costs two forward ones."""
-    config, rows = plan.student, plan.micro_rows // plan.shards
+    placed, rows = plan.student, plan.micro_rows // plan.student.shards
+    config = placed.model
     passes = 3 + RECOMPUTED[config.remat]
-    once = forward(plan, config, rows, plan.columns)
+    once = forward(placed, rows, plan.columns)
     both = Work(once.flops * passes, once.memory * passes, {})
     if plan.columns > QUERIES:  # scores are made once more
         pairs = rows * config.num_layers * plan.columns**2
-        both += Work(4 * pairs * widths(config, plan).queries)
-    gathers = 2  # forward, and once more for the backward pass
-    params = parameters(config, plan.mesh)
-    links = {
-        "fsdp": gathers * gather_bytes(plan, params, item_bytes(config))
-        + gather_bytes(plan, params, FLOAT32),
-        "tensor": passes * once.links.get("tensor", 0.0),
-        "expert": passes * once.links.get("expert", 0.0),
-        # gradients are summed over the copies of the weights after every micro-batch
-        "data": _ring(plan, "data", 2 * FLOAT32 * local(params)),
-    }
-    accumulate = 3 * FLOAT32 * local(params)  # read twice, written once
-    return both + head(plan, config, rows).times(4) + Work(0.0, accumulate, links)
+        both += Work(4 * pairs * widths(placed).queries)
+    accumulate = 3 * FLOAT32 * local(parameters(placed))  # read twice, written once
+    links = {axis: passes * once.links.get(axis, 0.0) for axis in ("tensor", "expert")}
+    links |= {axis: exchanged(placed, axis) for axis in BATCH_AXES}
+    return both + head(placed, rows * plan.response).times(4) + Work(0.0, accumulate, links)
+
+
+def exchanged(placed: Placed, axis: str) -> float:
+    """Bytes sent on an axis that splits rows, after and during every micro-batch: weights stored
+    in pieces are gathered twice and their gradients scattered, gradients of copies are summed."""
+    params = parameters(placed)
+    copied = tuple(p for p in params if axis not in p.mesh_axes)
+    gathers = 2 * gather_bytes(placed, params, axis, placed.item_bytes)
+    scatter = gather_bytes(placed, params, axis, FLOAT32)
+    return gathers + scatter + _ring(placed.axis(axis), 2 * FLOAT32 * local(copied))
 
 
 def optimise(plan: Plan) -> Work:
     """One step of AdamW: weights, gradients and two moments read, all but gradients written."""
-    size = local(parameters(plan.student, plan.mesh))
+    size = local(parameters(plan.student))
     return Work(15.0 * size, 7 * FLOAT32 * size)
 
 
 # ------------------------------------------------------------------- passes through a model
 
 
-def forward(plan: Plan, config: ModelConfig, rows: int, columns: int) -> Work:
+def forward(placed: Placed, rows: int, columns: int) -> Work:
     """`rows` rows of `columns` columns each, on one device."""
-    w, size, tokens = widths(config, plan), item_bytes(config), rows * columns
-    params = parameters(config, plan.mesh)
-    weights = local(params) * plan.axis("fsdp")
+    config, w, size, tokens = placed.model, widths(placed), placed.item_bytes, rows * columns
+    params = parameters(placed)
+    weights = local(params) * placed.stored_apart("embed")
     pairs = rows * config.num_layers * columns**2
-    flops = 2 * tokens * active(plan, config) + 4 * pairs * w.queries
-    heads = config.num_heads / plan.axis("tensor")
+    flops = 2 * tokens * active(placed) + 4 * pairs * w.queries
+    heads = config.num_heads / placed.split("heads")
     # scores are written, read for the softmax, written and read for the values
     memory = weights * size + 4 * FLOAT32 * pairs * heads
     memory += 2 * tokens * config.num_layers * (w.model * 4 + w.queries * 3 + w.inner * 3) * size
-    sums = 2 * config.num_layers * tokens * w.model * size
-    links = {
-        "fsdp": gather_bytes(plan, params, size),
-        "tensor": _ring(plan, "tensor", 2 * sums),
-        "expert": _ring(plan, "expert", sums) if config.num_experts else 0.0,
-    }
+    column = config.num_layers * tokens * w.model * size  # of all layers
+    links = {axis: gather_bytes(placed, params, axis, size) for axis in BATCH_AXES}
+    # the outputs of attention and of the MLP
+    links["tensor"] = sum(_ring(placed.split(width), 2 * column) for width in ("heads", "mlp"))
+    links["expert"] = _ring(placed.axis("expert"), 2 * column) if config.num_experts else 0.0
     return Work(flops, memory, links)
 
 
-def step(plan: Plan, config: ModelConfig, rows: int) -> Work:
-    """One token of each row, with the cache of all columns before it."""
-    w, size = widths(config, plan), item_bytes(config)
-    params, fsdp = parameters(config, plan.mesh), plan.axis("fsdp")
+def step(placed: Placed, rows: int, columns: int) -> Work:
+    """One token of each row, with the cache of all `columns` columns before it."""
+    config, w, size = placed.model, widths(placed), placed.item_bytes
+    params, fsdp = parameters(placed), placed.stored_apart("embed")
     side_by_side = rows * fsdp  # rows whose one column every device of the fsdp axis works on
-    pairs = rows * config.num_layers * plan.columns
-    table = config.vocab_size / plan.axis("tensor") / fsdp * config.hidden_size
-    flops = 2 * side_by_side * (active(plan, config) / fsdp + table) + 4 * pairs * w.queries
-    read = sum(p.local_size * min(1.0, side_by_side * _share(config, p)) for p in params)
-    stored = FLOAT32 if config is plan.student else size
-    memory = read * stored + cache(plan, config, rows, plan.columns)
-    memory += 4 * FLOAT32 * rows * config.vocab_size / plan.axis("tensor")
+    pairs = rows * config.num_layers * columns
+    vocab = config.vocab_size / placed.split("vocab")
+    table = vocab / fsdp * config.hidden_size
+    flops = 2 * side_by_side * (active(placed) / fsdp + table) + 4 * pairs * w.queries
+    memory = sum(
+        p.local_size * placed.stored_bytes(p) * min(1.0, side_by_side * _share(placed, p))
+        for p in params
+    )
+    memory += cache(placed, rows, columns) + 4 * FLOAT32 * rows * vocab
     # experts are gathered whole, as for many columns
     wide = w.queries + 2 * w.keys + (0 if config.num_experts else 2 * w.inner)
     experts = tuple(p for p in params if "expert" in p.logical)
     links = {
-        "fsdp": gather_bytes(plan, experts, size)
-        + _ring(plan, "fsdp", 2 * config.num_layers * side_by_side * wide * size)
-        + _ring(plan, "fsdp", 2 * side_by_side * config.vocab_size / plan.axis("tensor") * FLOAT32),
-        "tensor": _ring(plan, "tensor", 4 * config.num_layers * side_by_side * w.model * size),
+        "fsdp": gather_bytes(placed, experts, "fsdp", size)
+        + _ring(fsdp, 2 * config.num_layers * side_by_side * wide * size)
+        + _ring(fsdp, 2 * side_by_side * vocab * FLOAT32),
+        "tensor": sum(
+            _ring(placed.split(width), 2 * config.num_layers * side_by_side * w.model * size)
+            for width in ("heads", "mlp")
+        ),
     }
     # two norms, q k v, o, gate and up on the fsdp axis; o and down on the tensor axis
-    per_layer = 5 * (fsdp > 1) + 2 * (plan.axis("tensor") > 1)
+    per_layer = 5 * (fsdp > 1) + (placed.split("heads") > 1) + (placed.split("mlp") > 1)
     return Work(flops, memory, links, per_layer * config.num_layers)
 
 
-def head(plan: Plan, config: ModelConfig, rows: int) -> Work:
-    """The vocabulary head over every action column."""
-    tokens, table = rows * plan.response, config.vocab_size / plan.axis("tensor")
-    flops = 2 * tokens * table * config.hidden_size
-    return Work(flops, table * config.hidden_size * item_bytes(config))
+def head(placed: Placed, tokens: int) -> Work:
+    """The vocabulary head over `tokens` action columns."""
+    table = placed.model.vocab_size / placed.split("vocab") * placed.model.hidden_size
+    return Work(2 * tokens * table, table * placed.item_bytes)
 
 
 # ------------------------------------------------------------------- the pieces
 
 
-def active(plan: Plan, config: ModelConfig) -> float:
+def active(placed: Placed) -> float:
     """Weights a token meets on one device once they are gathered, tables aside."""
-    found = 0.0
-    for p in parameters(config, plan.mesh):
-        if not p.name.endswith("/embedding"):
-            pieces = plan.axis("fsdp") if "fsdp" in p.mesh_axes else 1
-            found += p.local_size * pieces * _share(config, p)
-    return found
+    return sum(
+        p.local_size * placed.pieces(p) * _share(placed, p)
+        for p in parameters(placed)
+        if not p.name.endswith("/embedding")
+    )
 
 
-def _share(config: ModelConfig, p: Parameter) -> float:
+def _share(placed: Placed, p: Parameter) -> float:
     """The part of a parameter that one token uses."""
+    config = placed.model
     return config.experts_per_token / config.num_experts if "expert" in p.logical else 1.0
 
 
-def gather_bytes(plan: Plan, params: tuple[Parameter, ...], size: int) -> float:
-    """Bytes a device sends when all weights are gathered, or their gradients scattered, once."""
-    split = [p for p in params if "fsdp" in p.mesh_axes]
-    return _ring(plan, "fsdp", size * local(tuple(split)) * plan.axis("fsdp"))
+def gather_bytes(placed: Placed, params: tuple[Parameter, ...], axis: str, size: int) -> float:
+    """Bytes a device sends along an axis when all weights stored in pieces along it are gathered,
+    or their gradients scattered, once."""
+    split = [p for p in params if axis in p.mesh_axes]
+    return _ring(placed.axis(axis), size * local(tuple(split)) * placed.axis(axis))
 
 
-def _ring(plan: Plan, axis: str, size: float) -> float:
+def _ring(n: int, size: float) -> float:
     """What each of n devices sends of an array of `size` bytes that all of them end up with."""
-    n = plan.axis(axis)
     return size * (n - 1) / n

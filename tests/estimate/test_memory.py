@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import pytest
-from toys import TOY, TOY_LAYER, TOY_PARAMETERS, make_plan
+from toys import TOY, TOY_LAYER, TOY_PARAMETERS, make_plan, place
 
 from atod_jax.core.fused import Tiling
 from atod_jax.estimate import memory
@@ -12,6 +12,7 @@ from atod_jax.estimate.compiled import measure
 from atod_jax.estimate.plan import count, parameters
 from atod_jax.models import ModelConfig, config_from_hf
 from atod_jax.models.sizes import published
+from atod_jax.sharding import RULES
 
 MEDIUM = ModelConfig(
     vocab_size=4096,
@@ -25,12 +26,23 @@ MEDIUM = ModelConfig(
     rms_eps=1e-6,
     tie_embeddings=True,
 )
+WIDE = dataclasses.replace(TOY, num_kv_heads=2)
 FULL = dataclasses.replace(MEDIUM, remat="full")
+
+
+def resident(plan):
+    (kind,) = memory.needs(plan)
+    return kind.resident
+
+
+def phases(plan):
+    (kind,) = memory.needs(plan)
+    return kind.phases
 
 
 def test_parameters_of_a_toy():
     assert count(TOY) == TOY_PARAMETERS
-    pieces = {p.name: p for p in parameters(TOY, make_plan(mesh={"fsdp": 2, "tensor": 1}).mesh)}
+    pieces = {p.name: p for p in parameters(place(mesh={"fsdp": 2}))}
     # [layers, embed, mlp]: the width over fsdp
     assert pieces["layers/mlp/up/kernel"].local_shape == (1, 4, 16)
     assert pieces["norm/scale"].local_shape == (8,)
@@ -39,32 +51,32 @@ def test_parameters_of_a_toy():
 def test_a_large_student_on_one_device_and_on_sixteen():
     student = config_from_hf(published("Qwen3-1.7B"))
     size = 1_720_574_976
-    parts = memory.resident(make_plan(student))
+    parts = resident(make_plan(student))
     # float32 weights twice (trained, and as they were at the start), two float32 moments
     assert list(parts.values()) == [4 * size, 4 * size, 8 * size]
     norms = 28 * (2048 + 2048 + 128 + 128) + 2048  # whole on every device
-    parts = memory.resident(make_plan(student, mesh={"fsdp": 16}))
+    parts = resident(make_plan(student, mesh={"fsdp": 16}))
     assert parts["Adam moments"] == 8 * ((size - norms) // 16 + norms)
 
 
 def test_a_teacher_is_stored_in_its_own_type():
     teacher = dataclasses.replace(TOY, dtype="bfloat16")
-    assert memory.resident(make_plan(teacher=teacher))["teacher weights"] == 2 * TOY_PARAMETERS
-    plan = make_plan(teacher=teacher, teacher_int8=True)
+    assert resident(make_plan(teacher=teacher))["teacher weights"] == 2 * TOY_PARAMETERS
+    plan = make_plan(teacher=place(teacher, storage="int8"))
     matrices = 2 * (TOY_LAYER - 24)  # all but the norms
-    assert memory.resident(plan)["teacher weights"] == 2 * TOY_PARAMETERS - matrices
+    assert resident(plan)["teacher weights"] == 2 * TOY_PARAMETERS - matrices
 
 
 def test_the_cache_of_a_toy():
     # 8 rows; keys and values of 2 layers, 1 head of 4 numbers of 4 bytes; 10 columns, then 15
-    parts = memory.sampling(make_plan(), TOY, 8)
+    parts = memory.sampling(make_plan(), place(), 8)
     assert parts["KV cache"] == 8 * 2 * 2 * 4 * 4 * (10 + 15)
     # scores of 2 heads over 10 x 10 columns, in float32, and their softmax
     assert parts["attention scores"] == 8 * 2 * 100 * (4 + 4)
 
 
 def test_rows_sampled_later_need_no_cache_now():
-    whole, half = (memory.sampling(make_plan(sampled=n), TOY, 8)["KV cache"] for n in (0, 4))
+    whole, half = (memory.sampling(make_plan(sampled=n), place(), 8)["KV cache"] for n in (0, 4))
     assert whole == 2 * half
 
 
@@ -82,20 +94,62 @@ def test_what_is_kept_for_the_backward_pass():
 
 
 def test_gathered_weights_are_a_layer_and_the_table():
-    assert memory.gathered(make_plan(), TOY) == 0
-    assert memory.gathered(make_plan(mesh={"fsdp": 8}), TOY) == 4 * (TOY_LAYER + 800 + 8)
+    assert memory.gathered(place()) == 0
+    assert memory.gathered(place(mesh={"fsdp": 8})) == 4 * (TOY_LAYER + 800 + 8)
 
 
 def test_the_peak_is_the_largest_phase():
     plan = make_plan(eval_slots=512)
     phase, needed = memory.peak(plan)
     assert phase == "evaluation"
-    stays, adds = memory.resident(plan), memory.phases(plan)["evaluation"]
+    stays, adds = resident(plan), phases(plan)["evaluation"]
     assert needed == sum(stays.values()) + sum(adds.values())
 
 
+def test_where_the_student_plays_on_another_mesh_its_weights_are_there_twice():
+    plan = make_plan(mesh={"fsdp": 4}, playing={"data": 2, "tensor": 2}, student=WIDE)
+    copy = 4 * memory.local(parameters(plan.playing))
+    assert copy > 1.9 * 4 * memory.local(parameters(plan.student))
+    for phase, parts in phases(plan).items():
+        assert parts.get("weights to play", 0) == (
+            copy if phase in ("rollout", "evaluation") else 0
+        )
+    # 4 rows of a shard; keys of 2 heads, 1 on a device
+    assert phases(plan)["rollout"]["KV cache"] == 4 * 2 * 2 * 4 * 4 * (10 + 15)
+
+
+def test_a_teacher_with_devices_of_its_own_needs_nothing_of_the_student():
+    plan = make_plan(mesh={"fsdp": 2}, teacher=place(TOY, {"data": 4}), apart=True, eval_slots=512)
+    ours, theirs = memory.needs(plan)
+    assert (ours.whose, ours.devices, theirs.whose, theirs.devices) == ("student", 2, "teacher", 4)
+    assert list(theirs.resident) == ["teacher weights"]
+    assert list(theirs.phases) == ["teacher's evaluation", "teacher scoring"]
+    assert ours == memory.needs(make_plan(mesh={"fsdp": 2}, eval_slots=512))[0]._replace(
+        whose="student"
+    )
+    assert memory.peak(plan) == max(ours.peak, theirs.peak, key=lambda peak: peak[1])
+    together = make_plan(mesh={"fsdp": 2}, teacher=place(TOY, {"data": 2}), eval_slots=512)
+    (both,) = memory.needs(together)
+    assert both.peak[1] > max(ours.peak[1], theirs.peak[1])
+
+
+def test_a_student_that_teaches_itself_is_scored_twice():
+    found = phases(make_plan(judge="student"))
+    assert found["teacher scoring"] == found["student scoring"]
+    assert "teacher scoring" not in phases(make_plan())
+
+
+def test_rules_decide_what_is_split():
+    rules = dict(RULES) | {"embed": None, "heads": None, "kv_heads": None, "mlp": "fsdp"}
+    placed = place(TOY, {"fsdp": 2, "tensor": 2}, rules=tuple(rules.items()))
+    # heads are on all devices, the MLP is stored in pieces and gathered for use, the table is split
+    assert memory.widths(placed) == memory.widths(place())
+    assert memory.local(parameters(placed)) == 400 + 2 * (TOY_LAYER - 384 + 192) + 8
+    assert memory.gathered(placed) == 4 * (TOY_LAYER + 400 + 8)
+
+
 def test_an_expert_needs_no_rollout():
-    assert "rollout" not in memory.phases(make_plan(plays=False))
+    assert "rollout" not in phases(make_plan(plays=False))
 
 
 @pytest.mark.parametrize(
@@ -120,10 +174,10 @@ def test_xla_needs_between_half_of_the_estimate_and_all_of_it(student, mesh, pro
         tiling=Tiling(backend="tiles"),
     )
     assert jax.device_count() == 8
-    ours, measured = memory.phases(plan), measure(plan)
+    ours, measured = phases(plan), measure(plan)
     for name, program in measured.items():
         estimate = sum(ours[name].values())
         assert 0.5 * estimate <= program.temporary <= 1.05 * estimate, (name, program, ours[name])
-    weights = 4 * sum(p.local_size for p in parameters(student, plan.mesh))
+    weights = 4 * sum(p.local_size for p in parameters(plan.student))
     # weights and two moments; the rows are small
     assert 3 * weights < measured["update"].arguments < 3.2 * weights

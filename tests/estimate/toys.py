@@ -1,7 +1,7 @@
 """Plans small enough to check by hand."""
 
 from atod_jax.core.fused import Tiling
-from atod_jax.estimate.plan import Plan
+from atod_jax.estimate.plan import Placed, Plan
 from atod_jax.models import ModelConfig
 
 TOY = ModelConfig(
@@ -21,11 +21,21 @@ TOY_LAYER = 64 + 32 + 32 + 64 + 384 + 24
 TOY_PARAMETERS = 800 + 2 * TOY_LAYER + 8
 
 
-def make_plan(student=TOY, **changes) -> Plan:
-    """Eight episodes of three turns, on one device unless `mesh` says otherwise."""
-    mesh = {"data": 1, "fsdp": 1, "tensor": 1, "expert": 1} | changes.pop("mesh", {})
+def place(model=TOY, mesh=None, **changes) -> Placed:
+    """A model on one device, or on those of `mesh`."""
+    shape = {"data": 1, "fsdp": 1, "tensor": 1, "expert": 1} | (mesh or {})
+    return Placed(model, tuple(shape.items()), **changes)
+
+
+def make_plan(student=TOY, *, mesh=None, playing=None, teacher=None, **changes) -> Plan:
+    """Eight episodes of three turns, on one device unless `mesh` says otherwise.
+
+    The student plays on `mesh` too unless `playing` is another one; a teacher given as a config is
+    on `mesh` in its own type.
+    """
+    if isinstance(teacher, ModelConfig):
+        teacher = place(teacher, mesh, storage=teacher.dtype)
     fields = {
-        "teacher": None,
         "episodes": 8,
         "eval_slots": 8,
         "turns": 3,
@@ -36,4 +46,9 @@ def make_plan(student=TOY, **changes) -> Plan:
         "tiling": Tiling(),
         "platform": "cpu",
     }
-    return Plan(student=student, mesh=tuple(mesh.items()), **(fields | changes))
+    return Plan(
+        student=place(student, mesh),
+        playing=place(student, playing or mesh),
+        teacher=teacher,
+        **(fields | changes),
+    )
