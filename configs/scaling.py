@@ -45,9 +45,11 @@ Assumptions:
 - All attention scores are computed and pass through memory, masked ones too. No prompt is read from
   a cache of earlier turns.
 - A mixture's tokens are spread evenly over its experts; a device routes its own rows only,
-  and a grouped product costs what its rows cost. (XLA's CPU backend multiplies every row with every
-  expert of the device; dry runs of mixtures are not held to its figures.)
-- Estimates of memory are between one and two times what XLA reports for small models (tested).
+  and a grouped product costs what its rows cost. XLA's CPU backend multiplies every row with every
+  expert of the device instead: dry runs for a CPU count its memory, not its time. A GPU without a
+  grouped kernel does the same, which is not counted.
+- Estimates of memory are between one and two times what XLA reports for small models, dense ones
+  and mixtures, compiled for a CPU (tested).
 """
 
 

@@ -15,6 +15,7 @@ from atod_jax.models import ModelConfig
 from atod_jax.models.layers import QUERIES
 
 FLOAT32 = 4
+COPY = "weights to play"  # the student's, in another layout
 Parts = Mapping[str, float]  # name -> bytes per device
 
 
@@ -79,6 +80,15 @@ def peak(plan: Plan) -> tuple[str, float]:
     return largest(plan).peak
 
 
+def temporaries(plan: Plan) -> Mapping[str, float]:
+    """Bytes of the phases on the student's devices that their programs take beside arguments."""
+    phases = needs(plan)[0].phases
+    return {
+        name: sum(size for part, size in parts.items() if part != COPY)
+        for name, parts in phases.items()
+    }
+
+
 def _student(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
     trained = local(parameters(plan.student))
     resident = {
@@ -89,7 +99,7 @@ def _student(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
     copy = FLOAT32 * local(parameters(plan.playing)) if plan.copies else 0.0
 
     def plays(rows: int) -> Parts:
-        return ({"weights to play": copy} if copy else {}) | sampling(plan, plan.playing, rows)
+        return ({COPY: copy} if copy else {}) | sampling(plan, plan.playing, rows)
 
     phases = {"rollout": plays(plan.episodes)} if plan.plays else {}
     phases["evaluation"] = plays(plan.eval_slots)
@@ -116,7 +126,8 @@ def sampling(plan: Plan, placed: Placed, rows: int) -> Parts:
     mine, size = -(-min(rows, plan.sampled or rows) // placed.shards), placed.item_bytes
     return {
         "KV cache": cache(placed, mine, plan.prompt + plan.columns),  # short, and grown
-        "layer in work": mine * plan.prompt * _forward(widths(placed)) * size,
+        "layer in work": mine * plan.prompt * _forward(plan, placed) * size,
+        **dense_mixture(plan, placed, mine * plan.prompt),
         "attention scores": _scores(placed, mine, plan.prompt) * _score_bytes(size),
         "attention mask": mine * plan.prompt**2,
         "logits": 6 * mine * placed.model.vocab_size // placed.split("vocab") * FLOAT32,
@@ -128,7 +139,8 @@ def scoring(plan: Plan, placed: Placed) -> Parts:
     """One micro-batch forward, and the head over its action tokens."""
     mine, size = -(-plan.micro_rows // placed.shards), placed.item_bytes
     return {
-        "layer in work": mine * plan.columns * _forward(widths(placed)) * size,
+        "layer in work": mine * plan.columns * _forward(plan, placed) * size,
+        **dense_mixture(plan, placed, mine * plan.columns),
         "attention scores": _scores(placed, mine, plan.columns) * _score_bytes(size),
         "attention mask": mine * plan.columns**2,
         "head": head_tile(plan, placed),
@@ -149,6 +161,7 @@ def update(plan: Plan) -> Parts:
         "gradients": 2 * FLOAT32 * local(parameters(placed)),
         "saved activations": (config.num_layers - 1) * saved,
         "layer in work": 2 * mine * plan.columns * layer * size,
+        **dense_mixture(plan, placed, mine * plan.columns, trains=True),
         "attention scores": scores * 2 * _score_bytes(size),
         "attention mask": mine * plan.columns**2,
         "head": head_tile(plan, placed)
@@ -201,16 +214,38 @@ def head_tile(plan: Plan, placed: Placed) -> float:
     return 0.0 if backend == "pallas" else 3 * tokens * vocab * FLOAT32
 
 
+def is_dense(plan: Plan, placed: Placed) -> bool:
+    """Whether XLA makes the grouped products of a mixture dense ones over all experts of a device:
+    its CPU backend does."""
+    return placed.model.num_experts > 0 and plan.platform == "cpu"
+
+
+def dense_mixture(plan: Plan, placed: Placed, tokens: int, *, trains: bool = False) -> Parts:
+    """What that takes in one layer: rows spread out over the experts, zero but at their own, for
+    one product at a time, and the kernels in another order. The backward pass has all at once: the
+    inputs of gate and up, their two gradients in two forms each, the input of down, and its
+    gradient in two forms."""
+    if not is_dense(plan, placed):
+        return {}
+    w, here = widths(placed), placed.model.num_experts / placed.axis("expert")
+    outer, inner = here * w.routed, here * w.inner
+    spread = tokens * (3 * outer + 5 * inner if trains else max(outer, inner))
+    kernels = 3 * here * w.model * w.inner / placed.model.experts_per_token
+    return {"rows spread over experts": (spread + kernels) * placed.item_bytes}
+
+
 def _layer(w: Widths) -> float:
     """Numbers per token that one layer computes, scores aside: norms, projections, rotations,
     their sums, the MLP."""
     return 5 * w.model + 4 * w.queries + 4 * w.keys + 4 * w.inner + 5 * w.routed
 
 
-def _forward(w: Widths) -> float:
+def _forward(plan: Plan, placed: Placed) -> float:
     """Those alive at once when nothing is kept: the stream, its norm, and attention or MLP; a
     mixture has its tokens sorted, masked, computed and put back."""
-    return 2 * w.model + max(3 * w.queries + 3 * w.keys, 3 * w.inner + 4 * w.routed)
+    w = widths(placed)
+    mlp = 2 * w.inner + 2 * w.routed if is_dense(plan, placed) else 3 * w.inner + 4 * w.routed
+    return 2 * w.model + max(3 * w.queries + 3 * w.keys, mlp)
 
 
 def _score_bytes(size: int) -> int:

@@ -11,7 +11,7 @@ A product of a token with a weight is two operations. What moves:
 import dataclasses
 from collections.abc import Mapping
 
-from atod_jax.estimate.memory import FLOAT32, cache, local, widths
+from atod_jax.estimate.memory import COPY, FLOAT32, cache, local, widths
 from atod_jax.estimate.plan import Parameter, Placed, Plan, parameters
 from atod_jax.models.layers import QUERIES
 from atod_jax.sharding import BATCH_AXES
@@ -47,7 +47,7 @@ def iteration(plan: Plan) -> Mapping[str, Work]:
         at_once = min(plan.sampled or plan.episodes, plan.episodes)
         rows, pieces = -(-at_once // plan.playing.shards), -(-plan.episodes // at_once)
         if plan.copies:
-            found["weights to play"] = reshard(plan)
+            found[COPY] = reshard(plan)
         found["prompts"] = prompts(plan, rows).times(plan.turns * pieces)
         found["actions"] = actions(plan, rows).times(plan.turns * pieces)
     micros = plan.minibatches * plan.minibatch_rows // plan.micro_rows
@@ -62,7 +62,7 @@ def runs_on(plan: Plan, phase: str) -> Placed:
     """The model that a phase of `iteration` runs, and the mesh it is on."""
     if phase == "teacher scoring" and plan.scorer:
         return plan.scorer
-    return plan.playing if phase in ("weights to play", "prompts", "actions") else plan.student
+    return plan.playing if phase in (COPY, "prompts", "actions") else plan.student
 
 
 def reshard(plan: Plan) -> Work:

@@ -26,6 +26,10 @@ MEDIUM = ModelConfig(
     rms_eps=1e-6,
     tie_embeddings=True,
 )
+MIXTURE = dataclasses.replace(MEDIUM, intermediate_size=192, num_experts=16, experts_per_token=4)
+WIDE_MIXTURE = dataclasses.replace(
+    MEDIUM, hidden_size=128, intermediate_size=256, num_experts=8, experts_per_token=2, remat="dots"
+)
 WIDE = dataclasses.replace(TOY, num_kv_heads=2)
 FULL = dataclasses.replace(MEDIUM, remat="full")
 
@@ -148,6 +152,16 @@ def test_rules_decide_what_is_split():
     assert memory.gathered(placed) == 4 * (TOY_LAYER + 400 + 8)
 
 
+def test_the_products_of_a_mixture_are_dense_on_a_cpu_only():
+    mixture = dataclasses.replace(TOY, num_experts=4, experts_per_token=2)
+    placed = place(mixture, {"expert": 2})
+    # 7 tokens twice over 2 experts of the device; 3 kernels each
+    expected = 4 * (7 * 2 * 2 * 16 + 2 * 3 * 8 * 16)
+    assert memory.dense_mixture(make_plan(), placed, 7) == {"rows spread over experts": expected}
+    assert memory.dense_mixture(make_plan(platform="tpu"), placed, 7) == {}
+    assert memory.dense_mixture(make_plan(), place(), 7) == {}
+
+
 def test_an_expert_needs_no_rollout():
     assert "rollout" not in phases(make_plan(plays=False))
 
@@ -163,24 +177,40 @@ def test_an_expert_needs_no_rollout():
     ids=["fsdp", "data", "tensor", "long, plays elsewhere"],
 )
 def test_xla_needs_between_half_of_the_estimate_and_all_of_it(student, mesh, playing, prompt):
+    hold_to_xla(student, mesh=mesh, playing=playing, prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    ("student", "mesh"),
+    [
+        (dataclasses.replace(MIXTURE, remat="full"), {}),
+        (MIXTURE, {"data": 8}),
+        (dataclasses.replace(MIXTURE, remat="full"), {"fsdp": 2, "expert": 4}),
+        (WIDE_MIXTURE, {"fsdp": 8}),
+        (WIDE_MIXTURE, {"fsdp": 2, "tensor": 2, "expert": 2}),
+    ],
+    ids=["one", "data", "expert", "fsdp", "all"],
+)
+def test_the_same_of_mixtures_with_their_products_dense(student, mesh):
+    hold_to_xla(student, mesh=mesh, prompt=192)
+
+
+def hold_to_xla(student, **changes):
     plan = make_plan(
         student,
-        mesh=mesh,
-        playing=playing,
         episodes=32,
-        prompt=prompt,
         response=64,
         micro_rows=16,
         minibatch_rows=32,
         tiling=Tiling(backend="tiles"),
+        **changes,
     )
     assert jax.device_count() == 8
-    ours, measured = phases(plan), measure(plan)
+    ours, measured = memory.temporaries(plan), measure(plan)
     for name, program in measured.items():
-        copy = ours[name].get("weights to play", 0.0)  # an argument
-        estimate = sum(ours[name].values()) - copy
-        assert 0.5 * estimate <= program.temporary <= 1.05 * estimate, (name, program, ours[name])
-    weights = 4 * sum(p.local_size for p in parameters(plan.student))
+        estimate = ours[name]
+        assert 0.5 * estimate <= program.temporary <= 1.05 * estimate, (name, program)
+    weights = 4 * memory.local(parameters(plan.student))
     played = 4 * memory.local(parameters(plan.playing))
     assert played < measured["rollout"].arguments < 1.1 * played
     # weights and two moments; the rows are small
