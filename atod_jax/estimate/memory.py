@@ -114,10 +114,11 @@ def _teacher(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
     if plan.teacher is None:
         return {}, {}
     stored = sum(p.local_size * plan.teacher.stored_bytes(p) for p in parameters(plan.teacher))
-    # where the student is the judge, the transcripts still show what this one thinks
+    # where it judges no batches, it still does the transcripts of evaluations
+    judges = "teacher scoring" if plan.judge == "teacher" else "teacher on transcripts"
     return {"teacher weights": stored}, {
         "teacher's evaluation": sampling(plan, plan.teacher, plan.eval_slots),
-        "teacher scoring": scoring(plan, plan.teacher),
+        judges: scoring(plan, plan.teacher),
     }
 
 
@@ -231,7 +232,8 @@ def dense_mixture(plan: Plan, placed: Placed, tokens: int, *, trains: bool = Fal
     outer, inner = here * w.routed, here * w.inner
     spread = tokens * (3 * outer + 5 * inner if trains else max(outer, inner))
     kernels = 3 * here * w.model * w.inner / placed.model.experts_per_token
-    return {"rows spread over experts": (spread + kernels) * placed.item_bytes}
+    # narrower types are widened for it
+    return {"rows spread over experts": (spread + kernels) * FLOAT32}
 
 
 def _layer(w: Widths) -> float:

@@ -141,6 +141,9 @@ def test_a_student_that_teaches_itself_is_scored_twice():
     found = phases(make_plan(judge="student"))
     assert found["teacher scoring"] == found["student scoring"]
     assert "teacher scoring" not in phases(make_plan())
+    small = dataclasses.replace(TOY, hidden_size=4)
+    both = phases(make_plan(judge="student", teacher=small))
+    assert both["teacher scoring"] == found["student scoring"] != both["teacher on transcripts"]
 
 
 def test_rules_decide_what_is_split():
@@ -187,9 +190,10 @@ def test_xla_needs_between_half_of_the_estimate_and_all_of_it(student, mesh, pla
         (MIXTURE, {"data": 8}),
         (dataclasses.replace(MIXTURE, remat="full"), {"fsdp": 2, "expert": 4}),
         (WIDE_MIXTURE, {"fsdp": 8}),
+        (dataclasses.replace(WIDE_MIXTURE, dtype="bfloat16"), {"data": 4, "expert": 2}),
         (WIDE_MIXTURE, {"fsdp": 2, "tensor": 2, "expert": 2}),
     ],
-    ids=["one", "data", "expert", "fsdp", "all"],
+    ids=["one", "data", "expert", "fsdp", "bfloat16", "all"],
 )
 def test_the_same_of_mixtures_with_their_products_dense(student, mesh):
     hold_to_xla(student, mesh=mesh, prompt=192)
