@@ -127,7 +127,7 @@ def forward(placed: Placed, rows: int, columns: int) -> Work:
     """`rows` rows of `columns` columns each, on one device."""
     config, w, size, tokens = placed.model, widths(placed), placed.item_bytes, rows * columns
     params = parameters(placed)
-    weights = local(params) * placed.stored_apart("embed")
+    weights = sum(p.local_size * placed.pieces(p) for p in params)
     pairs = rows * config.num_layers * columns**2
     flops = 2 * tokens * active(placed) + 4 * pairs * w.queries
     heads = config.num_heads / placed.split("heads")
