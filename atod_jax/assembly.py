@@ -120,7 +120,8 @@ def load(
     path = model_path(name, key_name, "config.json")
     config = dataclasses.replace(read_config(path, dtype=compute), remat=remat)
     tokenizer = _tokenizer(path, config, key_name)
-    params = load_sharded(path, config, functools.partial(_shardings, layout), dtype=storage)
+    with jax.set_mesh(layout.mesh):
+        params = load_sharded(path, config, functools.partial(_shardings, layout), dtype=storage)
     return Model(path, build(config), params, tokenizer, layout, playing or layout)
 
 
@@ -190,7 +191,8 @@ def load_teacher(cfg: ConfigDict, student: Model, layouts: Layouts) -> Model | N
     )
     config = dataclasses.replace(teacher.lm.config, vocab_size=rows)
     places = functools.partial(_shardings, layout)
-    params = resize_vocabulary(teacher.params, rows, places)
+    with jax.set_mesh(layout.mesh):
+        params = resize_vocabulary(teacher.params, rows, places)
     return teacher._replace(lm=build(config), params=params)
 
 

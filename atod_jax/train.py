@@ -258,7 +258,9 @@ class Judge:
 
 def _head_at(model: Model, mesh: Mesh) -> jax.Array:
     """The model's output embedding where the student's head is computed, split in the same way."""
-    return put(model.lm.head(model.params), NamedSharding(mesh, PartitionSpec(VOCAB)))
+    with jax.set_mesh(model.layout.mesh):
+        head = model.lm.head(model.params)
+    return put(head, NamedSharding(mesh, PartitionSpec(VOCAB)))
 
 
 def due(step: int, every: int) -> bool:
