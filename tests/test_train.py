@@ -16,13 +16,13 @@ from configs import household
 TOKENIZER = assembly.ASSETS / "household" / "tokenizer"
 
 
-def save_random_model(folder, *, vocab_size=None, hidden=16, seed=0, tokenizer=TOKENIZER):
+def save_random_model(folder, *, vocab_size=None, hidden=16, seed=0, tokenizer=TOKENIZER, **sizes):
     loaded = load_tokenizer(str(tokenizer))
     sizes = {
         "vocab_size": vocab_size or len(loaded), "hidden_size": hidden, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
         "intermediate_size": 32, "tie_word_embeddings": True,
-    }  # fmt: skip
+    } | sizes  # fmt: skip
     config = config_from_hf(assembly.FRESH | sizes)
     params = jax.tree.map(lambda x: 3 * x, build(config).init(jax.random.key(seed)))
     save_hf(folder, config, params, tokenizer=loaded)

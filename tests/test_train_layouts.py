@@ -5,12 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from atod_jax import assembly, layouts, train
-from atod_jax.models import build, config_from_hf
-from atod_jax.models.checkpoint_io import save_hf
+from atod_jax import assembly, config, layouts, train
 from atod_jax.render import load_tokenizer
 from configs import household
-from tests.test_train import records, steps_that_compile
+from tests.test_train import TOKENIZER, records, save_random_model, steps_that_compile
 
 APART = {"mesh.data": 2, "mesh.fsdp": 2, "teacher.devices": 4}
 LAYOUTS = {
@@ -29,25 +27,15 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def save_model(folder, *, hidden, seed):
-    """A random model whose widths divide over the axes used here."""
-    tokenizer = load_tokenizer(str(assembly.ASSETS / "household" / "tokenizer"))
-    sizes = {
-        "vocab_size": -(-len(tokenizer) // 8) * 8, "hidden_size": hidden, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-        "intermediate_size": 32, "tie_word_embeddings": seed == 0,
-    }  # fmt: skip
-    config = config_from_hf(assembly.FRESH | sizes)
-    params = jax.tree.map(lambda x: 3 * x, build(config).init(jax.random.key(seed)))
-    save_hf(folder, config, params, tokenizer=tokenizer)
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
+    """Random models whose widths divide over the axes used here."""
     folder = tmp_path_factory.mktemp("models")
-    student = save_model(folder / "student", hidden=16, seed=0)
-    return student, save_model(folder / "teacher", hidden=24, seed=1)
+    ids = len(load_tokenizer(str(TOKENIZER)))
+    sizes = {"vocab_size": -(-ids // 8) * 8, "num_attention_heads": 4, "num_key_value_heads": 2}
+    student = save_random_model(folder / "student", **sizes)
+    sizes["tie_word_embeddings"] = False
+    return student, save_random_model(folder / "teacher", hidden=24, seed=1, **sizes)
 
 
 def make_config(models, changes):
@@ -146,8 +134,6 @@ def test_what_does_not_fit_is_refused(changes, message, models):
 
 
 def test_a_rule_names_a_mesh_axis(models):
-    from atod_jax import config
-
     cfg = make_config(models, {"teacher.rules.embed": "fdsp"})
     with pytest.raises(ValueError, match=r"teacher.rules.embed='fdsp': choose from '', data, fsdp"):
         config.validate(cfg)
