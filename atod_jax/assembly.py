@@ -19,7 +19,7 @@ from atod_jax import config as config_lib
 from atod_jax.algorithms import base
 from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.envs.pool import EnvPool, PoolConfig
-from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub
+from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub, lora
 from atod_jax.models.checkpoint_io import read_config
 from atod_jax.models.loading import load_sharded
 from atod_jax.models.transformer import resize_vocabulary
@@ -30,7 +30,7 @@ from atod_jax.sampling import Action, Policy, SamplingConfig
 from atod_jax.scoring import ScoreConfig
 from atod_jax.sharding import RULES, local_shards, make_mesh, param_shardings
 from atod_jax.streams import Stream, key
-from atod_jax.types import Signal
+from atod_jax.types import Signal, with_frozen
 
 ASSETS = Path(__file__).parent / "assets"
 FRESH = {"model_type": "qwen3", "rope_theta": 1e4, "rms_norm_eps": 1e-6}  # of new small models
@@ -123,12 +123,22 @@ def load_student(cfg: ConfigDict, mesh: Mesh) -> Model:
     """The student: the folder's weights, or a new model of the sizes in student.fresh."""
     if not cfg.student.fresh.hidden_size:
         options = {"remat": cfg.student.remat, "compute": cfg.student.dtype}
-        return load(cfg.student.path, "student.path", mesh=mesh, **options)
+        student = load(cfg.student.path, "student.path", mesh=mesh, **options)
+        return _with_adapters(cfg, student, mesh) if cfg.student.lora_rank else student
     path, config = fresh_config(cfg)
     tokenizer = _tokenizer(path, config, "student.path")
     weights = build(config).init(key(cfg.seed, Stream.init))
     params = jax.device_put(weights, _shardings(weights, mesh=mesh))
     return Model(path=path, lm=build(config), params=params, tokenizer=tokenizer)
+
+
+def _with_adapters(cfg: ConfigDict, student: Model, mesh: Mesh) -> Model:
+    """The same student, of which only student.lora_* trains."""
+    rank, drawn = cfg.student.lora_rank, key(cfg.seed, Stream.adapters)
+    adapters = lora.init_adapters(student.params, drawn, rank=rank)
+    adapters = jax.device_put(adapters, _shardings(adapters, mesh=mesh))
+    lm = lora.adapted(student.lm, rank=rank, alpha=cfg.student.lora_alpha)
+    return student._replace(lm=lm, params=with_frozen(adapters, student.params))
 
 
 def fresh_config(cfg: ConfigDict) -> tuple[Path, ModelConfig]:

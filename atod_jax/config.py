@@ -39,6 +39,8 @@ def base() -> ConfigDict:
     c.student.fresh.intermediate_size = 192
     c.student.dtype = "float32"  # of its matrix products: float32 | bfloat16; weights stay float32
     c.student.remat = "full"  # what the backward pass recomputes: none | dots | full
+    c.student.lora_rank = 0  # > 0: train only adapters of this rank beside its frozen matrices
+    c.student.lora_alpha = 32.0  # they count alpha / rank
     c.teacher = ConfigDict()
     c.teacher.path = ""  # Hugging Face folder; unused by algorithms without a teacher
     c.teacher.dtype = "float32"  # of its weights: float32 | bfloat16 | int8 (products in bfloat16)
@@ -229,6 +231,15 @@ def _ranges(cfg: ConfigDict) -> list[str]:
         "keep_checkpoints": cfg.keep_checkpoints,
     }
     problems = [f"{k}={v}: must be at least 1" for k, v in positive.items() if v < 1]
+    if cfg.student.lora_rank < 0:
+        problems.append(f"student.lora_rank={cfg.student.lora_rank}: give a rank, or 0 for none")
+    if cfg.student.lora_alpha <= 0:
+        problems.append(f"student.lora_alpha={cfg.student.lora_alpha}: must be > 0")
+    if cfg.student.lora_rank and cfg.student.fresh.hidden_size:
+        problems.append(
+            f"student.lora_rank={cfg.student.lora_rank} with student.fresh: a new model has "
+            "nothing to keep; set student.lora_rank=0 or student.fresh.hidden_size=0"
+        )
     if cfg.sampling.rows < 0:
         problems.append(f"sampling.rows={cfg.sampling.rows}: give a number of rows, or 0 for all")
     if not 0 < cfg.sampling.top_p <= 1:
