@@ -47,7 +47,8 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
       ValueError: the mesh does not fit the hardware, or the batch the mesh.
     """
     student = student_config(cfg)
-    mesh = layouts.shapes_of(cfg, hardware.count).student
+    shapes = layouts.shapes_of(cfg, hardware.count)
+    mesh = shapes.student
     if math.prod(mesh.values()) != hardware.count:
         raise ValueError(
             f"mesh {mesh} needs {math.prod(mesh.values())} devices, --hardware has {hardware}; "
@@ -70,7 +71,7 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
         sampled=cfg.sampling.rows,
         plays=cfg.rollout.source == "student",
     )
-    config.validate_mesh(cfg, plan.shards, mesh)
+    layouts.require_rows(cfg, shapes)
     return plan
 
 

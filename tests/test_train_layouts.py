@@ -107,6 +107,19 @@ def test_every_model_is_where_it_belongs(models):
     jax.tree.map(np.testing.assert_array_equal, playing, student.params)
 
 
+def test_adapters_play_where_their_weights_do(models):
+    cfg = make_config(models, LAYOUTS["playing on another shape"] | {"student.lora_rank": 2})
+    places = layouts.layouts_of(cfg)
+    with jax.set_mesh(places.student.mesh):
+        student = assembly.load_student(cfg, places)
+        playing = assembly.to_play(student, student.params)
+    gate = playing["base"]["last"]["mlp"]["gate"]["kernel"]
+    added = playing["lora"]["last"]["mlp"]["gate"]["lora_b"]
+    assert gate.addressable_shards[0].data.shape == (16, 16)  # mlp over tensor
+    assert added.addressable_shards[0].data.shape == (2, 16)
+    jax.tree.map(np.testing.assert_array_equal, playing, student.params)
+
+
 def test_without_a_difference_nothing_is_copied(models):
     places = layouts.layouts_of(make_config(models, {"mesh.data": 1, "mesh.fsdp": 8}))
     assert places.student.mesh is places.playing.mesh is places.teacher.mesh
