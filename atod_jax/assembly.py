@@ -19,7 +19,7 @@ from atod_jax.algorithms import base
 from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.envs.pool import EnvPool, PoolConfig
 from atod_jax.layouts import Layouts
-from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub
+from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub, lora
 from atod_jax.models.checkpoint_io import read_config
 from atod_jax.models.loading import load_sharded
 from atod_jax.models.transformer import resize_vocabulary
@@ -31,7 +31,7 @@ from atod_jax.sampling import SamplingConfig
 from atod_jax.scoring import ScoreConfig
 from atod_jax.sharding import Layout, param_shardings, reshard
 from atod_jax.streams import Stream, key
-from atod_jax.types import Signal
+from atod_jax.types import Signal, frozen_part, trained_part, with_frozen
 
 ASSETS = Path(__file__).parent / "assets"
 FRESH = {"model_type": "qwen3", "rope_theta": 1e4, "rms_norm_eps": 1e-6}  # of new small models
@@ -120,7 +120,8 @@ def load(
     path = model_path(name, key_name, "config.json")
     config = dataclasses.replace(read_config(path, dtype=compute), remat=remat)
     tokenizer = _tokenizer(path, config, key_name)
-    params = load_sharded(path, config, functools.partial(_shardings, layout), dtype=storage)
+    with jax.set_mesh(layout.mesh):
+        params = load_sharded(path, config, functools.partial(_shardings, layout), dtype=storage)
     return Model(path, build(config), params, tokenizer, layout, playing or layout)
 
 
@@ -129,12 +130,22 @@ def load_student(cfg: ConfigDict, layouts: Layouts) -> Model:
     if not cfg.student.fresh.hidden_size:
         options = {"remat": cfg.student.remat, "compute": cfg.student.dtype}
         places = {"layout": layouts.student, "playing": layouts.playing}
-        return load(cfg.student.path, "student.path", **places, **options)
+        student = load(cfg.student.path, "student.path", **places, **options)
+        return _with_adapters(cfg, student) if cfg.student.lora_rank else student
     path, config = fresh_config(cfg)
     tokenizer = _tokenizer(path, config, "student.path")
     weights = build(config).init(key(cfg.seed, Stream.init))
     params = jax.device_put(weights, _shardings(layouts.student, weights))
     return Model(path, build(config), params, tokenizer, layouts.student, layouts.playing)
+
+
+def _with_adapters(cfg: ConfigDict, student: Model) -> Model:
+    """The same student, of which only student.lora_* trains."""
+    rank, drawn = cfg.student.lora_rank, key(cfg.seed, Stream.adapters)
+    adapters = lora.init_adapters(student.params, drawn, rank=rank)
+    adapters = jax.device_put(adapters, _shardings(student.layout, adapters))
+    lm = lora.adapted(student.lm, rank=rank, alpha=cfg.student.lora_alpha)
+    return student._replace(lm=lm, params=with_frozen(adapters, student.params))
 
 
 def fresh_config(cfg: ConfigDict) -> tuple[Path, ModelConfig]:
@@ -153,7 +164,8 @@ def to_play(model: Model, params: Any) -> Any:
     """Parameters of the model where it samples: themselves, or a copy in that layout."""
     if model.playing == model.layout:
         return params
-    return reshard(params, _shardings(model.playing, params))
+    parts = trained_part(params), frozen_part(params)
+    return reshard(params, with_frozen(*(_shardings(model.playing, part) for part in parts)))
 
 
 def _tokenizer(path: Path, config: ModelConfig, key_name: str) -> PreTrainedTokenizerFast:
@@ -190,7 +202,8 @@ def load_teacher(cfg: ConfigDict, student: Model, layouts: Layouts) -> Model | N
     )
     config = dataclasses.replace(teacher.lm.config, vocab_size=rows)
     places = functools.partial(_shardings, layout)
-    params = resize_vocabulary(teacher.params, rows, places)
+    with jax.set_mesh(layout.mesh):
+        params = resize_vocabulary(teacher.params, rows, places)
     return teacher._replace(lm=build(config), params=params)
 
 

@@ -1,8 +1,9 @@
 """Train states on disk, by way of Orbax.
 
 One folder per step holds the state (step, parameters, optimiser) and the resolved config as JSON.
-The teacher is never saved: it is frozen and the config names it. A step gets its name only once it
-is whole, so a run may be killed at any moment and started again with the same command.
+What is frozen is never saved, since the config names it: the teacher, and the weights beside a
+student's adapters. A step gets its name only once it is whole, so a run may be killed at any moment
+and started again with the same command.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from atod_jax.types import TrainState
+from atod_jax.types import TrainState, frozen_part, trained_part, with_frozen
 
 
 class Checkpointer:
@@ -91,7 +92,8 @@ class Checkpointer:
         Args:
             step: a step that was saved.
             abstract_state: the same tree of `jax.ShapeDtypeStruct`s (or arrays) with shardings,
-                which may differ from those it was saved with.
+                which may differ from those it was saved with. What is frozen is taken from it, so
+                that part should be arrays.
 
         Raises:
             FileNotFoundError: there is no such step.
@@ -101,7 +103,9 @@ class Checkpointer:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         with self._readable(step), jax.transfer_guard("allow"):
             _require_fit(self._manager.item_metadata(step)["state"].tree, target)
-            return TrainState(**self._manager.restore(step, args=args)["state"])
+            state = TrainState(**self._manager.restore(step, args=args)["state"])
+        params = with_frozen(state.params, frozen_part(abstract_state.params))
+        return state.replace(params=params)
 
     def saved_config(self, step: int) -> dict[str, Any]:
         """The config that was saved with `step`; raises like `restore`."""
@@ -148,7 +152,7 @@ def _checked(directory: str | Path, *, must_exist: bool) -> Path:
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
     """The state with names instead of a class, so that what is on disk outlives the class."""
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    return {"step": state.step, "params": trained_part(state.params), "opt_state": state.opt_state}
 
 
 def _with_sharding(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:

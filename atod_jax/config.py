@@ -40,6 +40,8 @@ def base() -> ConfigDict:
     c.student.fresh.intermediate_size = 192
     c.student.dtype = "float32"  # of its matrix products: float32 | bfloat16; weights stay float32
     c.student.remat = "full"  # what the backward pass recomputes: none | dots | full
+    c.student.lora_rank = 0  # > 0: train only adapters of this rank beside its frozen matrices
+    c.student.lora_alpha = 32.0  # they count alpha / rank
     c.student.rules = rules()
     c.teacher = ConfigDict()
     c.teacher.path = ""  # Hugging Face folder; unused by algorithms without a teacher
@@ -243,6 +245,15 @@ def _ranges(cfg: ConfigDict) -> list[str]:
         "keep_checkpoints": cfg.keep_checkpoints,
     }
     problems = [f"{k}={v}: must be at least 1" for k, v in positive.items() if v < 1]
+    if cfg.student.lora_rank < 0:
+        problems.append(f"student.lora_rank={cfg.student.lora_rank}: give a rank, or 0 for none")
+    if cfg.student.lora_alpha <= 0:
+        problems.append(f"student.lora_alpha={cfg.student.lora_alpha}: must be > 0")
+    if cfg.student.lora_rank and cfg.student.fresh.hidden_size:
+        problems.append(
+            f"student.lora_rank={cfg.student.lora_rank} with student.fresh: a new model has "
+            "nothing to keep; set student.lora_rank=0 or student.fresh.hidden_size=0"
+        )
     if cfg.sampling.rows < 0:
         problems.append(f"sampling.rows={cfg.sampling.rows}: give a number of rows, or 0 for all")
     if not 0 < cfg.sampling.top_p <= 1:
@@ -326,21 +337,3 @@ def _shapes(cfg: ConfigDict) -> list[str]:
     if not buckets or list(buckets) != sorted(buckets):
         problems.append(f"sampling.prompt_buckets={buckets}: give increasing lengths")
     return problems
-
-
-def validate_mesh(cfg: ConfigDict, shards: int, mesh_shape: dict[str, int]) -> None:
-    """Rows and episodes must divide over the data axes.
-
-    Raises:
-      ValueError: names the key, the value and the next value that fits.
-    """
-    for key, value in {
-        "packing.micro_rows": cfg.packing.micro_rows,
-        "eval.slots": cfg.eval.slots,
-        "rollout.tasks * rollout.group": cfg.rollout.tasks * cfg.rollout.group,
-    }.items():
-        if value % shards:
-            raise ValueError(
-                f"{key}={value} is not divisible by the {shards} data shards of the mesh "
-                f"{mesh_shape}; use {-(-value // shards) * shards} or lower mesh.data/mesh.fsdp"
-            )

@@ -48,8 +48,7 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
     """
     shapes = layouts.shapes_of(cfg, hardware.count)
     require_devices(cfg, shapes, hardware)
-    config.validate_mesh(cfg, layouts.shards_of(shapes.student), shapes.student)
-    layouts.require_rows(cfg, shapes.teacher)
+    layouts.require_rows(cfg, shapes)
     our_rules, their_rules = (tuple(rules.items()) for rules in layouts.rules_of(cfg))
     model = student_config(cfg)
     student = Placed(model, _mesh(shapes.student), our_rules)

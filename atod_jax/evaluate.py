@@ -1,6 +1,7 @@
 """`python -m atod_jax.evaluate --config=… --checkpoint=…`: how well a policy plays."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from atod_jax.layouts import Layouts, layouts_of
 from atod_jax.learner import init_state
 from atod_jax.optim import OptimConfig, make_optimizer
 from atod_jax.report import evaluation_table, markdown_table, package_versions
-from atod_jax.sharding import abstract, on_mesh
+from atod_jax.sharding import on_mesh
 from atod_jax.types import TrainState
 
 
@@ -37,7 +38,24 @@ def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
     step = checkpointer.latest_step() if step is None else step
     if step is None:
         raise FileNotFoundError(f"--checkpoint={checkpoint}: no saved step there")
-    return checkpointer.restore(step, jax.tree.map(abstract, state)).params
+    if cfg.student.lora_rank:
+        require_same_base(cfg, checkpointer.saved_config(step), checkpoint)
+    return checkpointer.restore(step, state).params
+
+
+def require_same_base(cfg: ConfigDict, saved: Mapping[str, Any], checkpoint: Path) -> None:
+    """Adapters are only worth something beside the weights they were trained with.
+
+    Raises:
+      ValueError: `saved`, the config of the run, has other ones or another scale.
+    """
+    for name in ("path", "lora_rank", "lora_alpha"):
+        ours, theirs = cfg.student[name], saved.get("student", {}).get(name)
+        if ours != theirs:
+            raise ValueError(
+                f"student.{name}={ours!r}, but the adapters in {checkpoint} were trained with "
+                f"{theirs!r}; set --config.student.{name} to that"
+            )
 
 
 def load_policy(cfg: ConfigDict, checkpoint: str, layouts: Layouts) -> Model:

@@ -50,7 +50,7 @@ def export(cfg: ConfigDict, checkpoint: str, out: str, *, max_shard_gb: float = 
         save_hf(
             out,
             model.lm.config,
-            model.params,
+            model.lm.plain(model.params),
             tokenizer=model.tokenizer,
             shard_bytes=int(max_shard_gb * 1e9),
         )

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atod_jax import config
 from atod_jax.sharding import BATCH_AXES, RULES, Layout, make_mesh
 
 Shape = Mapping[str, int]  # mesh axis -> devices
@@ -75,27 +74,36 @@ def layouts_of(cfg: ConfigDict) -> Layouts:
     student = make_mesh(shapes.student, ours)
     playing = _same_or(shapes.playing, student)
     teacher = make_mesh(shapes.teacher, theirs) if apart else _same_or(shapes.teacher, student)
-    config.validate_mesh(cfg, shards_of(shapes.student), shapes.student)
-    require_rows(cfg, shapes.teacher)
+    require_rows(cfg, shapes)
     return Layouts(
         Layout(student, our_rules), Layout(playing, our_rules), Layout(teacher, their_rules)
     )
 
 
-def require_rows(cfg: ConfigDict, teacher: Shape) -> None:
-    """The teacher scores the student's micro-batches.
+def require_rows(cfg: ConfigDict, shapes: Shapes) -> None:
+    """Rows and episodes must divide over the data axes of the student's mesh, and the rows that the
+    teacher scores over those of its own.
 
     Raises:
-      ValueError: they do not divide over its devices.
+      ValueError: names the key, the value and the next value that fits.
     """
-    shards = shards_of(teacher)
-    if cfg.packing.micro_rows % shards:
-        fits = -(-cfg.packing.micro_rows // shards) * shards
-        raise ValueError(
-            f"packing.micro_rows={cfg.packing.micro_rows} is not divisible by the {shards} data "
-            f"shards of the teacher's mesh {dict(teacher)}; use {fits} or lower "
-            "teacher.mesh.data/teacher.mesh.fsdp"
-        )
+    rows = {"packing.micro_rows": cfg.packing.micro_rows}
+    episodes = {
+        "eval.slots": cfg.eval.slots,
+        "rollout.tasks * rollout.group": cfg.rollout.tasks * cfg.rollout.group,
+    }
+    for key, shape, sizes in (
+        ("mesh", shapes.student, rows | episodes),
+        ("teacher.mesh", shapes.teacher, rows),
+    ):
+        shards = shards_of(shape)
+        for name, size in sizes.items():
+            if size % shards:
+                raise ValueError(
+                    f"{name}={size} is not divisible by the {shards} data shards of {key} "
+                    f"{dict(shape)}; use {-(-size // shards) * shards} or lower "
+                    f"{key}.data/{key}.fsdp"
+                )
 
 
 def shards_of(shape: Shape) -> int:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from atod_jax.models import LanguageModel
 from atod_jax.sampling import Generation, SamplingConfig, sample
-from atod_jax.sharding import batch_sharding, local_shards, put, to_global, to_local
+from atod_jax.sharding import batch_sharding, local_shards, to_global, to_host, to_local
 
 ROW_UNIT = 8  # the smallest row bucket
 
@@ -77,10 +77,11 @@ class Policy:
     def _sample(self, params: Any, host: tuple[np.ndarray, ...], key: Array) -> Generation:
         if self.mesh is None:
             return self._compiled(params, *host[:2], key, host[2], self._temperature)
+        # keys are made where the student trains, which may be on other devices
+        numbers = to_host(jax.random.key_data(key))
         with jax.set_mesh(self.mesh):
             tokens, length, ids = to_global(host, self.mesh)
-            # keys are made where the student trains, which may be on other devices
-            key = put(key, NamedSharding(self.mesh, PartitionSpec()))
+            key = jax.random.wrap_key_data(numbers)
             return self._compiled(params, tokens, length, key, ids, self._temperature)
 
     def compilations(self) -> int:

@@ -188,14 +188,18 @@ def place(host_tree: Any, mesh: Mesh) -> Any:
 
 def reshard(tree: Any, shardings: Any) -> Any:
     """Arrays in another layout over the same devices in the same order, by one program."""
-    return jax.jit(lambda x: x, out_shardings=shardings)(tree)
+    return jax.jit(_same, out_shardings=shardings)(tree)
+
+
+def _same(tree: Any) -> Any:
+    return tree
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
     """Arrays on any devices -> the same arrays with this sharding, of other devices perhaps."""
 
     def one(x: jax.Array) -> jax.Array:
-        if x.is_fully_addressable or x.sharding.device_set == sharding.device_set:
+        if jax.process_count() == 1 or x.sharding.device_set == sharding.device_set:
             return jax.device_put(x, sharding)
         whole = to_host(x)  # every process has devices of both meshes, so all have it
         return jax.make_array_from_callback(x.shape, sharding, lambda index: whole[index])
@@ -221,7 +225,8 @@ def to_host(x: jax.Array) -> np.ndarray:
     """The whole array, in every process."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return jax.device_get(x)
-    return multihost_utils.process_allgather(x, tiled=True)
+    with jax.set_mesh(x.sharding.mesh):  # of other devices, perhaps, than those in use now
+        return multihost_utils.process_allgather(x, tiled=True)
 
 
 def replicate(x: Any, mesh: Mesh) -> jax.Array:

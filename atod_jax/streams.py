@@ -18,6 +18,7 @@ class Stream(enum.IntEnum):
     packing = 3
     evaluation = 4
     demonstrations = 5
+    adapters = 6
 
 
 def key(seed: int, stream: Stream, step: int = 0) -> jax.Array:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -33,7 +32,7 @@ from atod_jax.observer import BatchScorer, Observer, head_room, pack
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.scoring import teacher_rows
-from atod_jax.sharding import abstract, on_mesh, put, to_host
+from atod_jax.sharding import on_mesh, put, to_host
 from atod_jax.tasks import TaskSource
 from atod_jax.types import TokenStats, TurnBatch
 
@@ -57,9 +56,9 @@ def main(cfg: ConfigDict, workdir: str) -> None:
         checkpoints = Checkpointer(
             out / "checkpoints", keep=cfg.keep_checkpoints, config=cfg.to_dict()
         )
-        # The loaded weights stay around for the "start" evaluation; the state owns a copy.
-        state = on_mesh(learner.init_state(jax.tree.map(jnp.copy, student.params), tx), mesh)
-        state = checkpoints.restore_latest(jax.tree.map(abstract, state)) or state
+        # The loaded weights stay around for the "start" evaluation.
+        state = on_mesh(learner.init_state(learner.owned(student.params), tx), mesh)
+        state = checkpoints.restore_latest(state) or state
         first = int(state.step)
 
         # --- environment side -----------------------------------------------------------------
@@ -78,6 +77,7 @@ def main(cfg: ConfigDict, workdir: str) -> None:
             loss=config.section(LossConfig, cfg.loss),
             score=assembly.score_config(cfg, student.tokenizer, mesh),
         )
+        update = learner.whole_state(update)
 
         # --- loop -----------------------------------------------------------------------------
         writer = Writer(out, resume_step=first) if cluster.is_first() else Muted()
@@ -179,6 +179,7 @@ def conclude(cfg: ConfigDict, out: Path, student: Model, params: Any, observer: 
     if cfg.record:
         artifacts["training episodes, a TFDS data set"] = "episodes/"
     if cfg.export:
+        params = student.lm.plain(params)
         params = jax.tree.map(to_host, params)  # of every device, in every process
     if not cluster.is_first():
         return
@@ -258,7 +259,9 @@ class Judge:
 
 def _head_at(model: Model, mesh: Mesh) -> jax.Array:
     """The model's output embedding where the student's head is computed, split in the same way."""
-    return put(model.lm.head(model.params), NamedSharding(mesh, PartitionSpec(VOCAB)))
+    with jax.set_mesh(model.layout.mesh):
+        head = model.lm.head(model.params)
+    return put(head, NamedSharding(mesh, PartitionSpec(VOCAB)))
 
 
 def due(step: int, every: int) -> bool:

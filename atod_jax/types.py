@@ -103,3 +103,18 @@ class TrainState:
     step: Int[Array, ""]
     params: Any
     opt_state: Any
+
+
+def trained_part(params: Any) -> Any:
+    """What learns of a model's parameters: its adapters (`models.lora`), or everything."""
+    return params if frozen_part(params) is None else params["lora"]
+
+
+def frozen_part(params: Any) -> Any:
+    """What does not; None where everything learns."""
+    return params.get("base") if isinstance(params, dict) else None
+
+
+def with_frozen(trained: Any, frozen: Any) -> Any:
+    """The parameters that have these two parts."""
+    return trained if frozen is None else {"base": frozen, "lora": trained}

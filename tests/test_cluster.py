@@ -107,7 +107,12 @@ def test_half_an_address_is_refused():
 # ------------------------------------------------------------------------------- training
 
 
-def train(workdir, count, *, steps):
+# The teacher on devices of its own, the student split over processes and playing unsplit.
+APART = ("--config.teacher.devices=2", "--config.mesh.data=1", "--config.mesh.fsdp=2",
+         "--config.sampling.mesh.data=2", "--config.algorithm.atod.token_signal=exact")  # fmt: skip
+
+
+def train(workdir, count, *, steps, options=()):
     """A run on 4 devices in `count` processes; its metrics without times."""
 
     def command(address, count, k):
@@ -115,6 +120,7 @@ def train(workdir, count, *, steps):
             *("-m", "atod_jax.train", "--config=configs/household.py:smoke"),
             *(f"--workdir={workdir}", f"--config.total_steps={steps}", "--config.save_every=1"),
             *("--config.eval.temperatures=(1.0,)", "--config.optim.schedule=constant"),
+            *options,
             *(f"--coordinator={address}", f"--num_processes={count}", f"--process_id={k}"),
         ]
 
@@ -138,6 +144,12 @@ def assert_alike(ours, theirs):
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_train_like_one(tmp_path, count):
     assert_alike(train(tmp_path / "many", count, steps=3), train(tmp_path / "one", 1, steps=3))
+
+
+@pytest.mark.slow
+def test_processes_share_a_teacher_on_devices_of_its_own(tmp_path):
+    runs = [train(tmp_path / str(n), n, steps=2, options=APART) for n in (2, 1)]
+    assert_alike(*runs)
 
 
 @pytest.mark.slow

@@ -64,6 +64,8 @@ def test_every_config_file_is_listed_here():
         ("head.token_block", -1, r"head\.token_block=-1"),
         ("env.engine", "unity", r"env\.engine='unity': choose from native, textworld"),
         ("head.backend", "triton", r"head\.backend='triton': choose from auto, tiles"),
+        ("student.lora_rank", -1, r"student\.lora_rank=-1: give a rank, or 0"),
+        ("student.lora_alpha", 0.0, r"student\.lora_alpha=0\.0: must be > 0"),
         ("algorithm.atod.weighting", "best", r"algorithm\.atod\.weighting='best'"),
     ],
 )
@@ -71,6 +73,13 @@ def test_bad_values_are_named(key, value, message):
     cfg = household.get_config("preset=paper" if "penalty" in key else None)
     cfg.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=message):
+        config.validate(cfg)
+
+
+def test_adapters_beside_a_new_model_are_refused():
+    cfg = household.get_config()
+    cfg.student.lora_rank, cfg.student.fresh.hidden_size = 4, 16
+    with pytest.raises(ValueError, match=r"student\.lora_rank=4 with student\.fresh"):
         config.validate(cfg)
 
 

@@ -84,6 +84,24 @@ def one_update(params, piece, *, score=SCORE, **more):
     return grads, {name: mean.value() for name, mean in metrics.items()}
 
 
+def plain_loss(params, piece):
+    """The objective written out over full logits of all columns."""
+    (rows, signal, share), cfg = piece, LossConfig()
+    tokens = jnp.concatenate([rows.prompt, rows.action], 1)
+    valid = jnp.concatenate(
+        [jnp.arange(P)[None] >= P - rows.prompt_length[:, None], rows.action_mask], 1
+    )
+    hidden, _ = MODEL.hidden(params, tokens, valid, tail=P + R)
+    logits = jnp.einsum("nld,vd->nlv", hidden, MODEL.head(params)).at[..., 0].set(-1e30)
+    logp = jnp.take_along_axis(
+        jax.nn.log_softmax(logits[:, P - 1 : -1]), rows.action[..., None], 2
+    )[..., 0]
+    ratio, a = jnp.exp(logp - signal.old_logp), signal.advantage
+    loss = jnp.maximum(-a * ratio, -a * jnp.clip(ratio, 1 - cfg.clip_low, 1 + cfg.clip_high))
+    loss = jnp.where(a < 0, jnp.minimum(loss, -a * cfg.dual_clip), loss)
+    return jnp.sum(share * (loss - signal.ce_weight * logp))
+
+
 def assert_trees_close(a, b):
     """Equal to 1e-5 of the largest entry: float32 sums taken in another order."""
     scale = max(float(np.abs(x).max()) for x in jax.tree.leaves(b))
@@ -174,26 +192,8 @@ def test_an_exact_kl_moves_the_student_to_the_teacher(params):
 
 
 def test_the_gradient_is_that_of_the_plain_objective(params):
-    """Finite differences along one random direction, in the loss written out in full."""
-    rows, signal, share = piece = make_batch()
-    cfg = LossConfig()
-
-    def plain_loss(p):
-        tokens = jnp.concatenate([rows.prompt, rows.action], 1)
-        valid = jnp.concatenate(
-            [jnp.arange(P)[None] >= P - rows.prompt_length[:, None], rows.action_mask], 1
-        )
-        hidden, _ = MODEL.hidden(p, tokens, valid, tail=P + R)
-        logits = jnp.einsum("nld,vd->nlv", hidden, MODEL.head(p)).at[..., 0].set(-1e30)
-        logp = jnp.take_along_axis(
-            jax.nn.log_softmax(logits[:, P - 1 : -1]), rows.action[..., None], 2
-        )[..., 0]
-        ratio, a = jnp.exp(logp - signal.old_logp), signal.advantage
-        loss = jnp.maximum(-a * ratio, -a * jnp.clip(ratio, 1 - cfg.clip_low, 1 + cfg.clip_high))
-        loss = jnp.where(a < 0, jnp.minimum(loss, -a * cfg.dual_clip), loss)
-        return jnp.sum(share * (loss - signal.ce_weight * logp))
-
-    value, expected = jax.jit(jax.value_and_grad(plain_loss))(params)
+    piece = make_batch()
+    value, expected = jax.jit(jax.value_and_grad(plain_loss))(params, piece)
     grads, metrics = one_update(params, piece)
     assert metrics["loss/total"] == pytest.approx(float(value), rel=1e-5)
     assert_trees_close(grads, expected)

@@ -16,13 +16,13 @@ from configs import household
 TOKENIZER = assembly.ASSETS / "household" / "tokenizer"
 
 
-def save_random_model(folder, *, vocab_size=None, hidden=16, seed=0, tokenizer=TOKENIZER):
+def save_random_model(folder, *, vocab_size=None, hidden=16, seed=0, tokenizer=TOKENIZER, **sizes):
     loaded = load_tokenizer(str(tokenizer))
     sizes = {
         "vocab_size": vocab_size or len(loaded), "hidden_size": hidden, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
         "intermediate_size": 32, "tie_word_embeddings": True,
-    }  # fmt: skip
+    } | sizes  # fmt: skip
     config = config_from_hf(assembly.FRESH | sizes)
     params = jax.tree.map(lambda x: 3 * x, build(config).init(jax.random.key(seed)))
     save_hf(folder, config, params, tokenizer=loaded)
@@ -155,7 +155,9 @@ def test_a_finished_run_can_be_started_again_and_changes_nothing(models, tmp_pat
     ]
 
 
-def test_steady_state_does_not_recompile(models, tmp_path):
+def steps_that_compile(cfg, folder):
+    """The steps of a run of 5 in which something is compiled, as often as it is."""
+    cfg.total_steps, cfg.eval.every, cfg.save_every = 5, 0, 100
     compiled = []
     step = [0]
 
@@ -172,11 +174,15 @@ def test_steady_state_does_not_recompile(models, tmp_path):
 
     train.rollout_scalars = count
     try:
-        cfg = smoke_config(models, total_steps=5, **{"eval.every": 0, "save_every": 100})
-        train.main(cfg, str(tmp_path))
+        train.main(cfg, str(folder))
     finally:
         train.rollout_scalars = original
         jax.monitoring.unregister_event_duration_listener(listen)
+    return compiled
+
+
+def test_steady_state_does_not_recompile(models, tmp_path):
+    compiled = steps_that_compile(smoke_config(models), tmp_path)
     assert compiled
     assert not [s for s in compiled if s in (2, 3, 4)]
 

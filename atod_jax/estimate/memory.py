@@ -1,4 +1,5 @@
-"""Bytes per device, part by part: what stays for the whole run, and what each phase adds.
+"""Bytes per device, part by part: what stays for the whole run, and what each phase adds; for each
+kind of device where the teacher has its own.
 
 Counted from how the code computes: attention scores exist for some columns at a time (float32,
 [rows, heads, QUERIES, L]), of one layer; the head keeps a bounded number of logits; gradients are

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a model: four members, no framework."""
+"""What the rest of the package knows of a model: five members, no framework."""
 
 import functools
 from collections.abc import Callable
@@ -21,12 +21,14 @@ class LanguageModel(NamedTuple):
     init(key) -> params                                   plain nested dict of float32
     hidden(params, tokens i32[n,l], valid bool[n,l], *, tail, cache=None) -> (f[n,tail,D], cache)
     head(params) -> f[V,D]                                logits are hidden @ head.T
+    plain(params) -> params                               of the architecture alone, for files
     """
 
     config: ModelConfig
     init: Callable[[Array], Any]
     hidden: Callable[..., tuple[Array, Cache | None]]
     head: Callable[[Any], Array]
+    plain: Callable[[Any], Any]
 
 
 @functools.cache
@@ -37,4 +39,5 @@ def build(config: ModelConfig) -> LanguageModel:
         init=jax.jit(functools.partial(transformer.init_params, config)),
         hidden=functools.partial(transformer.hidden_states, config),
         head=functools.partial(transformer.head_matrix, config),
+        plain=lambda params: params,
     )

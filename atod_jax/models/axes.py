@@ -21,6 +21,16 @@ _LAYER: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp/down/scale", (None, "embed")),
     (r"moe/(gate|up)/scale", ("expert", None, "mlp")),
     (r"moe/down/scale", ("expert", None, "embed")),
+    # of the two thin matrices beside a kernel that is adapted
+    (r"attn/[qkv]/lora_a", ("embed", None)),
+    (r"attn/q/lora_b", (None, "heads", None)),
+    (r"attn/[kv]/lora_b", (None, "kv_heads", None)),
+    (r"attn/o/lora_a", ("heads", None, None)),
+    (r"attn/o/lora_b", (None, "embed")),
+    (r"mlp/(gate|up)/lora_a", ("embed", None)),
+    (r"mlp/(gate|up)/lora_b", (None, "mlp")),
+    (r"mlp/down/lora_a", ("mlp", None)),
+    (r"mlp/down/lora_b", (None, "embed")),
 )
 
 # Parameter-name pattern -> logical axes; every parameter matches exactly one pattern.

@@ -37,6 +37,12 @@ def kernel_of(module: nn.Module, shape: tuple[int, ...], dtype: Any) -> Array:
     return (kernel.astype(jnp.float32) * scale).astype(dtype)
 
 
+def low_rank(module: nn.Module, x: Float[Array, "tokens width"]) -> Float[Array, "tokens out"]:
+    """What the module's adapter adds, (x A) B: no matrix of the kernel's size, nor its gradient."""
+    a, b = (module.get_variable("params", f"lora_{name}").astype(x.dtype) for name in "ab")
+    return (x @ a.reshape(-1, a.shape[-1])) @ b.reshape(b.shape[0], -1)
+
+
 class Linear(nn.Module):
     """A map that contracts the last `inputs` axes of x and appends `features`."""
 
@@ -51,7 +57,10 @@ class Linear(nn.Module):
         # One matrix product over all tokens: with [n, l] kept apart, XLA's CPU backend makes the
         # gradients half as fast.
         rows, width = x.shape[: x.ndim - self.inputs], math.prod(shape[: self.inputs])
-        y = x.reshape(-1, width) @ kernel.reshape(width, -1)
+        x = x.reshape(-1, width)
+        y = x @ kernel.reshape(width, -1)
+        if self.has_variable("params", "lora_a"):
+            y = y + low_rank(self, x)
         y = y.reshape(*rows, *self.features)
         if not self.bias:
             return y

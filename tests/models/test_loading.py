@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from atod_jax.models import AXES, ModelConfig, build, hub
 from atod_jax.models.checkpoint_io import load_hf, read_config, save_hf
@@ -291,8 +292,8 @@ def test_names_of_published_models():
 
 
 def test_without_a_network_the_option_and_the_way_out_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         FileNotFoundError, match=r"student\.path='org/absent': neither.*hf download org/absent"
     ):

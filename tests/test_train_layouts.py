@@ -1,0 +1,152 @@
+"""Runs on other layouts give the numbers of one mesh: a teacher with a mesh, rules or devices of
+its own, a student that plays on another shape than it trains on."""
+
+import jax
+import numpy as np
+import pytest
+
+from atod_jax import assembly, config, layouts, train
+from atod_jax.render import load_tokenizer
+from configs import household
+from tests.test_train import TOKENIZER, records, save_random_model, steps_that_compile
+
+APART = {"mesh.data": 2, "mesh.fsdp": 2, "teacher.devices": 4}
+LAYOUTS = {
+    "another shape for the teacher": {"mesh.fsdp": -1, "mesh.data": 1, "teacher.mesh.data": 8},
+    "a teacher split by width under its own rules": {
+        "teacher.mesh.data": 4, "teacher.mesh.tensor": 2, "teacher.rules.embed": "tensor",
+        "teacher.rules.vocab": "", "teacher.rules.mlp": "", "teacher.rules.heads": "",
+        "teacher.rules.kv_heads": "",
+    },
+    "a teacher on devices of its own": APART | {"teacher.mesh.fsdp": 4},
+    "the same, playing on another shape": APART
+    | {"teacher.mesh.data": 2, "teacher.mesh.tensor": 2, "sampling.mesh.data": 4},
+    "playing on another shape": {
+        "mesh.data": 1, "mesh.fsdp": -1, "sampling.mesh.data": 4, "sampling.mesh.tensor": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Random models whose widths divide over the axes used here."""
+    folder = tmp_path_factory.mktemp("models")
+    ids = len(load_tokenizer(str(TOKENIZER)))
+    sizes = {"vocab_size": -(-ids // 8) * 8, "num_attention_heads": 4, "num_key_value_heads": 2}
+    student = save_random_model(folder / "student", **sizes)
+    sizes["tie_word_embeddings"] = False
+    return student, save_random_model(folder / "teacher", hidden=24, seed=1, **sizes)
+
+
+def make_config(models, changes):
+    c = household.get_config("algo=atod,smoke")
+    c.student.path, c.teacher.path = models
+    c.total_steps, c.env.max_turns, c.eval.every = 2, 3, 0
+    c.sampling.prompt_buckets = (160,)
+    c.rollout.tasks, c.rollout.group = 2, 4
+    c.packing.minibatch_rows, c.packing.micro_rows = 16, 8
+    c.eval.tasks = c.eval.final_tasks = c.eval.slots = 8
+    c.eval.temperatures = (1.0,)
+    c.algorithm.atod.token_signal = "exact"  # the teacher's states and head go to the student
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def numbers(folder):
+    """Everything but times, step by step."""
+    timed = ("seconds/", "env/")
+    return [{k: v for k, v in r.items() if not k.startswith(timed)} for r in records(folder)]
+
+
+@pytest.fixture(scope="module")
+def on_one_mesh(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    train.main(make_config(models, {}), str(folder))
+    return numbers(folder)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_run_is_the_same_on_every_layout(layout, models, on_one_mesh, tmp_path):
+    train.main(make_config(models, LAYOUTS[layout]), str(tmp_path))
+    run = numbers(tmp_path)
+    assert len(run) == len(on_one_mesh)
+    for here, there in zip(run, on_one_mesh):
+        assert here == pytest.approx(there, rel=1e-5, abs=1e-5)
+    assert [r["loss/teacher_kl"] for r in run if "loss/teacher_kl" in r]
+
+
+@pytest.mark.parametrize(
+    "layout", ["playing on another shape", "the same, playing on another shape"]
+)
+def test_steady_state_does_not_recompile(layout, models, tmp_path):
+    compiled = steps_that_compile(make_config(models, LAYOUTS[layout]), tmp_path)
+    assert compiled
+    assert not [s for s in compiled if s in (2, 3, 4)]
+
+
+def test_every_model_is_where_it_belongs(models):
+    places = layouts.layouts_of(make_config(models, LAYOUTS["the same, playing on another shape"]))
+    with jax.set_mesh(places.student.mesh):
+        cfg = make_config(models, {})
+        student = assembly.load_student(cfg, places)
+        teacher = assembly.load_teacher(cfg, student, places)
+        playing = assembly.to_play(student, student.params)
+
+    def devices(params):
+        return set.union(*(x.sharding.device_set for x in jax.tree.leaves(params)))
+
+    def gate(params):
+        return params["last"]["mlp"]["gate"]["kernel"]
+
+    first, last = jax.devices()[:4], jax.devices()[4:]
+    assert devices(student.params) == devices(playing) == set(first)
+    assert devices(teacher.params) == set(last)
+    assert gate(student.params).addressable_shards[0].data.shape == (8, 32)  # embed over fsdp
+    assert gate(playing).addressable_shards[0].data.shape == (16, 32)
+    assert gate(teacher.params).addressable_shards[0].data.shape == (24, 16)  # mlp over tensor
+    jax.tree.map(np.testing.assert_array_equal, playing, student.params)
+
+
+def test_adapters_play_where_their_weights_do(models):
+    cfg = make_config(models, LAYOUTS["playing on another shape"] | {"student.lora_rank": 2})
+    places = layouts.layouts_of(cfg)
+    with jax.set_mesh(places.student.mesh):
+        student = assembly.load_student(cfg, places)
+        playing = assembly.to_play(student, student.params)
+    gate = playing["base"]["last"]["mlp"]["gate"]["kernel"]
+    added = playing["lora"]["last"]["mlp"]["gate"]["lora_b"]
+    assert gate.addressable_shards[0].data.shape == (16, 16)  # mlp over tensor
+    assert added.addressable_shards[0].data.shape == (2, 16)
+    jax.tree.map(np.testing.assert_array_equal, playing, student.params)
+
+
+def test_without_a_difference_nothing_is_copied(models):
+    places = layouts.layouts_of(make_config(models, {"mesh.data": 1, "mesh.fsdp": 8}))
+    assert places.student.mesh is places.playing.mesh is places.teacher.mesh
+    model = assembly.Model(None, None, None, None, places.student, places.playing)
+    params = {"x": jax.numpy.ones(3)}
+    assert assembly.to_play(model, params) is params
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher.devices": 8}, "teacher.devices=8: there are 8 devices"),
+        ({"teacher.mesh.data": 3}, "needs 3 devices, there are 8"),
+        ({"teacher.devices": 2, "teacher.mesh.fsdp": 4}, "needs 4 devices, there are 2"),
+        ({"sampling.mesh.data": -1, "sampling.mesh.fsdp": -1}, "sampling.mesh: axes"),
+        (
+            {"teacher.devices": 3, "teacher.mesh.data": 3, "mesh.tensor": 5, "mesh.data": 1},
+            "rows=8 is not divisible by the 3",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(changes, message, models):
+    with pytest.raises(ValueError, match=message):
+        layouts.layouts_of(make_config(models, changes | {"packing.micro_rows": 8}))
+
+
+def test_a_rule_names_a_mesh_axis(models):
+    cfg = make_config(models, {"teacher.rules.embed": "fdsp"})
+    with pytest.raises(ValueError, match=r"teacher.rules.embed='fdsp': choose from '', data, fsdp"):
+        config.validate(cfg)
