@@ -51,7 +51,7 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
     layouts.require_rows(cfg, shapes)
     our_rules, their_rules = (tuple(rules.items()) for rules in layouts.rules_of(cfg))
     model = student_config(cfg)
-    student = Placed(model, _mesh(shapes.student), our_rules)
+    student = Placed(model, _mesh(shapes.student), our_rules, adapters=cfg.student.lora_rank)
     teacher = teacher_config(cfg, model)
     return Plan(
         student=student,
@@ -59,6 +59,7 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
         teacher=teacher and Placed(teacher, _mesh(shapes.teacher), their_rules, cfg.teacher.dtype),
         apart=cfg.teacher.devices > 0,
         judge=judge_of(cfg),
+        exact=assembly.algorithm(cfg).context.states,
         episodes=cfg.rollout.tasks * cfg.rollout.group,
         eval_slots=cfg.eval.slots,
         turns=cfg.env.max_turns,

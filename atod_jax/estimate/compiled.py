@@ -12,12 +12,12 @@ from atod_jax import learner
 from atod_jax.core.fused import HeadConfig
 from atod_jax.core.losses import LossConfig
 from atod_jax.estimate.plan import Placed, Plan
-from atod_jax.models import AXES, build
+from atod_jax.models import AXES, LanguageModel, build, lora
 from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.sampling import SamplingConfig, generate
 from atod_jax.scoring import ScoreConfig, make_score
 from atod_jax.sharding import batch_sharding, make_mesh, param_shardings
-from atod_jax.types import Rows, Signal
+from atod_jax.types import Rows, Signal, frozen_part, trained_part, with_frozen
 
 _PAD, _END = 0, 1
 
@@ -35,7 +35,7 @@ def measure(plan: Plan) -> Mapping[str, Measured]:
     Raises:
       ValueError: the student's mesh is larger than the devices here.
     """
-    mesh, model = _mesh(plan.student), build(plan.student.model)
+    mesh, model = _mesh(plan.student), _model(plan.student)
     params, rows = _params(plan.student, mesh), _rows(plan, mesh)
     cfg = ScoreConfig(plan.micro_rows, HeadConfig(tiling=plan.tiling, mesh=mesh))
     playing = _mesh(plan.playing)
@@ -69,14 +69,15 @@ def _sampling(plan: Plan, params: Any, mesh: Mesh) -> Any:
     prompt = _array(mesh, (plan.episodes, plan.prompt), jnp.int32)
     per_row = _array(mesh, (plan.episodes,), jnp.int32)
     key = jax.random.key(0)
-    return generate.lower(build(plan.playing.model), params, prompt, per_row, key, per_row, cfg)
+    return generate.lower(_model(plan.playing), params, prompt, per_row, key, per_row, cfg)
 
 
 def _update(plan: Plan, params: Any, rows: Rows, cfg: ScoreConfig, mesh: Mesh) -> Any:
     optim = OptimConfig()
     tx = make_optimizer(optim)
     state = jax.eval_shape(lambda p: learner.init_state(p, tx), params)
-    places = jax.tree.map(lambda p: p.sharding, params)
+    places = jax.tree.map(lambda p: p.sharding, trained_part(params))
+    state = state.replace(params=trained_part(params))
     whole = NamedSharding(mesh, PartitionSpec())
     # the moments are dicts of the same form as the parameters, everything else is a scalar
     state = jax.tree.map(
@@ -87,15 +88,25 @@ def _update(plan: Plan, params: Any, rows: Rows, cfg: ScoreConfig, mesh: Mesh) -
     per_token = _array(mesh, (plan.minibatch_rows, plan.response), jnp.float32)
     signal = Signal(advantage=per_token, old_logp=per_token, diagnostics={})
     update = learner.make_update(
-        build(plan.student.model), tx, make_learning_rate(optim, 1), loss=LossConfig(), score=cfg
+        _model(plan.student), tx, make_learning_rate(optim, 1), loss=LossConfig(), score=cfg
     )
-    return update.lower(state, learner.Piece(rows, signal, per_token), None, None)
+    piece = learner.Piece(rows, signal, per_token)
+    return update.lower(state, piece, None, None, frozen_part(params))
+
+
+def _model(placed: Placed) -> LanguageModel:
+    lm, rank = build(placed.model), placed.adapters
+    return lora.adapted(lm, rank=rank, alpha=float(rank)) if rank else lm
 
 
 def _params(placed: Placed, mesh: Mesh) -> Any:
-    abstract = jax.eval_shape(build(placed.model).init, jax.random.key(0))
-    places = param_shardings(abstract, AXES, dict(placed.rules), mesh)
-    return jax.tree.map(_placed, abstract, places)
+    abstract = jax.eval_shape(_model(placed).init, jax.random.key(0))
+
+    def on_mesh(part: Any) -> Any:
+        places = param_shardings(part, AXES, dict(placed.rules), mesh)
+        return jax.tree.map(_placed, part, places)
+
+    return with_frozen(on_mesh(trained_part(abstract)), on_mesh(frozen_part(abstract)))
 
 
 def _placed(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from atod_jax.core.fused import tile_of
-from atod_jax.estimate.plan import Parameter, Placed, Plan, parameters
+from atod_jax.estimate.plan import Parameter, Placed, Plan, added, parameters, trained
 from atod_jax.models import ModelConfig
 from atod_jax.models.layers import QUERIES
 
@@ -91,13 +91,14 @@ def temporaries(plan: Plan) -> Mapping[str, float]:
 
 
 def _student(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
-    trained = local(parameters(plan.student))
+    learns, weights = local(trained(plan.student)), everything(plan.student)
     resident = {
-        "student weights": FLOAT32 * trained,
-        "student at the start": FLOAT32 * trained,  # for its evaluation and the KL to it
-        "Adam moments": 2 * FLOAT32 * trained,
+        "student weights": FLOAT32 * local(weights),
+        "student at the start": FLOAT32 * learns,  # for its evaluation and the KL to it
+        "Adam moments": 2 * FLOAT32 * learns,
+        **_teacher_head(plan),
     }
-    copy = FLOAT32 * local(parameters(plan.playing)) if plan.copies else 0.0
+    copy = FLOAT32 * local(everything(plan.playing)) if plan.copies else 0.0
 
     def plays(rows: int) -> Parts:
         return ({COPY: copy} if copy else {}) | sampling(plan, plan.playing, rows)
@@ -106,9 +107,26 @@ def _student(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
     phases["evaluation"] = plays(plan.eval_slots)
     phases["student scoring"] = scoring(plan, plan.student)
     if plan.judge == "student":
-        phases["teacher scoring"] = scoring(plan, plan.student)
-    phases["update"] = update(plan)
+        phases["teacher scoring"] = scoring(plan, plan.student) | states(plan, plan.student)
+    phases["update"] = update(plan) | states(plan, plan.student)
     return resident, phases
+
+
+def _teacher_head(plan: Plan) -> Parts:
+    """A copy of it where the student's is computed, split like that; for an exact KL."""
+    if not (plan.exact and plan.scorer):
+        return {}
+    model, rows = plan.scorer.model, plan.scorer.model.vocab_size / plan.student.split("vocab")
+    return {"teacher's head": rows * model.hidden_size * plan.scorer.item_bytes}
+
+
+def states(plan: Plan, placed: Placed) -> Parts:
+    """The teacher's final states of all action tokens of the batch, on the mesh of `placed`."""
+    if not (plan.exact and plan.scorer):
+        return {}
+    tokens = plan.minibatches * plan.minibatch_rows / placed.shards * plan.response
+    width = plan.scorer.model.hidden_size
+    return {"teacher's states": tokens * width * plan.scorer.item_bytes}
 
 
 def _teacher(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
@@ -119,7 +137,7 @@ def _teacher(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
     judges = "teacher scoring" if plan.judge == "teacher" else "teacher on transcripts"
     return {"teacher weights": stored}, {
         "teacher's evaluation": sampling(plan, plan.teacher, plan.eval_slots),
-        judges: scoring(plan, plan.teacher),
+        judges: scoring(plan, plan.teacher) | states(plan, plan.teacher),
     }
 
 
@@ -160,7 +178,7 @@ def update(plan: Plan) -> Parts:
         saved += scores * (FLOAT32 + size)
     return {
         # summed so far, and of this micro-batch
-        "gradients": 2 * FLOAT32 * local(parameters(placed)),
+        "gradients": 2 * FLOAT32 * local(trained(placed)),
         "saved activations": (config.num_layers - 1) * saved,
         "layer in work": 2 * mine * plan.columns * layer * size,
         **dense_mixture(plan, placed, mine * plan.columns, trains=True),
@@ -169,7 +187,8 @@ def update(plan: Plan) -> Parts:
         "head": head_tile(plan, placed)
         + min(plan.tiling.keep_megabytes * 1e6, _all_logits(plan, mine)),
         "gathered weights": gathered(placed),
-        "their gradients": FLOAT32 * whole(placed),  # before they are scattered
+        # before they are scattered
+        "their gradients": FLOAT32 * (0 if placed.adapters else whole(placed)),
     }
 
 
@@ -179,6 +198,11 @@ def update(plan: Plan) -> Parts:
 def local(params: tuple[Parameter, ...]) -> int:
     """Numbers on one device."""
     return sum(p.local_size for p in params)
+
+
+def everything(placed: Placed) -> tuple[Parameter, ...]:
+    """The weights that a model computes with."""
+    return parameters(placed) + added(placed)
 
 
 def cache(placed: Placed, rows: int, columns: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from atod_jax.estimate import memory, roofline
 from atod_jax.estimate.compiled import Measured
 from atod_jax.estimate.hardware import Hardware
-from atod_jax.estimate.plan import Placed, Plan, count, parameters
+from atod_jax.estimate.plan import Placed, Plan, added, count, parameters
 from atod_jax.estimate.text import amount, digits, table
 from atod_jax.models import AXES
 
@@ -70,10 +70,15 @@ def _parameters(whose: str, layouts: Mapping[str, Placed]) -> str:
 def memory_report(plan: Plan, hardware: Hardware) -> str:
     """Parameter counts and bytes per device, part by part, for every kind of device."""
     models = [("student", plan.student), ("teacher", plan.teacher)]
-    sizes = [f"{name}: {count(p.model):,} parameters" for name, p in models if p]
+    sizes = [f"{name}: {count(p.model):,} parameters{_adapters(p)}" for name, p in models if p]
     tables = [_memory_table(kind) for kind in memory.needs(plan)]
     peaks = [_peak(kind, hardware) for kind in memory.needs(plan)]
     return "\n\n".join((*sizes, *tables, "\n".join(peaks)))
+
+
+def _adapters(placed: Placed) -> str:
+    more = sum(p.size for p in added(placed))
+    return f", frozen, and {more:,} of adapters" if more else ""
 
 
 def _memory_table(kind: memory.Needs) -> str:

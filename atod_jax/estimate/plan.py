@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh
 
 from atod_jax.core.fused import Tiling
-from atod_jax.models import ModelConfig, build
+from atod_jax.models import ModelConfig, build, lora
 from atod_jax.models.axes import AXES
 from atod_jax.sharding import BATCH_AXES, RULES, logical_axes, param_shardings
 
@@ -41,6 +42,7 @@ class Placed:
     mesh: tuple[tuple[str, int], ...]  # (axis, devices), outermost first
     rules: tuple[tuple[str, str | None], ...] = tuple(RULES.items())  # logical axis -> mesh axis
     storage: str = "float32"  # of its weights: float32 | bfloat16 | int8 (matrices only)
+    adapters: int = 0  # rank of those that train; 0 = all weights do
 
     def axis(self, name: str) -> int:
         """Devices along a mesh axis."""
@@ -90,6 +92,7 @@ class Plan:
     teacher: Placed | None
     apart: bool = False  # the teacher has devices of its own
     judge: str = "teacher"  # who scores batches as the teacher: teacher (if any) | student | ""
+    exact: bool = False  # its final states are kept for an exact KL in the loss
     episodes: int  # played side by side
     eval_slots: int
     turns: int  # per episode
@@ -130,8 +133,26 @@ def parameters(placed: Placed) -> tuple[Parameter, ...]:
     Raises:
       ValueError: a dimension does not divide over its mesh axis.
     """
+    return _on_mesh(placed, jax.eval_shape(build(placed.model).init, jax.random.key(0)))
+
+
+@functools.cache
+def trained(placed: Placed) -> tuple[Parameter, ...]:
+    """Those that learn: adapters, which are no part of `parameters`, or all."""
+    if not placed.adapters:
+        return parameters(placed)
+    base = jax.eval_shape(build(placed.model).init, jax.random.key(0))
+    draw = functools.partial(lora.init_adapters, rank=placed.adapters)
+    return _on_mesh(placed, jax.eval_shape(draw, base, jax.random.key(0)))
+
+
+def added(placed: Placed) -> tuple[Parameter, ...]:
+    """What there is beside the parameters of the architecture."""
+    return trained(placed) if placed.adapters else ()
+
+
+def _on_mesh(placed: Placed, abstract: Any) -> tuple[Parameter, ...]:
     names, sizes = zip(*placed.mesh)
-    abstract = jax.eval_shape(build(placed.model).init, jax.random.key(0))
     places = param_shardings(abstract, AXES, dict(placed.rules), AbstractMesh(sizes, names))
     flat = jax.tree_util.tree_leaves_with_path(abstract)
     found = []

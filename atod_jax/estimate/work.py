@@ -11,8 +11,8 @@ A product of a token with a weight is two operations. What moves:
 import dataclasses
 from collections.abc import Mapping
 
-from atod_jax.estimate.memory import COPY, FLOAT32, cache, local, widths
-from atod_jax.estimate.plan import Parameter, Placed, Plan, parameters
+from atod_jax.estimate.memory import COPY, FLOAT32, cache, everything, local, widths
+from atod_jax.estimate.plan import Parameter, Placed, Plan, parameters, trained
 from atod_jax.models.layers import QUERIES
 from atod_jax.sharding import BATCH_AXES
 
@@ -68,7 +68,7 @@ def runs_on(plan: Plan, phase: str) -> Placed:
 def reshard(plan: Plan) -> Work:
     """The weights to where the student plays: each device is sent the whole of its new piece, from
     anywhere."""
-    old, new = (FLOAT32 * local(parameters(p)) for p in (plan.student, plan.playing))
+    old, new = (FLOAT32 * local(everything(p)) for p in (plan.student, plan.playing))
     return Work(0.0, old + new, {plan.playing.mesh[0][0]: new})
 
 
@@ -89,34 +89,37 @@ def score(plan: Plan, placed: Placed) -> Work:
 
 
 def train(plan: Plan) -> Work:
-    """One micro-batch forward and backward; the backward pass costs two forward ones."""
+    """One micro-batch forward and backward; the backward pass costs two forward ones, or one where
+    matrices have no gradients of their own (attention has none to spare)."""
     placed, rows = plan.student, plan.micro_rows // plan.student.shards
     config = placed.model
-    passes = 3 + RECOMPUTED[config.remat]
+    passes = (2 if placed.adapters else 3) + RECOMPUTED[config.remat]
     once = forward(placed, rows, plan.columns)
     both = Work(once.flops * passes, once.memory * passes, {})
-    if plan.columns > QUERIES:  # scores are made once more
-        pairs = rows * config.num_layers * plan.columns**2
-        both += Work(4 * pairs * widths(placed).queries)
-    accumulate = 3 * FLOAT32 * local(parameters(placed))  # read twice, written once
+    pairs = rows * config.num_layers * plan.columns**2
+    # scores are made once more where they are long
+    again = (plan.columns > QUERIES) + (placed.adapters > 0)
+    both += Work(again * 4 * pairs * widths(placed).queries)
+    accumulate = 3 * FLOAT32 * local(trained(placed))  # read twice, written once
     links = {axis: passes * once.links.get(axis, 0.0) for axis in ("tensor", "expert")}
     links |= {axis: exchanged(placed, axis) for axis in BATCH_AXES}
-    return both + head(placed, rows * plan.response).times(4) + Work(0.0, accumulate, links)
+    products = head(placed, rows * plan.response).times(3 if placed.adapters else 4)
+    return both + products + Work(0.0, accumulate, links)
 
 
 def exchanged(placed: Placed, axis: str) -> float:
     """Bytes sent on an axis that splits rows, after and during every micro-batch: weights stored
     in pieces are gathered twice and their gradients scattered, gradients of copies are summed."""
-    params = parameters(placed)
-    copied = tuple(p for p in params if axis not in p.mesh_axes)
-    gathers = 2 * gather_bytes(placed, params, axis, placed.item_bytes)
-    scatter = gather_bytes(placed, params, axis, FLOAT32)
+    learn = trained(placed)
+    copied = tuple(p for p in learn if axis not in p.mesh_axes)
+    gathers = 2 * gather_bytes(placed, parameters(placed), axis, placed.item_bytes)
+    scatter = gather_bytes(placed, learn, axis, FLOAT32)
     return gathers + scatter + _ring(placed.axis(axis), 2 * FLOAT32 * local(copied))
 
 
 def optimise(plan: Plan) -> Work:
     """One step of AdamW: weights, gradients and two moments read, all but gradients written."""
-    size = local(parameters(plan.student))
+    size = local(trained(plan.student))
     return Work(15.0 * size, 7 * FLOAT32 * size)
 
 

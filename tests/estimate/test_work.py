@@ -47,6 +47,17 @@ def test_recomputing_costs_a_forward_pass():
     assert again - plain == work.forward(place(), 4, 15).flops
 
 
+def test_frozen_matrices_have_no_gradients():
+    trains, adapts = (work.train(make_plan(adapters=rank)) for rank in (0, 2))
+    plan = make_plan()
+    once = work.forward(plan.student, plan.micro_rows, plan.columns)
+    pairs = plan.micro_rows * 2 * plan.columns**2
+    head = work.head(plan.student, plan.micro_rows * plan.response)
+    # matrices: their gradients, that of the head included; not those of the scores
+    assert trains.flops - adapts.flops == once.flops - 4 * pairs * 8 + head.flops
+    assert work.optimise(make_plan(adapters=2)).flops == 15 * 2 * 2 * (16 + 12 + 12 + 16 + 3 * 24)
+
+
 def test_copies_sum_their_gradients():
     done = work.train(make_plan(mesh={"data": 4}))
     assert done.links["data"] == 2 * 4 * TOY_PARAMETERS * 3 / 4
