@@ -7,31 +7,25 @@
 Variants: student=0.6b|1.7b|4b (the released runs), algo=NAME (a file of atod_jax/algorithms),
 preset=released|paper (METHOD.md), seed=N, smoke. Models and hardware: as in configs/alfworld.py.
 env.data is a folder with items_shuffle*.json and items_ins_v2*.json; without it a generated shop of
-288 products is visited. `smoke` plays a few steps there with a tiny untrained model and terse
-prompts on a laptop, by default with GRPO, which needs no teacher: it proves the path to a report,
-it teaches nothing.
+288 products is visited. `smoke` plays a few steps there with the shipped tiny models and terse
+prompts on a laptop: it proves the path from products to a report, it teaches nothing.
 """
 
 from ml_collections import ConfigDict
 
 from atod_jax import config, presets
 
-TINY = {
-    "hidden_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 240,
-}  # fmt: skip
 MICRO_ROWS = {"0.6b": 8, "1.7b": 8, "4b": 8}  # per GPU; released scripts
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The released WebShop settings; `smoke` swaps in tiny models and sizes."""
-    v = config.parse_arg(arg, student="0.6b", algo="", preset="released", smoke=False, seed=0)
-    algo = v.algo or ("grpo" if v.smoke else "atod")
+    v = config.parse_arg(arg, student="0.6b", algo="atod", preset="released", smoke=False, seed=0)
     c = config.base()
     c.update_from_flattened_dict(presets.overrides(v.preset))
-    c.update_from_flattened_dict(presets.models(v.student, algo))
+    c.update_from_flattened_dict(presets.models(v.student, v.algo))
     c.seed = v.seed
-    c.algorithm.name = algo
+    c.algorithm.name = v.algo
     released(c, v.student)
     if v.smoke:
         smoke(c)
@@ -74,14 +68,15 @@ def terse(c: ConfigDict) -> None:
 
 
 def smoke(c: ConfigDict) -> None:
-    """A tiny model, terse prompts, small batches."""
+    """Tiny models, terse prompts, small batches."""
     terse(c)
-    c.student.fresh.update(TINY)
+    c.student.path = "webshop/student"
+    c.teacher.path = "webshop/teacher"
     c.total_steps = 4
     c.rollout.tasks = 4
     c.rollout.group = 4
     c.packing.minibatch_rows = 64
-    c.optim.lr = 5e-4
+    c.optim.lr = 1e-4
     c.algorithm.atod.anneal_steps = 2
     c.eval.tasks = 32
     c.eval.final_tasks = 64

@@ -1,6 +1,10 @@
 """Supervised turns on the generated shop: a scripted expert plays and says what it would do.
 
-    python -m atod_jax.train --config=configs/webshop_sft.py:export=DIR --workdir=runs/shop_sft
+How the shipped shop models were made, the student first:
+
+    python -m atod_jax.train --config=configs/webshop_sft.py:export=STUDENT --workdir=runs/a
+    python -m atod_jax.train --config=configs/webshop_sft.py:start=STUDENT,steps=800,export=DIR \\
+        --workdir=runs/b
 
 Variants: start=DIR (a model to go on from; else a fresh one over the shipped tokenizer), export=DIR
 (write the result there as a Hugging Face folder), steps=N, seed=N.
@@ -11,10 +15,15 @@ from ml_collections import ConfigDict
 from atod_jax import config
 from configs import webshop
 
+TINY = {
+    "hidden_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 240,
+}  # fmt: skip
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of one run."""
-    v = config.parse_arg(arg, start="", export="", steps=300, seed=0)
+    v = config.parse_arg(arg, start="", export="", steps=700, seed=0)
     c = config.base()
     webshop.terse(c)
     c.seed = v.seed
@@ -22,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if v.start:
         c.student.path = v.start
     else:
-        c.student.fresh.update(webshop.TINY)
+        c.student.fresh.update(TINY)
     c.rollout.source = "expert"
     c.rollout.tasks = 16
     c.rollout.group = 1

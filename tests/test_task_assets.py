@@ -1,0 +1,60 @@
+"""The shipped search and shop models: small, of one family, and as good and as bad as described."""
+
+import functools
+
+import jax
+import pytest
+
+from atod_jax import assembly
+from atod_jax.evaluation import Evaluator
+from atod_jax.layouts import layouts_of
+from configs import searchqa, webshop
+
+CONFIGS = {"searchqa": searchqa, "webshop": webshop}
+MODELS = ("student", "teacher")
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_the_shipped_files_stay_small(task):
+    folder = assembly.ASSETS / task
+    for name in MODELS:
+        assert sum(f.stat().st_size for f in (folder / name).iterdir()) < 2**20
+    assert (folder / "README.md").is_file()
+
+
+@functools.cache
+def loaded(task):
+    cfg = CONFIGS[task].get_config("smoke")
+    layout = layouts_of(cfg).student
+    models = {
+        name: assembly.load(f"{task}/{name}", "student.path", remat="none", layout=layout)
+        for name in MODELS
+    }
+    return cfg, layout.mesh, models
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_both_speak_with_the_shipped_tokenizer(task):
+    digests = {assembly.tokenizer_digest(m.tokenizer) for m in loaded(task)[2].values()}
+    shipped = assembly.load_tokenizer(str(assembly.ASSETS / task / "tokenizer"))
+    assert digests == {assembly.tokenizer_digest(shipped)}
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "temperature", "low", "high"),
+    # 96 tasks: the bounds are the promise of the model card, widened by 3 standard errors
+    [
+        ("searchqa", "student", 1.0, 0.06, 0.36),
+        ("searchqa", "teacher", 1.0, 0.62, 0.92),
+        ("webshop", "student", 0.4, 0.35, 0.65),
+        ("webshop", "teacher", 0.4, 0.68, 0.92),
+    ],
+)
+def test_success_on_held_out_tasks_is_as_described(task, name, temperature, low, high):
+    cfg, mesh, models = loaded(task)
+    model = models[name]
+    env = assembly.environment(cfg, model.tokenizer)
+    with jax.set_mesh(mesh):
+        evaluator = Evaluator(cfg, model, env, temperature=temperature)
+        result, _ = evaluator.run(model.params, env.tasks(env.module.SPLITS[-1], 96))
+    assert low <= result.rate().value <= high
