@@ -117,13 +117,15 @@ def divided(apart: int) -> tuple[np.ndarray, np.ndarray]:
     So every process takes part in both and hands over its own rows.
 
     Raises:
-      ValueError: the processes cannot give equally many.
+      ValueError: the processes cannot give equally many and keep some.
     """
-    each, rest = divmod(apart, jax.process_count())
-    if rest:
+    processes, local = jax.process_count(), jax.local_device_count()
+    each, rest = divmod(apart, processes)
+    if rest or each >= local:
         raise ValueError(
-            f"teacher.devices={apart} is not divisible by the {jax.process_count()} processes, "
-            f"which give equally many; use {(each + 1) * jax.process_count()}"
+            f"teacher.devices={apart}: every one of the {processes} processes gives equally many "
+            f"of its {local} devices and keeps some; use a multiple of {processes} below "
+            f"{processes * local}, or start fewer processes with more devices each"
         )
     ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     by_process = np.array(ordered).reshape(jax.process_count(), -1)

@@ -146,6 +146,14 @@ def test_what_does_not_fit_is_refused(changes, message, models):
         layouts.layouts_of(make_config(models, changes | {"packing.micro_rows": 8}))
 
 
+@pytest.mark.parametrize(("processes", "local", "apart"), [(3, 4, 4), (8, 1, 8)])
+def test_every_process_has_devices_for_both(processes, local, apart, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "local_device_count", lambda: local)
+    with pytest.raises(ValueError, match=f"use a multiple of {processes} below"):
+        layouts.divided(apart)
+
+
 def test_a_rule_names_a_mesh_axis(models):
     cfg = make_config(models, {"teacher.rules.embed": "fdsp"})
     with pytest.raises(ValueError, match=r"teacher.rules.embed='fdsp': choose from '', data, fsdp"):
