@@ -254,6 +254,11 @@ def _ranges(cfg: ConfigDict) -> list[str]:
             f"student.lora_rank={cfg.student.lora_rank} with student.fresh: a new model has "
             "nothing to keep; set student.lora_rank=0 or student.fresh.hidden_size=0"
         )
+    if cfg.teacher.devices < 0 or (cfg.teacher.devices and not cfg.teacher.path):
+        problems.append(
+            f"teacher.devices={cfg.teacher.devices}: give a number of devices together with "
+            "teacher.path, or 0 to share the student's"
+        )
     if cfg.sampling.rows < 0:
         problems.append(f"sampling.rows={cfg.sampling.rows}: give a number of rows, or 0 for all")
     if not 0 < cfg.sampling.top_p <= 1:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor", "expert")
@@ -61,9 +61,35 @@ def make_mesh(shape: Mapping[str, int], devices: np.ndarray | None = None) -> Me
         )
     # Auto: under the default (Explicit) an embedding lookup has to name its output sharding.
     types = (AxisType.Auto,) * len(MESH_AXES)
-    if devices is None:
+    if devices is None and slices_of(jax.devices()) == 1:
         return jax.make_mesh(sizes, MESH_AXES, axis_types=types)
+    if devices is None:
+        devices = across_slices(sizes, jax.devices())
     return Mesh(devices.reshape(sizes), MESH_AXES, axis_types=types)
+
+
+def slices_of(devices: Sequence[jax.Device]) -> int:
+    """How many TPU slices these are; they talk to each other over the slower network."""
+    return len({d.slice_index for d in devices if d.platform == "tpu"}) or 1
+
+
+def across_slices(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices of several slices as an array of these sizes, split over the data axis, or else
+    the fsdp axis, so that all other communication stays inside a slice.
+
+    Raises:
+      ValueError: neither is a multiple of the number of slices.
+    """
+    slices = slices_of(devices)
+    for place in range(len(BATCH_AXES)):
+        if sizes[place] % slices == 0:
+            outer = [slices if i == place else 1 for i in range(len(sizes))]
+            inner = [size // parts for size, parts in zip(sizes, outer)]
+            return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+    raise ValueError(
+        f"mesh {dict(zip(MESH_AXES, sizes))} does not divide over {slices} slices; make mesh.data "
+        f"or mesh.fsdp a multiple of {slices}"
+    )
 
 
 def param_shardings(

@@ -14,10 +14,12 @@ from atod_jax.policy import Policy
 from atod_jax.sampling import SamplingConfig
 from atod_jax.sharding import (
     RULES,
+    across_slices,
     batch_sharding,
     local_shards,
     make_mesh,
     param_shardings,
+    slices_of,
     to_global,
     to_local,
 )
@@ -53,6 +55,38 @@ def test_mesh_has_all_axes_and_defaults_to_one():
     assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2, "expert": 1}
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
     assert local_shards(mesh) == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What meshes look at in a device."""
+
+    id: int
+    slice_index: int
+    process_index: int
+    coords: tuple[int, int, int]  # in its slice
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "made up"
+
+
+CHIPS = [Chip(i, i // 8, i // 4, (i % 2, i // 2 % 4, 0)) for i in range(16)]  # two slices of 2 x 4
+
+
+@pytest.mark.parametrize(("sizes", "outer"), [((2, 4, 2, 1), 0), ((1, 8, 2, 1), 1)])
+def test_slices_are_split_over_rows(sizes, outer):
+    assert slices_of(CHIPS) == 2
+    placed = across_slices(sizes, CHIPS)
+    assert placed.shape == sizes
+    assert len(set(placed.flat)) == 16
+    halves = np.split(np.vectorize(lambda chip: chip.slice_index)(placed), 2, axis=outer)
+    assert [set(half.flat) for half in halves] == [{0}, {1}]
+
+
+def test_slices_that_split_no_rows_are_refused():
+    with pytest.raises(ValueError, match=r"mesh\.data or mesh\.fsdp a multiple of 2"):
+        across_slices((1, 1, 16, 1), CHIPS)
+    assert slices_of(jax.devices()) == 1
 
 
 @pytest.mark.parametrize("shape", [{}, {"data": 3}, {"data": 16}, {"data": -8, "tensor": -1}])

@@ -154,6 +154,13 @@ def test_every_process_has_devices_for_both(processes, local, apart, monkeypatch
         layouts.divided(apart)
 
 
+@pytest.mark.parametrize("changes", [{"teacher.devices": -1}, {"teacher.path": ""}])
+def test_devices_without_a_teacher_are_refused(changes, models):
+    cfg = make_config(models, {"teacher.devices": 4} | changes)
+    with pytest.raises(ValueError, match=r"teacher\.devices=.*together with teacher\.path"):
+        config.validate(cfg)
+
+
 def test_a_rule_names_a_mesh_axis(models):
     cfg = make_config(models, {"teacher.rules.embed": "fdsp"})
     with pytest.raises(ValueError, match=r"teacher.rules.embed='fdsp': choose from '', data, fsdp"):
