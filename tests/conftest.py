@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -30,6 +31,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 install_import_hook(["atod_jax.core", "atod_jax.algorithms"], "beartype.beartype")
 
 REPO = Path(__file__).resolve().parents[1]
+MAPPINGS = Path("/proc/self/maps")  # of Linux
+MANY_MAPPINGS = 20_000  # a third of what the kernel grants a process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """A compiled program takes some memory mappings; a process that runs out of them is aborted."""
+    yield
+    if MAPPINGS.exists() and len(MAPPINGS.read_bytes().splitlines()) > MANY_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
