@@ -65,7 +65,12 @@ def on_one_mesh(models, tmp_path_factory):
     return numbers(folder)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+SLOW = ("another shape for the teacher", "a teacher on devices of its own")  # parts of the others
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in LAYOUTS]
+)
 def test_a_run_is_the_same_on_every_layout(layout, models, on_one_mesh, tmp_path):
     train.main(make_config(models, LAYOUTS[layout]), str(tmp_path))
     run = numbers(tmp_path)
@@ -75,10 +80,8 @@ def test_a_run_is_the_same_on_every_layout(layout, models, on_one_mesh, tmp_path
     assert [r["loss/teacher_kl"] for r in run if "loss/teacher_kl" in r]
 
 
-@pytest.mark.parametrize(
-    "layout", ["playing on another shape", "the same, playing on another shape"]
-)
-def test_steady_state_does_not_recompile(layout, models, tmp_path):
+def test_steady_state_does_not_recompile(models, tmp_path):
+    layout = "the same, playing on another shape"
     compiled = steps_that_compile(make_config(models, LAYOUTS[layout]), tmp_path)
     assert compiled
     assert not [s for s in compiled if s in (2, 3, 4)]

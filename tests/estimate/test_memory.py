@@ -225,10 +225,14 @@ def test_the_same_with_adapters(student, mesh):
     ("student", "mesh"),
     [
         (dataclasses.replace(MIXTURE, remat="full"), {}),
-        (MIXTURE, {"data": 8}),
+        pytest.param(MIXTURE, {"data": 8}, marks=pytest.mark.slow),
         (dataclasses.replace(MIXTURE, remat="full"), {"fsdp": 2, "expert": 4}),
-        (WIDE_MIXTURE, {"fsdp": 8}),
-        (dataclasses.replace(WIDE_MIXTURE, dtype="bfloat16"), {"data": 4, "expert": 2}),
+        pytest.param(WIDE_MIXTURE, {"fsdp": 8}, marks=pytest.mark.slow),
+        pytest.param(
+            dataclasses.replace(WIDE_MIXTURE, dtype="bfloat16"),
+            {"data": 4, "expert": 2},
+            marks=pytest.mark.slow,
+        ),
         (WIDE_MIXTURE, {"fsdp": 2, "tensor": 2, "expert": 2}),
     ],
     ids=["one", "data", "expert", "fsdp", "bfloat16", "all"],
