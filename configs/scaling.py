@@ -50,6 +50,10 @@ Assumptions:
   grouped kernel does the same, which is not counted.
 - Estimates of memory are between one and two times what XLA reports for small models, dense ones
   and mixtures, compiled for a CPU (tested).
+- Not counted: XLA on a CPU keeps a bfloat16 copy of the float32 weights while it computes in
+  bfloat16 (2 bytes per parameter, split like the weights). Small dense models in bfloat16 need up
+  to 1.3 times the estimate there. Where a figure below is close to the memory of a chip, halve the
+  micro-batch.
 """
 
 
