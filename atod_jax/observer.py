@@ -32,7 +32,8 @@ from atod_jax.types import Rows, TokenStats, TurnBatch
 class BatchScorer:
     """Scores all rows of a batch, one minibatch at a time, so that one shape compiles.
 
-    Rows come from `mesh` and the statistics go there; the model may live on another one.
+    Rows come from `mesh` and the statistics go there; the model may live on another one. `mask` is
+    the host's copy of their action mask: it is fetched once for all who score a batch.
     """
 
     def __init__(self, model: Model, cfg: ConfigDict, mesh: Mesh, *, keep_states: bool = False):
@@ -40,22 +41,22 @@ class BatchScorer:
         score_cfg = assembly.score_config(cfg, model.tokenizer, self._at)
         self._score = make_score(model.lm, score_cfg, keep_states=keep_states)
 
-    def __call__(self, params: Any, rows: Rows) -> TokenStats:
+    def __call__(self, params: Any, rows: Rows, mask: np.ndarray) -> TokenStats:
+        room = head_room(self._cfg, self._at, mask)
         if self._at == self._from:
-            return self._all(params, rows)
+            return self._all(params, rows, room)
         with jax.set_mesh(self._at):
-            stats = self._all(params, put(rows, batch_sharding(self._at)))
+            stats = self._all(params, put(rows, batch_sharding(self._at)), room)
         return put(stats, batch_sharding(self._from))
 
-    def _all(self, params: Any, rows: Rows) -> TokenStats:
-        room = head_room(self._cfg, self._at, rows)
+    def _all(self, params: Any, rows: Rows, room: int) -> TokenStats:
         pieces = split(rows, size=self._cfg.packing.minibatch_rows)
         return join([self._score(params, piece, room) for piece in pieces])
 
 
-def head_room(cfg: ConfigDict, mesh: Mesh, rows: Rows) -> int:
+def head_room(cfg: ConfigDict, mesh: Mesh, mask: np.ndarray) -> int:
     """Room for the action tokens of a micro-batch on one device, one number for the whole batch."""
-    mask, size = to_host(rows.action_mask), cfg.packing.minibatch_rows
+    size = cfg.packing.minibatch_rows
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     return max(
         capacity_of(mask[m : m + size], micro_rows=cfg.packing.micro_rows, shards=shards)
@@ -124,8 +125,9 @@ class TurnTable:
         """Per trajectory {"d": [...], "h": [...], "w": [...]}, one per turn, nan if replayed."""
         batch = pack(self._cfg, self._mesh, trajectories, self._pad, 0)
         score_student, score_teacher = self._scorers
-        student = score_student(params, batch.rows)
-        teacher = score_teacher(self._teacher.params, batch.rows)
+        mask = to_host(batch.rows.action_mask)
+        student = score_student(params, batch.rows, mask)
+        teacher = score_teacher(self._teacher.params, batch.rows, mask)
         return turn_columns(self._table(batch, student, teacher), batch, trajectories)
 
 

@@ -24,6 +24,7 @@ from atod_jax.observer import BatchScorer, make_turn_table, pack, turn_columns
 from atod_jax.recording import Recording
 from atod_jax.records import Trajectory
 from atod_jax.scoring import teacher_rows
+from atod_jax.sharding import to_host
 from atod_jax.types import TokenStats, TurnBatch
 
 Columns = dict[str, list[float]]
@@ -46,11 +47,12 @@ def rescore(
     """Scores episodes with the student and, where the config names one, the teacher."""
     mesh = layouts.student.mesh
     batch = pack(cfg, mesh, episodes, student.tokenizer.pad_token_id, step)
-    ours = BatchScorer(student, cfg, mesh)(student.params, batch.rows)
+    mask = to_host(batch.rows.action_mask)
+    ours = BatchScorer(student, cfg, mesh)(student.params, batch.rows, mask)
     table = _means(batch, sampler=batch.rows.sampler_logp, student=ours.logp)
     teacher = assembly.load_teacher(cfg, student, layouts)
     if teacher:
-        theirs = BatchScorer(teacher, cfg, mesh)(teacher.params, teacher_rows(batch))
+        theirs = BatchScorer(teacher, cfg, mesh)(teacher.params, teacher_rows(batch), mask)
         table |= _means(batch, teacher=theirs.logp)
         now = make_turn_table(cfg)(batch, ours, theirs)
         table |= {f"{name}_now": values for name, values in now.items()}

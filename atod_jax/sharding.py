@@ -205,11 +205,11 @@ def place(host_tree: Any, mesh: Mesh) -> Any:
     """Whole arrays, equal in all processes -> global arrays, rows split over data and fsdp."""
     split = batch_sharding(mesh)
 
-    def one(x: Any) -> jax.Array:
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, split, lambda index: x[index])
+    return jax.tree.map(lambda x: _from_whole(np.asarray(x), split), host_tree)
 
-    return jax.tree.map(one, host_tree)
+
+def _from_whole(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def reshard(tree: Any, shardings: Any) -> Any:
@@ -227,8 +227,8 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     def one(x: jax.Array) -> jax.Array:
         if jax.process_count() == 1 or x.sharding.device_set == sharding.device_set:
             return jax.device_put(x, sharding)
-        whole = to_host(x)  # every process has devices of both meshes, so all have it
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: whole[index])
+        # every process has devices of both meshes, so all have the whole
+        return _from_whole(to_host(x), sharding)
 
     return jax.tree.map(one, tree)
 

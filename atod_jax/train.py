@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -108,18 +109,19 @@ def main(cfg: ConfigDict, workdir: str) -> None:
                 clock.lap("rollout")
                 batch = pack(cfg, mesh, trajectories, env.renderer.pad_id, step)
                 clock.lap("pack")
-                s = score(state.params, batch.rows)
-                t = judge(step, state.params, batch)
+                mask = to_host(batch.rows.action_mask)
+                s = score(state.params, batch.rows, mask)
+                t = judge(step, state.params, batch, mask)
                 sig = signal(batch, s, t, state.step)
                 if cfg.loss.kl_coef:
-                    start = score(student.params, batch.rows)
+                    start = score(student.params, batch.rows, mask)
                     sig = sig.replace(reference_logp=start.logp)
                 means = [jax.block_until_ready(sig.diagnostics)]
                 clock.lap("score")
                 if cfg.record:
                     observer.record(step, trajectories, batch, s, t)
                     clock.lap("record")
-                room = head_room(cfg, mesh, batch.rows)
+                room = head_room(cfg, mesh, mask)
                 for piece in learner.minibatches(
                     batch,
                     sig,
@@ -250,11 +252,13 @@ class Judge:
         # the matrix that goes with the states of an exact KL
         self.head = _head_at(model, mesh) if context.states else None
 
-    def __call__(self, step: int, student_params: Any, batch: TurnBatch) -> TokenStats | None:
+    def __call__(
+        self, step: int, student_params: Any, batch: TurnBatch, mask: np.ndarray
+    ) -> TokenStats | None:
         if not self._needed(step):
             return None
         params = student_params if self._params is None else self._params
-        return self._score(params, teacher_rows(batch))
+        return self._score(params, teacher_rows(batch), mask)
 
 
 def _head_at(model: Model, mesh: Mesh) -> jax.Array:

@@ -61,7 +61,8 @@ def test_the_turn_table_lines_up_with_the_turns(cfg, mesh):
 
 def test_room_depends_on_the_batch_alone(cfg, mesh):
     def room(turns):
-        return head_room(cfg, mesh, pack(cfg, mesh, [make_trajectory(turns)], 0, 0).rows)
+        rows = pack(cfg, mesh, [make_trajectory(turns)], 0, 0).rows
+        return head_room(cfg, mesh, np.asarray(rows.action_mask))
 
     places = cfg.packing.micro_rows // 8 * cfg.sampling.max_new_tokens  # on each of eight devices
     assert places >= room(12) >= 3
