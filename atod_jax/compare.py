@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from atod_jax.intervals import EvalResult, Interval, paired_difference
-from atod_jax.report import markdown_table, percent, points, read_curve
+from atod_jax.results.intervals import EvalResult, Interval, paired_difference
+from atod_jax.results.report import markdown_table, percent, points, read_curve
 
 COLOURS = {"atod": "#0b5fa5", "opd": "#c2571a", "grpo": "#3a8f3a"}
 NO_TEACHER = "none"

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from atod_jax.core.fused import BACKENDS, Tiling
 from atod_jax.core.losses import LossConfig
+from atod_jax.device.optim import OptimConfig
 from atod_jax.envs.pool import PoolConfig
-from atod_jax.optim import OptimConfig
 from atod_jax.sharding import MESH_AXES, RULES
 
 T = TypeVar("T")

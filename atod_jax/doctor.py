@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.text import Text
 
 import configs
-from atod_jax import cli, config
+from atod_jax import config
 from atod_jax.envs.base import Episode
+from atod_jax.run import cli
 
 SMALLEST = {
     "total_steps": 1,
@@ -83,7 +84,7 @@ def examine(parts: Sequence[Check]) -> bool:
 
 def versions() -> str:
     """Of the packages that results depend on; one that is missing raises."""
-    from atod_jax.report import package_versions
+    from atod_jax.results.report import package_versions
 
     return ", ".join(f"{name} {version}" for name, version in package_versions().items())
 
@@ -114,8 +115,8 @@ def environment(cfg: ConfigDict, name: str) -> str:
 
 def generation(cfg: ConfigDict) -> str:
     """One token of the student for the first prompt of the configured environment."""
-    from atod_jax import assembly
-    from atod_jax.layouts import layouts_of
+    from atod_jax.run import assembly
+    from atod_jax.run.layouts import layouts_of
 
     cfg = config_of(cfg, {"sampling.max_new_tokens": 1})
     layouts = layouts_of(cfg)

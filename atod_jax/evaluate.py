@@ -10,16 +10,17 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli, cluster
-from atod_jax.assembly import Model
-from atod_jax.checkpoint import Checkpointer
+from atod_jax import cluster
 from atod_jax.config import section
-from atod_jax.evaluation import Evaluator
-from atod_jax.intervals import EvalResult, Interval
-from atod_jax.layouts import Layouts, layouts_of
-from atod_jax.learner import init_state
-from atod_jax.optim import OptimConfig, make_optimizer
-from atod_jax.report import evaluation_table, markdown_table, package_versions
+from atod_jax.device.learner import init_state
+from atod_jax.device.optim import OptimConfig, make_optimizer
+from atod_jax.results.checkpoint import Checkpointer
+from atod_jax.results.intervals import EvalResult, Interval
+from atod_jax.results.report import evaluation_table, markdown_table, package_versions
+from atod_jax.run import assembly, cli
+from atod_jax.run.assembly import Model
+from atod_jax.run.evaluation import Evaluator
+from atod_jax.run.layouts import Layouts, layouts_of
 from atod_jax.sharding import on_mesh
 from atod_jax.types import TrainState
 

@@ -12,10 +12,10 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from atod_jax import cli
 from atod_jax.evaluate import CHECKPOINT, load_policy
-from atod_jax.layouts import layouts_of
 from atod_jax.models.checkpoint_io import save_hf
+from atod_jax.run import cli
+from atod_jax.run.layouts import layouts_of
 
 OUT = flags.DEFINE_string("out", "", "the folder to write; an earlier checkpoint there is replaced")
 MAX_SHARD_GB = flags.DEFINE_float("max_shard_gb", 4.0, "largest weights file, in 10^9 bytes")

@@ -20,11 +20,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import configs
-from atod_jax import cli, config
+from atod_jax import config
 from atod_jax.envs.base import Episode, Projection, StepResult, Template, TextEnv
-from atod_jax.intervals import EvalResult
 from atod_jax.records import Task
-from atod_jax.report import evaluation_table
+from atod_jax.results.intervals import EvalResult
+from atod_jax.results.report import evaluation_table
+from atod_jax.run import cli
 from atod_jax.streams import Stream, rng
 
 ENV = flags.DEFINE_string(

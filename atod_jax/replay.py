@@ -14,16 +14,16 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli
-from atod_jax.assembly import Model
+from atod_jax.device.scoring import teacher_rows
+from atod_jax.episodes.store import Recording
 from atod_jax.evaluate import CHECKPOINT, load_policy
-from atod_jax.experience import require_tokenizer
-from atod_jax.layouts import Layouts, layouts_of
-from atod_jax.metrics import episode_text
-from atod_jax.observer import BatchScorer, make_turn_table, pack, turn_columns
-from atod_jax.recording import Recording
 from atod_jax.records import Trajectory
-from atod_jax.scoring import teacher_rows
+from atod_jax.results.metrics import episode_text
+from atod_jax.run import assembly, cli
+from atod_jax.run.assembly import Model
+from atod_jax.run.collectors import require_tokenizer
+from atod_jax.run.layouts import Layouts, layouts_of
+from atod_jax.run.observer import BatchScorer, make_turn_table, pack, turn_columns
 from atod_jax.sharding import to_host
 from atod_jax.types import TokenStats, TurnBatch
 

@@ -19,22 +19,25 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from atod_jax import assembly, cli, cluster, config, dry_run, learner
-from atod_jax.assembly import Algorithm, Model
-from atod_jax.checkpoint import Checkpointer
+from atod_jax import cluster, config
 from atod_jax.core.fused import VOCAB
 from atod_jax.core.losses import LossConfig
-from atod_jax.experience import make_collect
-from atod_jax.layouts import layouts_of
-from atod_jax.measures import Clock, env_scalars, finite_scalars, rollout_scalars
-from atod_jax.metrics import Muted, Progress, Writer
+from atod_jax.device import learner
+from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
+from atod_jax.device.scoring import teacher_rows
+from atod_jax.episodes.tasks import TaskSource
+from atod_jax.estimate import dry_run
 from atod_jax.models.checkpoint_io import save_hf
-from atod_jax.observer import BatchScorer, Observer, head_room, pack
-from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
-from atod_jax.report import config_digest, package_versions, read_curve, write_report
-from atod_jax.scoring import teacher_rows
+from atod_jax.results.checkpoint import Checkpointer
+from atod_jax.results.metrics import Muted, Progress, Writer
+from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
+from atod_jax.run import assembly, cli
+from atod_jax.run.assembly import Algorithm, Model
+from atod_jax.run.collectors import make_collect
+from atod_jax.run.layouts import layouts_of
+from atod_jax.run.measures import Clock, env_scalars, finite_scalars, rollout_scalars
+from atod_jax.run.observer import BatchScorer, Observer, head_room, pack
 from atod_jax.sharding import on_mesh, put, to_host
-from atod_jax.tasks import TaskSource
 from atod_jax.types import TokenStats, TurnBatch
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what the run would need, and stop")

@@ -19,8 +19,8 @@ Hardware of the released runs: 8 GPUs of one machine.
 
 from ml_collections import ConfigDict
 
-from atod_jax import config, presets
-from configs import household
+from atod_jax import config
+from configs import household, presets
 
 MICRO_ROWS = {"0.6b": 32, "1.7b": 32, "4b": 32}  # per GPU; released scripts
 ANNEAL_STEPS = {"0.6b": 80, "1.7b": 150, "4b": 80}  # released scripts; the paper has 80 throughout

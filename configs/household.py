@@ -9,7 +9,8 @@ models whose answers are a short thought and a command, about 20 tokens.
 
 from ml_collections import ConfigDict
 
-from atod_jax import config, presets
+from atod_jax import config
+from configs import presets
 
 
 def games(c: ConfigDict, *, thoughts: bool = False) -> ConfigDict:

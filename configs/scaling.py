@@ -10,16 +10,16 @@ import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from atod_jax import dry_run
-from atod_jax.estimate import memory, roofline
+import atod_jax
+from atod_jax.estimate import dry_run, memory, roofline
 from atod_jax.estimate.hardware import Hardware, parse
 from atod_jax.estimate.plan import Plan
 from atod_jax.estimate.remedy import remedy
 from atod_jax.estimate.text import amount, digits, table
-from atod_jax.presets import MODELS
+from configs.presets import MODELS
 from configs.sweeps import TASKS
 
-PAGE = Path(dry_run.__file__).parent / "SCALING.md"
+PAGE = Path(atod_jax.__file__).parent / "SCALING.md"
 MACHINES = ("v5e-16", "v6e-8", "h100-8")
 CHIPS = (16, 32, 64, 128, 256, 512, 1024)
 CHIP = "v5p"

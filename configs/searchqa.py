@@ -11,7 +11,8 @@ questions to a report. Without it, name questions and search engine: --config.en
 
 from ml_collections import ConfigDict
 
-from atod_jax import config, presets
+from atod_jax import config
+from configs import presets
 
 MICRO_ROWS = {"0.6b": 32, "1.7b": 16, "4b": 16}  # per GPU; released scripts
 

@@ -10,7 +10,7 @@ common. launch/README.md says how to hand the lines to a cluster.
 import argparse
 import shlex
 
-from atod_jax.presets import MODELS
+from configs.presets import MODELS
 
 TASKS = ("alfworld", "webshop", "searchqa")
 STUDENTS = tuple(MODELS)

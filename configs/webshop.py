@@ -13,7 +13,8 @@ prompts on a laptop: it proves the path from products to a report, it teaches no
 
 from ml_collections import ConfigDict
 
-from atod_jax import config, presets
+from atod_jax import config
+from configs import presets
 
 MICRO_ROWS = {"0.6b": 8, "1.7b": 8, "4b": 8}  # per GPU; released scripts
 

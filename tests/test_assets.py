@@ -3,9 +3,9 @@
 import jax
 import pytest
 
-from atod_jax import assembly
-from atod_jax.evaluation import Evaluator
-from atod_jax.layouts import layouts_of
+from atod_jax.run import assembly
+from atod_jax.run.evaluation import Evaluator
+from atod_jax.run.layouts import layouts_of
 from configs import household
 
 FOLDER = assembly.ASSETS / "household"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from atod_jax.compare import compare, read_run
-from atod_jax.intervals import EvalResult
+from atod_jax.results.intervals import EvalResult
 
 
 def make_run(folder, *, algorithm, seed, solved, tasks=40):

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from atod_jax import config, presets
-from configs import household
+from atod_jax import config
+from configs import household, presets
 
 VARIANTS = {
     "quickstart": [None],

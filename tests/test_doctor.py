@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from atod_jax import config, doctor, metrics
+from atod_jax import config, doctor
 from atod_jax.envs.base import Observation, StepResult
 from atod_jax.records import Task
+from atod_jax.results import metrics
 from configs import household
 
 REPO = Path(__file__).resolve().parents[1]
@@ -64,8 +65,8 @@ def test_a_broken_part_turns_its_line_red_and_the_others_go_on(cfg, capsys, monk
     def nothing_there(*_):
         raise FileNotFoundError("no models;\n  fetch them")
 
-    monkeypatch.setattr("atod_jax.assembly.load_student", nothing_there)
-    monkeypatch.setattr("atod_jax.report.package_versions", nothing_there)
+    monkeypatch.setattr("atod_jax.run.assembly.load_student", nothing_there)
+    monkeypatch.setattr("atod_jax.results.report.package_versions", nothing_there)
     with pytest.raises(SystemExit) as stop:
         doctor.main(cfg, "")
     assert stop.value.code == 1

@@ -7,8 +7,9 @@ import signal
 import numpy as np
 import pytest
 
-from atod_jax import cli, train
+from atod_jax import train
 from atod_jax.evaluate import evaluate
+from atod_jax.run import cli
 from configs import household
 
 

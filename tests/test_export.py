@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atod_jax import assembly
-from atod_jax.checkpoint import Checkpointer
 from atod_jax.config import section
+from atod_jax.device.learner import init_state
+from atod_jax.device.optim import OptimConfig, make_optimizer
+from atod_jax.episodes.render import load_tokenizer
 from atod_jax.export import export
-from atod_jax.layouts import layouts_of
-from atod_jax.learner import init_state
 from atod_jax.models import build
 from atod_jax.models.checkpoint_io import load_hf, save_hf
-from atod_jax.optim import OptimConfig, make_optimizer
-from atod_jax.render import load_tokenizer
+from atod_jax.results.checkpoint import Checkpointer
+from atod_jax.run import assembly
+from atod_jax.run.layouts import layouts_of
 from configs import household
 
 REPO = Path(__file__).resolve().parents[1]

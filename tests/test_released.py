@@ -4,7 +4,8 @@ import importlib
 
 import pytest
 
-from atod_jax import config, presets
+from atod_jax import config
+from configs import presets
 
 STUDENTS = ("0.6b", "1.7b", "4b")
 ALGORITHMS = [name for name in config.plugin_names("algorithms") if name != "sft"]

@@ -8,8 +8,8 @@ import pytest
 from test_train import records, save_random_model, smoke_config
 
 from atod_jax import config, train
+from atod_jax.episodes.store import Recorder, Recording
 from atod_jax.models.checkpoint_io import load_hf
-from atod_jax.recording import Recorder, Recording
 from atod_jax.replay import replay
 
 

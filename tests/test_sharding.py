@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from atod_jax.device.policy import Policy
+from atod_jax.device.sampling import SamplingConfig
 from atod_jax.models import AXES, ModelConfig, build
-from atod_jax.policy import Policy
-from atod_jax.sampling import SamplingConfig
 from atod_jax.sharding import (
     RULES,
     across_slices,

@@ -5,9 +5,9 @@ import functools
 import jax
 import pytest
 
-from atod_jax import assembly
-from atod_jax.evaluation import Evaluator
-from atod_jax.layouts import layouts_of
+from atod_jax.run import assembly
+from atod_jax.run.evaluation import Evaluator
+from atod_jax.run.layouts import layouts_of
 from configs import searchqa, webshop
 
 CONFIGS = {"searchqa": searchqa, "webshop": webshop}

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from atod_jax import assembly, cli, train
+from atod_jax import train
+from atod_jax.episodes.render import load_tokenizer
 from atod_jax.models import build, config_from_hf
 from atod_jax.models.checkpoint_io import load_hf, save_hf
-from atod_jax.render import load_tokenizer
+from atod_jax.run import assembly, cli
 from configs import household
 
 TOKENIZER = assembly.ASSETS / "household" / "tokenizer"

@@ -5,8 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from atod_jax import assembly, config, layouts, train
-from atod_jax.render import load_tokenizer
+from atod_jax import config, train
+from atod_jax.episodes.render import load_tokenizer
+from atod_jax.run import assembly, layouts
 from configs import household
 from tests.test_train import TOKENIZER, records, save_random_model, steps_that_compile
 

@@ -12,7 +12,7 @@ module defines them only if it wants something else than the defaults here:
 import dataclasses
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -34,18 +34,66 @@ class TeacherContext:
     states: bool = False  # its final states are kept, for an exact KL in the loss
 
 
-def rollout_plan(cfg: Any, step: int, max_turns: int) -> RolloutPlan:
+class Step(NamedTuple):
+    """One iteration as an algorithm sees it: all of its experience, and who said what of it."""
+
+    batch: TurnBatch
+    student: TokenStats  # of the policy before the update
+    teacher: TokenStats | None  # on the same tokens; None only where `needs_teacher` is false
+    number: Int[Array, ""] | int  # updates done so far
+
+
+def never(cfg: Any, step: int) -> bool:
+    """No teacher."""
+    return False
+
+
+def always(cfg: Any, step: int) -> bool:
+    """A teacher at every step."""
+    return True
+
+
+def whole_episodes(cfg: Any, step: int, max_turns: int) -> RolloutPlan:
     """The student plays every episode from its start, up to the limit of the environment."""
     return RolloutPlan(max_turns=max_turns)
 
 
-def teacher_context(cfg: Any) -> TeacherContext:
+def frozen_teacher(cfg: Any) -> TeacherContext:
     """A frozen teacher that reads what the student reads."""
     return TeacherContext()
 
 
+class Algorithm(NamedTuple):
+    """One algorithm; the whole contract. Every function takes the algorithm's own options first.
+
+    It is a module with `ALGORITHM = Algorithm(...)`: a file beside this one, an entry point of the
+    group `atod_jax.algorithms`, or any module that `algorithm.name` names.
+    """
+
+    Config: type  # a frozen dataclass with a default for every field; algorithm.<name>.<field>
+    signal: Callable[[Any, Step], Signal]  # jitted: what the learner executes
+    needs_teacher: Callable[[Any, int], bool] = never  # (cfg, step), on the host
+    # (cfg, step, turn limit) -> how far episodes go and what is replayed to the student
+    rollout_plan: Callable[[Any, int, int], RolloutPlan] = whole_episodes
+    teacher: Callable[[Any], TeacherContext] = frozen_teacher  # who it is, what only it reads
+    # (cfg, step) -> weight of the teacher's signal on every row, for transcripts; None: there is
+    # no such signal
+    turn_weights: Callable[[Any, Step], Float[Array, "N"]] | None = None
+    supervised: bool = False  # it learns from turns of the expert, not from what the student plays
+
+
+def rollout_plan(cfg: Any, step: int, max_turns: int) -> RolloutPlan:
+    """To be removed: the old hook."""
+    return whole_episodes(cfg, step, max_turns)
+
+
+def teacher_context(cfg: Any) -> TeacherContext:
+    """To be removed: the old hook."""
+    return TeacherContext()
+
+
 def hook(module: ModuleType, name: str) -> Callable[..., Any]:
-    """A module's own version of a hook, or the default."""
+    """To be removed: a module's own version of a hook, or the default."""
     return vars(module).get(name, globals()[name])
 
 

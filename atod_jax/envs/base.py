@@ -1,19 +1,12 @@
 """What every text environment and prompt template provides. No tokens here: text in, text out.
 
-An environment is a module or package `atod_jax/envs/<name>` that exports
-    tasks(cfg, split) -> Sequence[Task]     the tasks of a split, cheap to index
-    make(cfg) -> TextEnv                    a player for one task at a time
-    TEMPLATES: dict[str, Template]          how an episode is shown to the model
-    SPLITS: tuple[str, ...]
-    DATA: str                               how to get and name the official data, for people
-    demonstration(cfg, task, max_turns) -> tuple[str, ...]
-        commands with which an expert wins the task, () where none is known: what a curriculum
-        replays and what a teacher with privileged context reads
+An environment is a module with `ENVIRONMENT = Environment(...)`: a file or folder beside this one,
+an entry point of the group `atod_jax.envs`, or any module that `env.name` names.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from atod_jax.records import Task
 
@@ -75,3 +68,33 @@ class Template(NamedTuple):
     project: Callable[[str, Sequence[str]], Projection]  # (response, admissible commands)
     respond: Callable[[str, str], str]  # (command, thought or "") -> ideal response
     cut_left: bool = False  # a prompt that is too long loses its beginning; else the episode ends
+
+
+class Expert(NamedTuple):
+    """A scripted player: what demonstrations, supervised turns and `play --player=expert` need."""
+
+    act: Callable[[Episode], str]  # the command it would play
+    # (episode, command) -> a short thought that leads to it
+    thought: Callable[[Episode, str], str] = lambda episode, command: ""
+    # (rng, admissible commands, share of commands about things that may be absent) -> a random one
+    disturb: Callable[..., str] | None = None
+
+
+class Environment(NamedTuple):
+    """A family of tasks; the whole contract of an environment.
+
+    The functions take the environment's own options first. They and `Config` are defined at the top
+    of a module, since worker processes find them by name; nothing in it may import a library that
+    uses JAX.
+    """
+
+    Config: type  # a frozen dataclass with a default for every field; options env.<name>.<field>
+    splits: tuple[str, ...]  # the first is what people look at first
+    templates: Mapping[str, Template]  # how an episode is shown to the model; the first is usual
+    tasks: Callable[[Any, str], Sequence[Task]]  # (cfg, split); cheap to index
+    make: Callable[[Any, int], TextEnv]  # (cfg, turn limit): a player for one task at a time
+    # (cfg, task, turn limit) -> commands that win it, () where none are known: what a curriculum
+    # replays and what a teacher with privileged context reads. Optional.
+    demonstration: Callable[[Any, Task, int], tuple[str, ...]] | None = None
+    expert: Expert | None = None  # optional
+    data: str = ""  # how to get and name the official data, for people; optional

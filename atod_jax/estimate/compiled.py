@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from atod_jax import learner
 from atod_jax.core.fused import HeadConfig
 from atod_jax.core.losses import LossConfig
+from atod_jax.device import learner
+from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
+from atod_jax.device.sampling import SamplingConfig, generate
+from atod_jax.device.scoring import ScoreConfig, make_score
 from atod_jax.estimate.plan import Placed, Plan
 from atod_jax.models import AXES, LanguageModel, build, lora
-from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
-from atod_jax.sampling import SamplingConfig, generate
-from atod_jax.scoring import ScoreConfig, make_score
 from atod_jax.sharding import batch_sharding, make_mesh, param_shardings
 from atod_jax.types import Rows, Signal, frozen_part, trained_part, with_frozen
 

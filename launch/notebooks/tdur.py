@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import jax
 import jax.numpy as jnp
 
-from atod_jax import assembly
 from atod_jax.core.tdur import TdurConfig, turn_weights
-from atod_jax.evaluation import Evaluator
-from atod_jax.layouts import layouts_of
-from atod_jax.observer import TurnTable
+from atod_jax.run import assembly
+from atod_jax.run.evaluation import Evaluator
+from atod_jax.run.layouts import layouts_of
+from atod_jax.run.observer import TurnTable
 from configs import household
 
 # %% [markdown]

@@ -23,10 +23,10 @@ from alone import run_alone
 
 from atod_jax.core.fused import HeadConfig
 from atod_jax.core.losses import LossConfig
-from atod_jax.learner import Piece, init_state, make_update
+from atod_jax.device.learner import Piece, init_state, make_update
+from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
+from atod_jax.device.scoring import ScoreConfig
 from atod_jax.models import ModelConfig, build
-from atod_jax.optim import OptimConfig, make_learning_rate, make_optimizer
-from atod_jax.scoring import ScoreConfig
 from atod_jax.types import Rows, Signal
 
 V, HERE = 151_936, Path(__file__).resolve()

@@ -24,7 +24,7 @@ from atod_jax.core.fused import (
     token_stats,
 )
 from atod_jax.core.losses import LossConfig, objective
-from atod_jax.scoring import to_micro
+from atod_jax.device.scoring import to_micro
 from atod_jax.sharding import make_mesh
 from atod_jax.types import Signal, TokenStats
 

@@ -9,9 +9,10 @@ import threading
 import pytest
 from troubled import SlowHome
 
-from atod_jax import assembly, train
+from atod_jax import train
 from atod_jax.envs import alfworld
 from atod_jax.envs.pool import EnvPool
+from atod_jax.run import assembly
 from configs import household
 
 OURS_ALONE = ("seconds/", "env/")  # what may differ between two equal runs

@@ -13,10 +13,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from test_learner import MODEL, SCORE, assert_trees_close, make_batch, plain_loss
 
 from atod_jax.core.losses import LossConfig
-from atod_jax.learner import init_state, make_update, whole_state
+from atod_jax.device.learner import init_state, make_update, whole_state
+from atod_jax.device.optim import OptimConfig, make_optimizer
 from atod_jax.models import AXES, build, lora
 from atod_jax.models.transformer import empty_cache
-from atod_jax.optim import OptimConfig, make_optimizer
 from atod_jax.sharding import RULES, make_mesh, param_shardings, place, to_host
 from atod_jax.types import TrainState, frozen_part, trained_part, with_frozen
 

@@ -175,8 +175,8 @@ def test_our_checkpoint_in_their_decoder(family, tied, shard_bytes, tmp_path):
 def test_greedy_decoding_agrees(family, tmp_path):
     import torch
 
-    from atod_jax.policy import Policy
-    from atod_jax.sampling import SamplingConfig
+    from atod_jax.device.policy import Policy
+    from atod_jax.device.sampling import SamplingConfig
 
     theirs = make_torch_model(family, tied=True)
     theirs.save_pretrained(tmp_path)

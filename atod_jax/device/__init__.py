@@ -1,0 +1,1 @@
+"""What runs on devices: scoring, sampling, the optimiser and the update."""

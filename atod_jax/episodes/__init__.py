@@ -1,0 +1,1 @@
+"""From tasks to trajectories and rows: rendering, playing, packing, recording. Host only."""

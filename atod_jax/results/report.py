@@ -1,0 +1,294 @@
+"""The page a run ends with: what it achieved, how sure that is, and how to get it again.
+
+Takes plain data and writes `report.md` and `success_curve.png`; it measures nothing itself.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from atod_jax.results.intervals import EvalResult, Interval, paired_difference
+
+ROLES = {"start": "before training", "final": "after training", "teacher": "teacher"}
+COMPARISONS = (("final", "start"), ("final", "teacher"))
+COLOURS = {"final": "#0b5fa5", "teacher": "#c2571a", "start": "#7a7a7a"}
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+CURVE_KEYS = ("eval/success", "eval/success_low", "eval/success_high")
+
+Evaluations = Mapping[str, Mapping[float, EvalResult]]  # role -> temperature -> result
+Curve = Sequence[tuple[int, Interval]]  # (training step, share of tasks solved)
+
+
+def write_report(
+    workdir: str | Path,
+    *,
+    title: str,
+    command: str,
+    evaluations: Evaluations,
+    curve: Curve,
+    curve_temperature: float,
+    settings: Mapping[str, Any],
+    artifacts: Mapping[str, str],
+) -> Path:
+    """Writes `report.md` and, with a curve, `success_curve.png`; returns the report's path.
+
+    Args:
+        workdir: the run's folder.
+        title: heading of the page.
+        command: the command line that made the run.
+        evaluations: results under "start", "final" and, where there is one, "teacher", each by
+            sampling temperature.
+        curve: success of the student during training; `read_curve` finds it.
+        curve_temperature: the sampling temperature of the curve.
+        settings: name -> value, shown as a table (config digest, seeds, wall time, device, ...).
+        artifacts: what -> where, e.g. {"transcripts": "transcripts/"}.
+
+    Raises:
+        ValueError: a role is unknown or missing, or two results are on different tasks.
+    """
+    _check(evaluations)
+    temperatures = sorted({t for results in evaluations.values() for t in results}, reverse=True)
+    parts = [f"# {title}", "\n".join(f"- {_sentence(evaluations, t)}" for t in temperatures)]
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if curve:
+        levels = {role: results.get(curve_temperature) for role, results in evaluations.items()}
+        _draw_curve(workdir / "success_curve.png", curve, curve_temperature, levels)
+        parts.append("![Share of evaluation tasks solved over training](success_curve.png)")
+    parts += ["## Success", SUCCESS]
+    for temperature in temperatures:
+        parts += [f"Temperature {temperature:g}:", _success_table(evaluations, temperature)]
+    parts += ["## Differences", DIFFERENCES, _difference_table(evaluations, temperatures)]
+    parts += ["## How it was made", f"```\n{command}\n```", _list(settings, "setting", "value")]
+    parts += ["## Where things are", _list(artifacts, "what", "where")]
+    path = workdir / "report.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+def evaluation_table(results: Mapping[str, EvalResult]) -> str:
+    """Markdown: one column per result, rows for all tasks, each task type, turns and validity.
+
+    With several tries per task also pass@k, with graded outcomes also mean scores, and a row for
+    the tasks that could not be played, if any.
+
+    Raises:
+        ValueError: the results are on different tasks.
+    """
+    _check_same_tasks(results.values())
+    every, kinds = list(results.values()), results[next(iter(results))].kinds
+    rows = [
+        _row("**all tasks**", len(kinds), [percent(r.rate()) for r in every]),
+        *_kind_rows("", kinds, [r.rate_by_kind() for r in every]),
+    ]
+    if any(r.seeds > 1 for r in every):
+        rows.append(_row("won at least once", len(kinds), [_pass_at_k(r) for r in every]))
+    if any(not np.array_equal(r.score, r.success) for r in every):
+        rows.append(_row("**score**", len(kinds), [percent(r.mean_score()) for r in every]))
+        rows += _kind_rows("score, ", kinds, [r.mean_score_by_kind() for r in every])
+    rows += [
+        _row("turns per episode", "", [f"{r.turns.mean():.1f}" for r in every]),
+        _row("valid responses (%)", "", [f"{100 * r.valid_rate:.1f}" for r in every]),
+    ]
+    if any(r.failed for r in every):
+        rows.append(_row("could not be played", "", [len(r.failed) for r in every]))
+    return markdown_table(["task type", "tasks", *results], rows)
+
+
+def _row(name: str, count: Any, values: Sequence[Any]) -> list[Any]:
+    return [name, count, *values]
+
+
+def _kind_rows(
+    prefix: str, kinds: Sequence[str], rates: Sequence[Mapping[str, Interval]]
+) -> list[list[Any]]:
+    if len(rates[0]) < 2:
+        return []
+    return [
+        _row(prefix + kind, kinds.count(kind), [percent(rate[kind]) for rate in rates])
+        for kind in rates[0]
+    ]
+
+
+def _pass_at_k(result: EvalResult) -> str:
+    return f"{percent(result.pass_at_k())} in {result.seeds} tries"
+
+
+def read_curve(workdir: str | Path) -> list[tuple[int, Interval]]:
+    """The success curve that a run has recorded in its `metrics.jsonl`, in order of steps."""
+    points = {}
+    with (Path(workdir) / "metrics.jsonl").open(encoding="utf-8") as lines:
+        for record in map(json.loads, lines):
+            values = [record.get(key) for key in CURVE_KEYS]
+            if None not in values:
+                points[record["step"]] = Interval(*values)
+    return sorted(points.items())
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, for the settings table."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | versions
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Twelve hex digits that name a configuration, whatever the order of its keys."""
+    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+# -------------------------------------------------------------------------------------------- input
+
+
+def _check(evaluations: Evaluations) -> None:
+    if not {"start", "final"} <= set(evaluations) <= set(ROLES):
+        given = sorted(evaluations)
+        raise ValueError(
+            f"evaluations need 'start' and 'final' and may have 'teacher', not {given}"
+        )
+    _check_same_tasks(r for results in evaluations.values() for r in results.values())
+
+
+def _check_same_tasks(results: Iterable[EvalResult]) -> None:
+    if len({(result.task_ids, result.kinds) for result in results}) != 1:
+        raise ValueError("results to be compared must be on the same tasks in the same order")
+
+
+def _comparisons(evaluations: Evaluations, temperature: float) -> dict[tuple[str, str], Interval]:
+    """The differences of which both sides were evaluated at this temperature."""
+    at = {role: r[temperature] for role, r in evaluations.items() if temperature in r}
+    return {
+        (first, second): paired_difference(at[first].success, at[second].success)
+        for first, second in COMPARISONS
+        if first in at and second in at
+    }
+
+
+# --------------------------------------------------------------------------------------------- text
+
+SUCCESS = "Share of tasks solved, in percent, with 95 % Wilson intervals."
+DIFFERENCES = (
+    "Paired over the same tasks, in percentage points, with 95 % intervals. They speak of new "
+    "tasks of this kind; another training seed may differ by more."
+)
+SOLVED = {"start": "before training", "final": "after training", "teacher": "by the teacher"}
+
+
+def percent(interval: Interval) -> str:
+    """A share as "12.3 [10.0, 15.0]", in percent."""
+    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def points(interval: Interval) -> str:
+    """A difference of shares as "+1.2 [-0.5, +2.9]", in percentage points."""
+    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table whose first column is text and the others numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _list(values: Mapping[str, Any], first: str, second: str) -> str:
+    return markdown_table([first, second], list(values.items()))
+
+
+def _sentence(evaluations: Evaluations, temperature: float) -> str:
+    """The result at one temperature, for the reader who reads no further."""
+    at = {role: r[temperature] for role, r in evaluations.items() if temperature in r}
+    rates = ", ".join(f"{percent(result.rate())} {SOLVED[role]}" for role, result in at.items())
+    count = len(next(iter(at.values())).task_ids)
+    text = f"**Temperature {temperature:g}**, {count} tasks, % solved: {rates}."
+    gap = _comparisons(evaluations, temperature).get(("final", "teacher"))
+    if gap is None:
+        return text
+    side = "above" if gap.low > 0 else "below" if gap.high < 0 else "not distinguishable from"
+    return f"{text} The trained student is {side} the teacher: {points(gap)} points."
+
+
+def _success_table(evaluations: Evaluations, temperature: float) -> str:
+    return evaluation_table(
+        {
+            label: evaluations[role][temperature]
+            for role, label in ROLES.items()
+            if temperature in evaluations.get(role, {})
+        }
+    )
+
+
+def _difference_table(evaluations: Evaluations, temperatures: Sequence[float]) -> str:
+    rows = [
+        [
+            f"{ROLES[first]} - {ROLES[second]}",
+            f"{temperature:g}",
+            points(gap),
+            "yes" if gap.excludes(0.0) else "no",
+        ]
+        for temperature in temperatures
+        for (first, second), gap in _comparisons(evaluations, temperature).items()
+    ]
+    return markdown_table(["difference", "temperature", "points", "zero excluded"], rows)
+
+
+# --------------------------------------------------------------------------------------------- plot
+
+
+def _draw_curve(
+    path: Path, curve: Curve, temperature: float, levels: Mapping[str, EvalResult | None]
+) -> None:
+    """The student over training steps; the start and the teacher as levels."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    _draw_student(axes, curve)
+    for role in ("teacher", "start"):
+        result = levels.get(role)
+        if result is not None:
+            _draw_level(axes, role, result.rate())
+    axes.set_xlabel("training step")
+    axes.set_ylabel("tasks solved (%)")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", color="0.88", lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(
+        f"Success at sampling temperature {temperature:g}, with 95 % intervals", fontsize=11
+    )
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=160)
+
+
+def _draw_student(axes: Axes, curve: Curve) -> None:
+    steps = [step for step, _ in curve]
+    low, value, high = (
+        [100 * bound for bound in bounds]
+        for bounds in zip(*((r.low, r.value, r.high) for _, r in curve), strict=True)
+    )
+    colour = COLOURS["final"]
+    axes.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
+    axes.plot(
+        steps, value, color=colour, lw=2, marker="o", ms=4, clip_on=False, zorder=3, label="student"
+    )
+    axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+
+
+def _draw_level(axes: Axes, role: str, rate: Interval) -> None:
+    colour = COLOURS[role]
+    axes.axhspan(100 * rate.low, 100 * rate.high, color=colour, alpha=0.12, lw=0)
+    axes.axhline(100 * rate.value, color=colour, lw=1.6, ls=(0, (5, 3)), label=ROLES[role])

@@ -1,0 +1,101 @@
+"""Playing held-out tasks: every task once, with draws that depend only on its position.
+
+Two policies evaluated here meet the same tasks with the same random numbers, so their outcomes can
+be compared task by task.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from atod_jax.episodes import rollout
+from atod_jax.records import RolloutPlan, StopReason, Task, Trajectory
+from atod_jax.results.intervals import EvalResult
+from atod_jax.run import assembly
+from atod_jax.run.assembly import Environment, Model
+from atod_jax.run.collectors import play_shared
+from atod_jax.streams import Stream, key
+
+
+def play(
+    make_act: Callable[[jax.Array], rollout.Act],
+    env: Environment,
+    tasks: Sequence[Task],
+    *,
+    seed: int,
+    slots: int,
+    max_turns: int,
+    between_turns: Callable[[], None] = lambda: None,
+) -> list[Trajectory]:
+    """Plays every task once, `slots` at a time; draws depend on (seed, position) only."""
+    trajectories = []
+    for start in range(0, len(tasks), slots):
+        act = make_act(key(seed, Stream.evaluation, start))
+        chunk = tasks[start : start + slots]
+        trajectories += play_shared(
+            act,
+            env,
+            chunk,
+            group_size=1,
+            plan=RolloutPlan(max_turns=max_turns),
+            between_turns=between_turns,
+        )
+    return trajectories
+
+
+def summarize(passes: Sequence[Sequence[Trajectory]], temperature: float) -> EvalResult:
+    """The outcome of an evaluation: one pass over the same tasks per sampling seed."""
+    turns = [turn.valid for one in passes for t in one for turn in t.turns]
+
+    def table(value: Callable[[Trajectory], float], dtype: type) -> np.ndarray:
+        return np.asarray([[value(t) for t in one] for one in passes], dtype)
+
+    return EvalResult(
+        temperature=temperature,
+        task_ids=tuple(t.task.id for t in passes[0]),
+        kinds=tuple(t.task.kind for t in passes[0]),
+        success=table(lambda t: t.success, bool),
+        turns=table(lambda t: len(t.turns), np.int32),
+        score=table(lambda t: t.score, np.float32),
+        valid_rate=float(np.mean(turns)) if turns else 0.0,
+        failed=tuple(t.task.id for one in passes for t in one if t.stop is StopReason.env_error),
+    )
+
+
+class Evaluator:
+    """Plays one split with any parameters of one model at one temperature."""
+
+    def __init__(
+        self,
+        cfg: ConfigDict,
+        model: Model,
+        env: Environment,
+        *,
+        temperature: float,
+        stop: Callable[[], None] = lambda: None,
+    ):
+        self._policy = assembly.policy(cfg, model, temperature, cfg.eval.slots)
+        self._cfg, self._model, self._env, self._stop = cfg, model, env, stop
+        self.temperature = temperature
+
+    def run(
+        self, params: Any, tasks: Sequence[Task], *, passes: int = 1
+    ) -> tuple[EvalResult, list[Trajectory]]:
+        """The result of `passes` sampling seeds per task, and the episodes of the first."""
+        params = assembly.to_play(self._model, params)
+        played = [
+            play(
+                lambda k: assembly.actor(self._policy, params, k, self._cfg.eval.slots),
+                self._env,
+                tasks,
+                seed=self._cfg.seed + n,
+                slots=self._cfg.eval.slots,
+                max_turns=self._cfg.env.max_turns,
+                between_turns=self._stop,
+            )
+            for n in range(passes)
+        ]
+        return summarize(played, self.temperature), played[0]

@@ -1,0 +1,63 @@
+"""Supervised turns: labels, disturbance and reproducibility."""
+
+import numpy as np
+import pytest
+
+from atod_jax.envs import alfworld
+from atod_jax.envs.alfworld import expert
+from atod_jax.envs.pool import EnvPool
+from atod_jax.episodes.demos import DemoConfig, collect_demos
+from atod_jax.episodes.render import Renderer, load_tokenizer
+from atod_jax.run.assembly import ASSETS
+
+SETTINGS = alfworld.Config()
+RENDERER = Renderer(
+    load_tokenizer(str(ASSETS / "household" / "tokenizer")),
+    alfworld.TEMPLATES["compact"],
+    history=2,
+)
+
+
+def collect(noise=(0.0, 0.0), label="expert", thoughts=False, seed=0):
+    tasks = alfworld.tasks(SETTINGS, "train")[:12]
+    return collect_demos(
+        expert,
+        RENDERER,
+        EnvPool(lambda: alfworld.make(SETTINGS)),
+        tasks,
+        max_turns=20,
+        cfg=DemoConfig(noise=noise, label=label, absent=0.3, thoughts=thoughts),
+        rng=np.random.default_rng(seed),
+    )
+
+
+def test_the_undisturbed_expert_wins_and_its_labels_are_what_it_played():
+    trajectories = collect()
+    assert all(t.success for t in trajectories)
+    assert all(turn.response == turn.command for t in trajectories for turn in t.turns)
+
+
+def test_labels_on_disturbed_play_are_the_experts_or_the_players():
+    by_expert, by_player = collect((0.7, 0.7)), collect((0.7, 0.7), label="executed")
+    differing = [u.response != u.command for t in by_expert for u in t.turns]
+    assert 0.3 < np.mean(differing) < 0.7
+    assert all(u.response == u.command for t in by_player for u in t.turns)
+    played = [[u.command for u in t.turns] for t in by_expert]
+    assert played == [[u.command for u in t.turns] for t in by_player]
+
+
+def test_thoughts_come_before_the_command():
+    turn = collect(thoughts=True)[0].turns[0]
+    assert turn.response.startswith("<think>")
+    projection = RENDERER.project(turn.response, [turn.command])
+    assert (projection.command, projection.valid) == (turn.command, True)
+    assert len(turn.action) > 8
+
+
+@pytest.mark.parametrize("noise", [(0.0, 0.0), (0.2, 0.6)])
+def test_demonstrations_are_a_function_of_the_generator_seed(noise):
+    def commands(seed):
+        return [[u.command for u in t.turns] for t in collect(noise, seed=seed)]
+
+    assert commands(1) == commands(1)
+    assert (commands(1) == commands(2)) == (noise == (0.0, 0.0))

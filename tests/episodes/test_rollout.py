@@ -1,0 +1,280 @@
+"""The environment loop with a scripted policy: no model, no device."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from atod_jax.envs.base import Observation, Projection, StepResult
+from atod_jax.envs.pool import BrokenEnvironment, EnvPool
+from atod_jax.episodes.rollout import collect, whole_groups
+from atod_jax.records import RolloutPlan, StopReason, Task
+
+
+class Countdown:
+    """Won after `payload` times "go"; shows how often it was played."""
+
+    def reset(self, task):
+        self.left, self.played = task.payload, 0
+        return self._observe()
+
+    def step(self, command):
+        self.played += 1
+        self.left -= command == "go"
+        won = self.left == 0
+        return StepResult(self._observe(), reward=10.0 * won, done=won, won=won)
+
+    def close(self):
+        self.left = None
+
+    def _observe(self):
+        return Observation(f"left {self.left} played {self.played}", ("go", "wait"))
+
+
+class Letters:
+    """A renderer whose ids are characters."""
+
+    longest = 10_000
+
+    def prompts(self, episodes, contexts=()):
+        texts = ["|".join([*(o for o, _ in e.past), e.current.text]) for e in episodes]
+        texts = [f"{c}>{t}" for c, t in zip(contexts, texts)] if contexts else texts
+        return [np.asarray([ord(c) for c in text], np.int32) for text in texts]
+
+    def fits(self, prompt):
+        return len(prompt) <= self.longest
+
+    def response(self, ids):
+        return "".join(map(chr, ids))
+
+    def project(self, response, commands):
+        return Projection(command=response.strip(), valid=response.strip() in commands)
+
+
+@dataclasses.dataclass
+class Sampled:
+    tokens: np.ndarray
+    logp: np.ndarray
+
+
+def say(text):
+    ids = np.asarray([ord(c) for c in text], np.int32)
+    return Sampled(tokens=ids, logp=-0.5 * np.ones(len(ids), np.float32))
+
+
+def tasks(*needed):
+    return [Task(id=str(i), kind="k", payload=n) for i, n in enumerate(needed)]
+
+
+def play(act, task_list, **options):
+    options = {"group_size": 2, "plan": RolloutPlan(max_turns=4)} | options
+    renderer = options.pop("renderer", Letters())
+    return collect(act, renderer, options.pop("pool", EnvPool(Countdown)), task_list, **options)
+
+
+def test_episodes_end_when_won_or_at_the_turn_limit():
+    result = play(lambda prompts, slots, turn: [say("go") for _ in prompts], tasks(1, 3, 9))
+    assert [t.group for t in result] == [0, 0, 1, 1, 2, 2]
+    assert [len(t.turns) for t in result] == [1, 1, 3, 3, 4, 4]
+    assert [t.success for t in result] == [True] * 4 + [False] * 2
+    assert [t.stop for t in result] == [StopReason.done] * 4 + [StopReason.max_turns] * 2
+    assert [t.total_reward for t in result] == [10.0] * 4 + [0.0] * 2
+
+
+def test_only_live_slots_are_asked_and_records_hold_the_sampled_ids():
+    asked = []
+
+    def act(prompts, slots, turn):
+        asked.append((turn, list(slots)))
+        return [say("go" if slot % 2 else " wait ") for slot in slots]
+
+    result = play(act, tasks(1, 2))
+    assert asked == [(0, [0, 1, 2, 3]), (1, [0, 2, 3]), (2, [0, 2]), (3, [0, 2])]
+    turn = result[0].turns[1]
+    assert "".join(map(chr, turn.action)) == " wait "
+    assert turn.command == "wait"
+    assert "".join(map(chr, turn.prompt)) == "left 1 played 0|left 1 played 1"
+    assert turn.observation == "left 1 played 1"
+
+
+def test_commands_outside_the_list_are_recorded_as_invalid():
+    (one, two) = play(
+        lambda p, s, t: [say("fly"), say("go")], tasks(1), plan=RolloutPlan(max_turns=1)
+    )
+    assert [one.turns[0].valid, two.turns[0].valid] == [False, True]
+
+
+def test_a_rollout_can_be_abandoned_between_turns():
+    class Stop(Exception):
+        pass
+
+    calls = iter([None, Stop()])
+
+    def between():
+        if (signal := next(calls)) is not None:
+            raise signal
+
+    with pytest.raises(Stop):
+        play(lambda p, s, t: [say("wait") for _ in p], tasks(3), between_turns=between)
+
+
+def text_of(ids):
+    return "".join(map(chr, ids))
+
+
+def test_a_replayed_prefix_is_history_and_counts_towards_the_horizon():
+    """Three of four demonstrated turns; the student finds one left and has two turns to go."""
+    plan = RolloutPlan(max_turns=5, prefix_by="expert", prefix=lambda length: length - 1)
+    asked = []
+
+    def act(prompts, slots, turn):
+        asked.append((turn, [text_of(p) for p in prompts]))
+        return [say("wait") for _ in prompts]
+
+    (one, _) = play(act, tasks(4), plan=plan, demonstrations=[("go", "go", "go", "go")])
+    assert [t.replayed for t in one.turns] == [True] * 3 + [False] * 2
+    assert [t.command for t in one.turns] == ["go"] * 3 + ["wait"] * 2
+    assert [len(t.action) for t in one.turns] == [0, 0, 0, 4, 4]
+    assert one.turns[2].observation == "left 2 played 2"
+    assert one.stop is StopReason.max_turns
+    history = "left 4 played 0|left 3 played 1|left 2 played 2|left 1 played 3"
+    assert asked[0] == (0, [history] * 2)
+    assert [turn for turn, _ in asked] == [0, 1]
+
+
+def test_the_reward_of_a_replayed_win_is_kept_and_ends_the_episode():
+    plan = RolloutPlan(max_turns=5, prefix_by="expert", prefix=lambda length: length)
+    (one, _) = play(None, tasks(2), plan=plan, demonstrations=[("go", "go", "go")])
+    assert one.success
+    assert one.total_reward == 10.0
+    assert len(one.turns) == 2
+
+
+def test_without_a_demonstration_the_student_begins_at_the_start():
+    plan = RolloutPlan(max_turns=4, prefix_by="expert", prefix=lambda length: max(length - 1, 0))
+
+    def act(prompts, slots, turn):
+        return [say("go") for _ in prompts]
+
+    plain = play(act, tasks(1, 3))
+    shown = play(act, tasks(1, 3), plan=plan, demonstrations=[(), ()])
+    assert [[t.command for t in e.turns] for e in shown] == [
+        [t.command for t in e.turns] for e in plain
+    ]
+    assert not any(t.replayed for e in shown for t in e.turns)
+
+
+def test_a_context_reaches_the_teacher_and_nobody_else():
+    seen = []
+
+    def act(prompts, slots, turn):
+        seen.append([text_of(p) for p in prompts])
+        return [say("go") for _ in prompts]
+
+    plain = play(act, tasks(1, 2))
+    without, seen[:] = list(seen), []
+    told = play(act, tasks(1, 2), contexts=["A", "B"])
+    assert seen == without
+    for episode, other in zip(told, plain):
+        for turn, same in zip(episode.turns, other.turns, strict=True):
+            assert same.teacher_prompt is None
+            assert text_of(turn.prompt) == text_of(same.prompt)
+            context = "AB"[episode.group]
+            assert text_of(turn.teacher_prompt) == f"{context}>{text_of(turn.prompt)}"
+
+
+def test_the_pool_can_be_used_again_and_closed_twice():
+    pool = EnvPool(Countdown)
+    assert len(pool.reset(tasks(2, 2))) == 2
+    assert pool.reset(tasks(5))[0].text == "left 5 played 0"
+    pool.close()
+    pool.close()
+
+
+class Moody(Countdown):
+    """Breaks down whenever it is told to "go" with the payload 7."""
+
+    def step(self, command):
+        if self.left == 7:
+            raise OSError("out of order")
+        return super().step(command)
+
+
+def test_a_group_with_an_episode_that_cannot_be_played_goes_as_a_whole(capsys):
+    pool = EnvPool(Moody)
+    result = collect(
+        lambda prompts, slots, turn: [say("go") for _ in slots],
+        Letters(),
+        pool,
+        tasks(1, 8, 2),
+        group_size=2,
+        plan=RolloutPlan(max_turns=4),
+    )
+    assert [t.stop for t in result[2:4]] == [StopReason.env_error] * 2
+    assert [len(t.turns) for t in result] == [1, 1, 1, 1, 2, 2]
+    kept = whole_groups(result)
+    assert [t.group for t in kept] == [0, 0, 2, 2]
+    assert pool.take_counts()["given_up"] == 2
+    assert "gave up task 1" in capsys.readouterr().err
+
+
+def test_one_broken_episode_takes_its_healthy_sisters_along():
+    result = play(
+        lambda p, s, t: [say("wait" if slot == 0 else "go") for slot in s],
+        tasks(8, 1, 1),
+        pool=EnvPool(Moody),
+    )
+    assert [t.stop is StopReason.env_error for t in result] == [False, True] + [False] * 4
+    assert [t.group for t in whole_groups(result)] == [1, 1, 2, 2]
+
+
+def test_an_environment_that_mostly_fails_stops_the_run():
+    with pytest.raises(BrokenEnvironment, match="failed in 2 of 3 groups"):
+        whole_groups(
+            play(lambda p, s, t: [say("go") for _ in p], tasks(7, 7, 1), pool=EnvPool(Moody))
+        )
+
+
+def test_a_prompt_that_no_longer_fits_ends_its_episode():
+    letters = Letters()
+    letters.longest = 40
+    result = play(
+        lambda p, s, t: [say("go" if slot else "wait") for slot in s], tasks(4), renderer=letters
+    )
+    assert [t.stop for t in result] == [StopReason.prompt_too_long] * 2
+    assert [len(t.turns) for t in result] == [2, 2]
+    assert not any(t.success for t in result)
+    letters.longest = 3
+    with pytest.raises(ValueError, match=r"longer than 3 tokens; .* sampling\.prompt_buckets"):
+        play(lambda p, s, t: [say("go") for _ in p], tasks(4), renderer=letters)
+
+
+def test_lanes_play_the_same_episodes_and_take_turns():
+    """Two lanes: while one half steps, the policy answers for the other."""
+    log = []
+
+    class Watched(EnvPool):
+        overlaps = True
+
+        def submit(self, commands):
+            log.append(("step", [slot for slot, _ in commands]))
+            return super().submit(commands)
+
+        def results(self, ticket):
+            log.append(("wait", ticket))
+            return super().results(ticket)
+
+    def act(prompts, slots, turn):
+        log.append(("act", list(slots)))
+        return [say("go" if slot % 2 else "wait") for slot in slots]
+
+    lanes = play(act, tasks(2, 3, 1), pool=Watched(Countdown))
+    done = [what for what, _ in log[1:7]]
+    assert done == ["act", "step", "act", "step", "wait", "act"]
+    assert log[1][1] == [0, 1, 2]
+    assert log[3][1] == [3, 4, 5]
+    plain = play(act, tasks(2, 3, 1))
+    for one, two in zip(lanes, plain, strict=True):
+        assert [t.command for t in one.turns] == [t.command for t in two.turns]
+        assert [t.observation for t in one.turns] == [t.observation for t in two.turns]
+        assert (one.stop, one.success) == (two.stop, two.success)

@@ -1,0 +1,187 @@
+"""Recorded episodes: what is read is what was written, and damage is named."""
+
+import itertools
+import json
+import os
+
+import numpy as np
+import pytest
+
+from atod_jax.episodes import store as recording
+from atod_jax.episodes.store import FIELDS, Recorder, Recording, split_name
+from atod_jax.records import StopReason, Task, Trajectory, Turn
+
+
+def make_turn(rng, **changes):
+    ids = lambda n: rng.integers(0, 2**31 - 1, n).astype(np.int32)  # noqa: E731
+    length = int(rng.integers(1, 9))
+    values = {
+        "prompt": ids(5), "action": ids(length),
+        "logp": -rng.exponential(size=length).astype(np.float32), "observation": "Ein Käfer 🐞\n",
+        "response": "<action>go</action>", "command": "go", "valid": bool(rng.integers(2)),
+        "reward": float(rng.normal()),
+    }  # fmt: skip
+    return Turn(**(values | changes))
+
+
+def replayed_turn():
+    nothing = np.zeros(0, np.int32)
+    return Turn(
+        prompt=nothing, action=nothing, logp=np.zeros(0, np.float32), observation="a room",
+        response="look", command="look", valid=True, reward=0.1 + 0.2, replayed=True,
+    )  # fmt: skip
+
+
+def episodes(seed=0):
+    """Every shape an episode can have: replayed turns, a teacher's prompts, no turns at all."""
+    rng = np.random.default_rng(seed)
+    task = Task(id="game/1", kind="pick", payload={"big": "thing"})
+    privileged = np.arange(7, dtype=np.int32)
+    return [
+        Trajectory(task, 3, (make_turn(rng), make_turn(rng)), True, StopReason.done, 1.0),
+        Trajectory(task, 3, (replayed_turn(), make_turn(rng)), False, StopReason.max_turns, 1 / 3),
+        Trajectory(
+            task, 4, (make_turn(rng, teacher_prompt=privileged),), False, StopReason.done, 0.0
+        ),
+        Trajectory(task, 4, (), False, StopReason.prompt_too_long, 0.0),
+    ]
+
+
+def plain(trajectory):
+    """A trajectory as comparable values; arrays as their type and bytes."""
+
+    def turn_values(turn):
+        values = vars(turn).values()
+        return [(v.dtype.str, v.tobytes()) if isinstance(v, np.ndarray) else v for v in values]
+
+    task = (trajectory.task.id, trajectory.task.kind)
+    rest = {k: v for k, v in vars(trajectory).items() if k not in ("task", "turns")}
+    return task, rest, [turn_values(turn) for turn in trajectory.turns]
+
+
+def assert_same(read, written):
+    assert [plain(t) for t in read] == [plain(t) for t in written]
+
+
+def test_what_is_read_is_what_was_written_bit_for_bit(tmp_path):
+    recorder = Recorder(tmp_path / "episodes", "digest")
+    columns = [{c: list(np.arange(len(e.turns)) / 4) for c in "dhw"} for e in episodes()]
+    recorder.write(7, episodes(7))
+    recorder.write(2, episodes(2), columns)
+    for path in (tmp_path, tmp_path / "episodes", tmp_path / "episodes" / "1.0.0"):
+        there = Recording(path)
+        assert (there.steps, there.tokenizer) == ([2, 7], "digest")
+    assert_same(there.read(7)[0], episodes(7))
+    read, read_columns = there.read(2)
+    assert_same(read, episodes(2))
+    assert read_columns == columns
+    assert all(np.isnan(x) for c in there.read(7)[1] for x in c["d"])
+
+
+def test_the_ecosystem_reads_a_flat_record_per_turn(tmp_path):
+    import tensorflow_datasets as tfds
+
+    recorder = Recorder(tmp_path / "episodes", "digest")
+    for step in range(2):
+        recorder.write(step, episodes(step))
+    builder = tfds.builder("episodes", data_dir=tmp_path)
+    turns = builder.as_data_source("step_000001")
+    assert len(turns) == 6
+    assert len(builder.as_data_source("all")) == 12
+    assert all(set(turn) == set(FIELDS) for turn in turns)
+    assert [(t["turn"], t["is_first"], t["is_last"], t["is_terminal"]) for t in turns] == [
+        (0, True, False, False), (1, False, True, True), (0, True, False, False),
+        (1, False, True, False), (0, True, True, True), (-1, True, True, False),
+    ]  # fmt: skip
+    assert builder.info.features["logp"]._doc.desc == FIELDS["logp"][1]
+
+
+def test_a_step_played_again_takes_the_place_of_its_first_version(tmp_path):
+    recorder = Recorder(tmp_path, "digest")
+    recorder.write(0, episodes(0))
+    recorder.write(1, episodes(1))
+    Recorder(tmp_path, "digest").write(1, episodes(8)[:2])
+    there = Recording(tmp_path)
+    assert there.steps == [0, 1]
+    assert_same(there.read(0)[0], episodes(0))
+    assert_same(there.read(1)[0], episodes(8)[:2])
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_kill_at_any_moment_leaves_whole_steps_only(tmp_path, monkeypatch):
+    """Dies at each renaming in turn while step 1 is written a second time."""
+    for moment in itertools.count():
+        folder = tmp_path / str(moment)
+        recorder = Recorder(folder, "digest")
+        recorder.write(0, episodes(0))
+        recorder.write(1, episodes(1))
+        calls = itertools.count()
+
+        def rename(old, new, calls=calls, moment=moment, replace=os.replace):
+            if next(calls) == moment:
+                raise Killed
+            replace(old, new)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(recording.os, "replace", rename)
+            try:
+                recorder.write(1, episodes(8)[:2])
+                survived = True
+            except Killed:
+                survived = False
+        there = Recording(folder)
+        assert_same(there.read(0)[0], episodes(0))
+        if 1 in there.steps:
+            read = there.read(1)[0]
+            assert_same(read, episodes(1) if len(read) == 4 else episodes(8)[:2])
+        Recorder(folder, "digest").write(1, episodes(8)[:2])
+        assert_same(Recording(folder).read(1)[0], episodes(8)[:2])
+        assert not (folder / "1.0.0" / ".partial").exists()
+        if survived:
+            break
+    assert moment == 7  # the index without the step (3 files), the shard, the index with it (3)
+
+
+# ---------------------------------------------------------------------------------------- bad input
+
+
+def test_a_folder_without_recordings_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no recorded episodes in .*--config\.record=true"):
+        Recording(tmp_path / "nowhere")
+
+
+def test_a_missing_step_names_those_there(tmp_path):
+    Recorder(tmp_path, "digest").write(3, episodes())
+    with pytest.raises(ValueError, match=r"no step 4 in .*recorded steps: 3 to 3"):
+        Recording(tmp_path).read(4)
+
+
+@pytest.mark.parametrize("keep", [0, 1000, 70_000])
+def test_a_truncated_file_is_named(keep, tmp_path):
+    Recorder(tmp_path, "digest").write(0, episodes())
+    (shard,) = (tmp_path / "1.0.0").glob(f"*{split_name(0)}*")
+    shard.write_bytes(shard.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"episodes-step_000000\.\* is damaged"):
+        Recording(tmp_path).read(0)
+
+
+def test_a_damaged_index_is_named(tmp_path):
+    Recorder(tmp_path, "digest").write(0, episodes())
+    (tmp_path / "1.0.0" / "dataset_info.json").write_text("{")
+    with pytest.raises(ValueError, match=r"1\.0\.0 is not a readable data set"):
+        Recording(tmp_path)
+
+
+def test_a_data_set_of_something_else_is_refused(tmp_path):
+    Recorder(tmp_path, "digest").write(0, episodes())
+    (tmp_path / "1.0.0" / "metadata.json").write_text(json.dumps({}))
+    with pytest.raises(ValueError, match=r"holds no recorded episodes: it lacks tokenizer"):
+        Recording(tmp_path)
+
+
+def test_columns_must_fit_the_episodes(tmp_path):
+    with pytest.raises(ValueError, match="zip"):
+        Recorder(tmp_path, "digest").write(0, episodes(), [{}])
