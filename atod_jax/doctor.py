@@ -1,7 +1,7 @@
-"""`python -m atod_jax.doctor`: what works on this machine, one green or red line each.
+"""What works on this machine, one green or red line each.
 
     python -m atod_jax.doctor
-    python -m atod_jax.doctor --config.env.games=$ALFWORLD_DATA
+    python -m atod_jax.doctor --config.env.alfworld.games=$ALFWORLD_DATA
 
 Versions, devices, every environment started and stepped once, one generated token and one training
 step with the shipped household models. A broken part does not stop the others; the exit code is 1
@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
-import configs
 from atod_jax import config
+from atod_jax.config import Run
 from atod_jax.envs.base import Episode
+from atod_jax.envs.pool import Failure
+from atod_jax.options import plugins
+from atod_jax.options.plugins import ENVIRONMENTS
 from atod_jax.run import cli
 
 SMALLEST = {
@@ -48,19 +50,16 @@ class Check(NamedTuple):
     run: Callable[[], str]
 
 
-def main(cfg: ConfigDict, workdir: str) -> None:
-    """The command."""
-    if not examine(checks(cfg)):
-        sys.exit(1)
-
-
-def checks(cfg: ConfigDict) -> list[Check]:
+def checks(cfg: Run) -> list[Check]:
     """All that is looked at, cheap things first."""
     bind = functools.partial
     return [
         Check("versions", versions),
         Check("devices", devices),
-        *(Check(f"environment {name}", bind(environment, cfg, name)) for name in _environments()),
+        *(
+            Check(f"environment {name}", bind(environment, cfg, name))
+            for name in _environments(cfg)
+        ),
         Check("generation", bind(generation, cfg)),
         Check("training", bind(training, cfg)),
     ]
@@ -97,48 +96,52 @@ def devices() -> str:
     return f"{len(found)} x {found[0].platform} ({found[0].device_kind})"
 
 
-def environment(cfg: ConfigDict, name: str) -> str:
-    """Starts the first task of an environment's first split and plays the expert's command.
+def environment(cfg: Run, name: str) -> str:
+    """Starts the first task of an environment's first split and plays a command: the expert's, or
+    the first that is offered.
 
     Says also how to get the official data.
     """
-    module = config.load_plugin("envs", name)
-    settings, split = config.section(module.Config, cfg.env), module.SPLITS[0]
-    tasks = module.tasks(settings, split)
-    with contextlib.closing(module.make(settings)) as env:
+    plugin = plugins.load(ENVIRONMENTS, name)
+    own = name == cfg.env.name
+    settings, split = cfg.env.settings if own else plugin.Config(), plugin.splits[0]
+    tasks = plugin.tasks(settings, split)
+    with contextlib.closing(plugin.make(settings, cfg.env.max_turns)) as env:
         shown = env.reset(tasks[0])
-        command = module.expert.act(Episode((), shown))
+        command = plugin.expert.act(Episode((), shown)) if plugin.expert else ""
+        command = command or next(iter(shown.commands), "look")
         answer = env.step(command).observation.text
     played = f"{len(tasks)} tasks in {split}; {command!r} is answered by {_short(answer)!r}"
-    return f"{played}; official data: {module.DATA}"
+    return f"{played}; official data: {plugin.data}" if plugin.data else played
 
 
-def generation(cfg: ConfigDict) -> str:
+def generation(cfg: Run) -> str:
     """One token of the student for the first prompt of the configured environment."""
-    from atod_jax.run import assembly
+    from atod_jax.run import models, parts
     from atod_jax.run.layouts import layouts_of
 
-    cfg = config_of(cfg, {"sampling.max_new_tokens": 1})
+    cfg = config.changed(cfg, {"sampling.max_new_tokens": 1})
     layouts = layouts_of(cfg)
     with jax.set_mesh(layouts.student.mesh):
-        student = assembly.load_student(cfg, layouts)
-        env = assembly.environment(cfg, student.tokenizer)
+        student = models.load_student(cfg.student, layouts, seed=cfg.seed)
+        env = parts.environment(cfg, student.tokenizer)
         (shown,) = env.pool.reset(env.tasks(cfg.eval.split, 1))
-        policy = assembly.policy(cfg, student, 1.0, max_rows=1)
-        playing = assembly.to_play(student, student.params)
-        act = assembly.actor(policy, playing, jax.random.key(cfg.seed), slots=1)
+        assert not isinstance(shown, Failure), shown
+        policy = parts.policy(cfg.sampling, student, temperature=1.0, max_rows=1)
+        params = models.to_sampling(student, student.params)
+        act = parts.actor(policy, params, jax.random.key(cfg.seed), slots=1)
         (action,) = act(env.renderer.prompts([Episode((), shown)]), [0], 0)
         env.pool.close()
     return f"{cfg.student.path} says {env.renderer.response(action.tokens)!r}"
 
 
-def training(cfg: ConfigDict) -> str:
+def training(cfg: Run) -> str:
     """One iteration of the configured run, in a folder that is thrown away."""
     from atod_jax import train
 
-    cfg = config_of(cfg, SMALLEST | {"sampling.prompt_buckets": cfg.sampling.prompt_buckets[-1:]})
+    longest = {"sampling.prompt_buckets": cfg.sampling.prompt_buckets[-1:]}
     with tempfile.TemporaryDirectory() as out, _silence():
-        train.main(cfg, out)
+        train.main(config.changed(cfg, SMALLEST | longest), out)
         lines = (Path(out) / "metrics.jsonl").read_text().splitlines()
     losses = [r["loss/total"] for r in map(json.loads, lines) if "loss/total" in r]
     return f"{cfg.algorithm.name} step with loss {losses[0]:.3g}"
@@ -151,15 +154,8 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def config_of(cfg: ConfigDict, changes: dict) -> ConfigDict:
-    """A copy with some dotted keys changed."""
-    cfg = ConfigDict(cfg.to_dict())
-    cfg.update_from_flattened_dict(changes)
-    return cfg
-
-
-def _environments() -> list[str]:
-    return config.plugin_names("envs")
+def _environments(cfg: Run) -> list[str]:
+    return sorted({*plugins.names(ENVIRONMENTS), cfg.env.name})
 
 
 def _short(text: str) -> str:
@@ -167,12 +163,15 @@ def _short(text: str) -> str:
     return words if len(words) <= 60 else f"{words[:57]}..."
 
 
-def with_smoke_config(arguments: list[str]) -> list[str]:
-    """The command line with the household smoke config added where it names none."""
-    if any(a.startswith("--config=") for a in arguments):
-        return arguments
-    return [f"--config={Path(configs.__file__).parent / 'household.py'}:smoke", *arguments]
+def start(cfg: Run, flags: cli.Flags) -> None:
+    """Examines this machine; exit code 1 if anything is broken."""
+    if not examine(checks(cfg)):
+        sys.exit(1)
 
+
+PROGRAM = cli.Program(
+    "doctor", __doc__, start, fallback=lambda flags: config.load("household:smoke")
+)
 
 if __name__ == "__main__":
-    cli.run(main, workdir_required=False, complete=with_smoke_config)
+    cli.run(PROGRAM)

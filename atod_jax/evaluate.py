@@ -1,90 +1,33 @@
-"""`python -m atod_jax.evaluate --config=… --checkpoint=…`: how well a policy plays."""
+"""How well a policy plays: whole splits, several temperatures, with intervals.
+
+    python -m atod_jax.evaluate --checkpoint=runs/a --workdir=runs/eval
+    python -m atod_jax.evaluate --config=household --checkpoint=some/model --config.eval.passes=4
+
+A run is evaluated as it is configured; overrides go on top and are printed.
+"""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict
 
 from atod_jax import cluster
-from atod_jax.config import section
-from atod_jax.device.learner import init_state
-from atod_jax.device.optim import OptimConfig, make_optimizer
-from atod_jax.results.checkpoint import Checkpointer
+from atod_jax.config import Run, defining
+from atod_jax.options.plugins import key
 from atod_jax.results.intervals import EvalResult, Interval
-from atod_jax.results.report import evaluation_table, markdown_table, package_versions
-from atod_jax.run import assembly, cli
-from atod_jax.run.assembly import Model
+from atod_jax.results.report import evaluation_table, package_versions
+from atod_jax.results.tables import markdown_table
+from atod_jax.run import cli
+from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.run.evaluation import Evaluator
-from atod_jax.run.layouts import Layouts, layouts_of
-from atod_jax.sharding import on_mesh
-from atod_jax.types import TrainState
+from atod_jax.run.layouts import layouts_of
+from atod_jax.run.models import load_policy
+from atod_jax.run.parts import environment
 
 
-def restore_params(cfg: ConfigDict, checkpoint: Path, student: Model) -> Any:
-    """Student parameters of a training run's latest (or a given) step.
-
-    Args:
-      checkpoint: a workdir, its `checkpoints` folder, or one step inside it.
-    """
-    folder = checkpoint / "checkpoints" if (checkpoint / "checkpoints").is_dir() else checkpoint
-    step = int(folder.name) if folder.name.isdigit() else None
-    checkpointer = Checkpointer(folder.parent if step is not None else folder, read_only=True)
-    tx = make_optimizer(section(OptimConfig, cfg.optim))
-    state: TrainState = on_mesh(init_state(student.params, tx), student.layout.mesh)
-    step = checkpointer.latest_step() if step is None else step
-    if step is None:
-        raise FileNotFoundError(f"--checkpoint={checkpoint}: no saved step there")
-    if cfg.student.lora_rank:
-        require_same_base(cfg, checkpointer.saved_config(step), checkpoint)
-    return checkpointer.restore(step, state).params
-
-
-def require_same_base(cfg: ConfigDict, saved: Mapping[str, Any], checkpoint: Path) -> None:
-    """Adapters are only worth something beside the weights they were trained with.
-
-    Raises:
-      ValueError: `saved`, the config of the run, has other ones or another scale.
-    """
-    for name in ("path", "lora_rank", "lora_alpha"):
-        ours, theirs = cfg.student[name], saved.get("student", {}).get(name)
-        if ours != theirs:
-            raise ValueError(
-                f"student.{name}={ours!r}, but the adapters in {checkpoint} were trained with "
-                f"{theirs!r}; set --config.student.{name} to that"
-            )
-
-
-def load_policy(cfg: ConfigDict, checkpoint: str, layouts: Layouts) -> Model:
-    """The student with the weights of a run, of one step of it, or of a Hugging Face folder.
-
-    A Hugging Face folder takes the place of cfg.student.path; "" leaves that as it is.
-    """
-    path = Path(checkpoint)
-    is_hf = (path / "config.json").is_file() or not path.exists()
-    if checkpoint and is_hf:
-        cfg.student.path, cfg.student.fresh.hidden_size = checkpoint, 0
-    model = assembly.load_student(cfg, layouts)
-    if not checkpoint or is_hf:
-        return model
-    return model._replace(params=restore_params(cfg, path, model))
-
-
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "", "a workdir of train, a step folder in it, or a Hugging Face folder"
-)
-
-
-def main(cfg: ConfigDict, workdir: str) -> None:
-    """The command."""
-    evaluate(cfg, CHECKPOINT.value, workdir)
-
-
-def evaluate(cfg: ConfigDict, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
+def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
     """Plays cfg.eval.split at cfg.eval.temperatures; prints a table, writes it and JSON.
 
     Args:
@@ -98,7 +41,7 @@ def evaluate(cfg: ConfigDict, checkpoint: str, workdir: str) -> dict[str, EvalRe
     layouts = layouts_of(cfg)
     with jax.set_mesh(layouts.student.mesh):
         model = load_policy(cfg, checkpoint, layouts)
-        env = assembly.environment(cfg, model.tokenizer)
+        env = environment(cfg, model.tokenizer)
         tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
         results = {}
         for temperature in cfg.eval.temperatures:
@@ -115,12 +58,12 @@ def evaluate(cfg: ConfigDict, checkpoint: str, workdir: str) -> dict[str, EvalRe
     return results
 
 
-def protocol(cfg: ConfigDict, checkpoint: str, tasks: int) -> dict[str, Any]:
+def protocol(cfg: Run, checkpoint: str, tasks: int) -> dict[str, Any]:
     """Everything that has to be equal for two evaluations to be comparable."""
     whole = cfg.eval.final_tasks == 0
     return {
         "environment": cfg.env.name,
-        "data": cfg.env.games or cfg.env.data or f"generated, seed {cfg.env.seed}",
+        "options of the environment": ", ".join(_own_options(cfg)) or "none",
         "split": cfg.eval.split,
         "tasks": f"{tasks}, {'the whole split' if whole else 'the first of the split'}",
         "model": checkpoint or cfg.student.path,
@@ -136,6 +79,13 @@ def protocol(cfg: ConfigDict, checkpoint: str, tasks: int) -> dict[str, Any]:
         "success": "the environment says so at the end of the episode",
         "intervals": "95 %, clustered by task",
     } | package_versions()
+
+
+def _own_options(cfg: Run) -> list[str]:
+    prefix = f"env.{key(cfg.env.name)}."
+    return [
+        f"{k.removeprefix(prefix)}={v}" for k, v in defining(cfg).items() if k.startswith(prefix)
+    ]
 
 
 def write(out: Path, protocol: dict[str, Any], results: dict[str, EvalResult]) -> None:
@@ -172,5 +122,12 @@ def summary(result: EvalResult) -> dict[str, Any]:
     }
 
 
+def start(cfg: Run, flags: cli.Flags) -> None:
+    """Evaluates what the flags name."""
+    evaluate(cfg, flags.checkpoint, flags.workdir)
+
+
+PROGRAM = cli.Program("evaluate", __doc__, start, add_flags=add_checkpoint, fallback=own_config)
+
 if __name__ == "__main__":
-    cli.run(main, workdir_required=False)
+    cli.run(PROGRAM)

@@ -1,32 +1,25 @@
-"""`python -m atod_jax.export`: the student of a training run as a Hugging Face folder.
+"""The student of a training run as a Hugging Face folder.
 
-    python -m atod_jax.export --config=configs/household.py --checkpoint=runs/a --out=models/a
+    python -m atod_jax.export --checkpoint=runs/a --out=models/a
 
 Config, tokenizer, chat template and safetensors, as transformers (and everything built on it) reads
-them. The config is the one the run was started with.
+them.
 """
 
+import argparse
 from pathlib import Path
 
 import jax
-from absl import flags
-from ml_collections import ConfigDict
 
-from atod_jax.evaluate import CHECKPOINT, load_policy
+from atod_jax.config import Run
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.run import cli
+from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.run.layouts import layouts_of
-
-OUT = flags.DEFINE_string("out", "", "the folder to write; an earlier checkpoint there is replaced")
-MAX_SHARD_GB = flags.DEFINE_float("max_shard_gb", 4.0, "largest weights file, in 10^9 bytes")
+from atod_jax.run.models import load_policy
 
 
-def main(cfg: ConfigDict, workdir: str) -> None:
-    """The command."""
-    export(cfg, CHECKPOINT.value, OUT.value, max_shard_gb=MAX_SHARD_GB.value)
-
-
-def export(cfg: ConfigDict, checkpoint: str, out: str, *, max_shard_gb: float = 4.0) -> None:
+def export(cfg: Run, checkpoint: str, out: str, *, max_shard_gb: float = 4.0) -> None:
     """Writes the weights of `checkpoint` and all that is needed to use them.
 
     Args:
@@ -59,5 +52,21 @@ def export(cfg: ConfigDict, checkpoint: str, out: str, *, max_shard_gb: float = 
     print(f"{out}: {size:.3f} GB in {len(files)} weight file(s), with tokenizer and template")
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's own flags."""
+    add_checkpoint(parser)
+    parser.add_argument("--out", default="", help="the folder to write")
+    parser.add_argument(
+        "--max_shard_gb", type=float, default=4.0, help="largest weights file, in 10^9 bytes"
+    )
+
+
+def start(cfg: Run, flags: cli.Flags) -> None:
+    """Exports what the flags name."""
+    export(cfg, flags.checkpoint, flags.out, max_shard_gb=flags.max_shard_gb)
+
+
+PROGRAM = cli.Program("export", __doc__, start, add_flags=add_flags, fallback=own_config)
+
 if __name__ == "__main__":
-    cli.run(main, workdir_required=False)
+    cli.run(PROGRAM)

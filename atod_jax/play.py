@@ -1,40 +1,42 @@
-"""`python -m atod_jax.play --env=NAME`: play an environment yourself, exactly as a model would.
+"""Play an environment yourself, exactly as a model would.
 
     python -m atod_jax.play --env=alfworld
-    python -m atod_jax.play --config=configs/household.py --player=expert --games=200
-    python -m atod_jax.play --env=alfworld --player=random --config.env.template=compact
+    python -m atod_jax.play --config=household --player=expert --games=200
+    python -m atod_jax.play --env=my_package.my_environment --player=random
 
 You read the prompt that a model reads and type a response, or a bare command, which is put into
-the form of a response for you; end of input (Ctrl-D) leaves. The players `expert` (scripted) and
-`random` say how hard the games are. No model is loaded and no accelerator is used.
+the form of a response for you; end of input (Ctrl-D) leaves. The players `expert` (scripted, where
+an environment has one) and `random` say how hard the games are. No model is loaded and no
+accelerator is used. With --checkpoint the games are those of that run.
 """
 
+import argparse
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
-import configs
 from atod_jax import config
-from atod_jax.envs.base import Episode, Projection, StepResult, Template, TextEnv
+from atod_jax.config import Run
+from atod_jax.envs.base import (
+    Environment,
+    Episode,
+    Projection,
+    StepResult,
+    Template,
+    TextEnv,
+)
+from atod_jax.envs.templates import template_of
 from atod_jax.records import Task
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.report import evaluation_table
 from atod_jax.run import cli
+from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.streams import Stream, rng
 
-ENV = flags.DEFINE_string(
-    "env", "alfworld", "whose config configs/<env>.py is used; ignored where --config names one"
-)
-PLAYER = flags.DEFINE_enum("player", "human", ["human", "expert", "random"], "who plays")
-GAMES = flags.DEFINE_integer("games", 0, "how many; 0 = one for you, 100 for the others")
-FIRST = flags.DEFINE_integer("first", 0, "number of the first game within the split")
-
+PLAYERS = ("human", "expert", "random")
 _TAG = re.compile(r"</?\w+>")
 
 
@@ -55,29 +57,24 @@ Watch = Callable[[Projection, StepResult], None]  # what was made of it, and wha
 class Table(NamedTuple):
     """An environment laid out for playing: its rules and how it is shown."""
 
-    module: ModuleType
+    plugin: Environment
     settings: Any
     template: Template
     history: int
     max_turns: int
 
 
-def main(cfg: ConfigDict, workdir: str) -> None:
-    """The command."""
-    play(cfg, PLAYER.value, games=GAMES.value, first=FIRST.value)
-
-
-def play(cfg: ConfigDict, player: str, *, games: int = 0, first: int = 0) -> list[Outcome]:
+def play(cfg: Run, player: str, *, games: int = 0, first: int = 0) -> list[Outcome]:
     """Plays `games` tasks of cfg.eval.split from number `first` on; prints a table at the end.
 
     Raises:
       ValueError: the split has no such tasks.
     """
-    table = lay(cfg)
-    tasks = _choose(table.module.tasks(table.settings, cfg.eval.split), cfg.eval.split,
-                    first, games or (1 if player == "human" else 100))  # fmt: skip
-    respond, watch = _player(table, player, cfg.seed)
-    env, outcomes = table.module.make(table.settings), []
+    table, split = lay(cfg), split_of(cfg)
+    count = games or (1 if player == "human" else 100)
+    tasks = _choose(table.plugin.tasks(table.settings, split), split, first=first, count=count)
+    respond, watch = _player(table, player, cfg)
+    env, outcomes = table.plugin.make(table.settings, table.max_turns), []
     try:
         for number, task in enumerate(tasks, 1):
             if player == "human":
@@ -90,14 +87,22 @@ def play(cfg: ConfigDict, player: str, *, games: int = 0, first: int = 0) -> lis
     finally:
         env.close()
     if outcomes:
-        print(f"{cfg.env.name}, {cfg.eval.split}: {len(outcomes)} tasks from number {first}\n")
+        print(f"{cfg.env.name}, {split}: {len(outcomes)} tasks from number {first}\n")
         print(evaluation_table({player: summarize(outcomes)}))
     return outcomes
 
 
-def lay(cfg: ConfigDict) -> Table:
-    """The environment that a config names; raises like `config.environment`."""
-    return Table(*config.environment(cfg), cfg.env.history, cfg.env.max_turns)
+def lay(cfg: Run) -> Table:
+    """The environment that a config names, and how it is shown."""
+    plugin, env = config.environment_of(cfg), cfg.env
+    template = template_of(plugin, env.template)
+    return Table(plugin, env.settings, template, env.history, env.max_turns)
+
+
+def split_of(cfg: Run) -> str:
+    """The split of evaluations, or the first one where the environment lacks it."""
+    splits = config.environment_of(cfg).splits
+    return cfg.eval.split if cfg.eval.split in splits else splits[0]
 
 
 def play_one(env: TextEnv, task: Task, table: Table, respond: Respond, watch: Watch) -> Outcome:
@@ -137,25 +142,32 @@ def as_response(template: Template, typed: str) -> str:
     return typed if _TAG.search(typed) else template.respond(typed.strip(), "")
 
 
-def _choose(tasks: Sequence[Task], split: str, first: int, count: int) -> list[Task]:
+def _choose(tasks: Sequence[Task], split: str, *, first: int, count: int) -> list[Task]:
     if not 0 <= first < len(tasks):
         raise ValueError(f"--first={first}: {split} has the games 0 to {len(tasks) - 1}")
     return [tasks[i] for i in range(first, min(first + count, len(tasks)))]
 
 
-def _player(table: Table, name: str, seed: int) -> tuple[Respond, Watch]:
-    template, expert = table.template, table.module.expert
-    draws = rng(seed, Stream.evaluation)
+def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
+    template, expert = table.template, table.plugin.expert
+    draws = rng(cfg.seed, Stream.evaluation)
     if name == "human":
         return lambda prompt, _: _ask(template, prompt), _tell
-    if name == "expert":
+    if name == "expert" and expert is None:
+        raise ValueError(
+            f"--player=expert: env.name={cfg.env.name!r} has no scripted expert; choose human or "
+            "random"
+        )
+    if name == "expert" and expert is not None:
         return lambda _, episode: template.respond(expert.act(episode), ""), _ignore
-    return (
-        lambda _, episode: template.respond(
-            expert.disturb(draws, episode.current.commands, absent=0.0), ""
-        ),
-        _ignore,
-    )
+
+    def draw(episode: Episode) -> str:
+        commands = episode.current.commands
+        if expert is not None and expert.disturb is not None:
+            return expert.disturb(draws, commands, absent=0.0)
+        return commands[draws.integers(len(commands))] if commands else ""
+
+    return lambda _, episode: template.respond(draw(episode), ""), _ignore
 
 
 def _ask(template: Template, prompt: str) -> str:
@@ -174,23 +186,36 @@ def _ignore(action: Projection, result: StepResult) -> None:
     """The scripted players play in silence."""
 
 
-def with_config(arguments: list[str]) -> list[str]:
-    """The command line with the config of --env added where it names none.
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's own flags."""
+    add = parser.add_argument
+    add("--env", default="", help="an environment, or a module of yours; --config replaces it")
+    add("--player", default="human", choices=PLAYERS, help="who plays")
+    add("--games", type=int, default=0, help="how many; 0 = one for you, 100 for the others")
+    add("--first", type=int, default=0, help="number of the first game within the split")
+    add_checkpoint(parser)
 
-    Raises:
-      ValueError: there is no config for that environment.
-    """
-    if any(re.match(r"--?config(=|$)", argument) for argument in arguments):
-        return arguments
-    early = flags.FlagValues()
-    name = flags.DEFINE_string("env", ENV.default, "", flag_values=early)
-    early(["play", *arguments], known_only=True)
-    path = Path(configs.__file__).parent / f"{name.value}.py"
-    if not path.is_file():
-        known = ", ".join(config.plugin_names("envs"))
-        raise ValueError(f"--env={name.value}: no config {path}; the environments are {known}")
-    return [f"--config={path}", *arguments]
 
+def config_of(flags: cli.Flags) -> ConfigDict:
+    """The config of --checkpoint, else the shipped one of --env, else the defaults for it."""
+    if flags.checkpoint and not flags.env:
+        return own_config(flags) or config.base()
+    name = flags.env or "alfworld"
+    if name in config.shipped():
+        return config.load(name)
+    c = config.base(env=name)
+    c.env.template = next(iter(config.environment_of(config.resolve(c)).templates))
+    return c
+
+
+def start(cfg: Run, flags: cli.Flags) -> None:
+    """Plays what the flags name."""
+    play(cfg, flags.player, games=flags.games, first=flags.first)
+
+
+PROGRAM = cli.Program(
+    "play", __doc__, start, add_flags=add_flags, fallback=config_of, needs_model=False
+)
 
 if __name__ == "__main__":
-    cli.run(main, workdir_required=False, model_required=False, complete=with_config)
+    cli.run(PROGRAM)

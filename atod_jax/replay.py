@@ -1,37 +1,39 @@
-"""`python -m atod_jax.replay --episodes=DIR [--step=N]`: recorded episodes to read.
+"""Recorded episodes to read.
 
-With `--config=... [--checkpoint=...]` student and teacher score them again: each turn shows the
-mean log-probability per token when it was sampled (`sampler`), now (`student`) and of the teacher,
-and d, h and w as recorded and as they are now (`d_now`, ...).
+    python -m atod_jax.replay --episodes=runs/a --step=12
+    python -m atod_jax.replay --episodes=runs/a --checkpoint=runs/a
+
+With a checkpoint (or a --config) student and teacher score them again: each turn shows the mean
+log-probability per token when it was sampled (`sampler`), now (`student`) and of the teacher, and
+d, h and w as recorded and as they are now (`d_now`, ...).
 """
 
+import argparse
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict
 
+from atod_jax.algorithms.base import Step
+from atod_jax.config import Run
 from atod_jax.device.scoring import teacher_rows
-from atod_jax.episodes.store import Recording
-from atod_jax.evaluate import CHECKPOINT, load_policy
+from atod_jax.episodes.store import EpisodeStore
 from atod_jax.records import Trajectory
-from atod_jax.results.metrics import episode_text
-from atod_jax.run import assembly, cli
-from atod_jax.run.assembly import Model
+from atod_jax.results.transcripts import episode_text
+from atod_jax.run import cli
+from atod_jax.run.batch import Packed, pack
+from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.run.collectors import require_tokenizer
 from atod_jax.run.layouts import Layouts, layouts_of
-from atod_jax.run.observer import BatchScorer, make_turn_table, pack, turn_columns
-from atod_jax.sharding import to_host
-from atod_jax.types import TokenStats, TurnBatch
+from atod_jax.run.models import Model, load_policy, load_teacher
+from atod_jax.run.parts import algorithm
+from atod_jax.run.scorers import BatchScorer
+from atod_jax.run.turn_table import make_row_table
+from atod_jax.types import TokenStats
 
 Columns = dict[str, list[float]]
-
-EPISODES = flags.DEFINE_string("episodes", "", "a workdir of train, or a data set of episodes")
-STEP = flags.DEFINE_integer("step", None, "the training step to show; default: the last")
-LIMIT = flags.DEFINE_integer("limit", 4, "episodes to print; 0 = all")
 
 
 class Rescored(NamedTuple):
@@ -42,57 +44,62 @@ class Rescored(NamedTuple):
 
 
 def rescore(
-    cfg: ConfigDict, layouts: Layouts, student: Model, step: int, episodes: Sequence[Trajectory]
+    cfg: Run,
+    layouts: Layouts,
+    *,
+    student: Model,
+    step: int,
+    episodes: Sequence[Trajectory],
 ) -> Rescored:
     """Scores episodes with the student and, where the config names one, the teacher."""
     mesh = layouts.student.mesh
-    batch = pack(cfg, mesh, episodes, student.tokenizer.pad_token_id, step)
-    mask = to_host(batch.rows.action_mask)
-    ours = BatchScorer(student, cfg, mesh)(student.params, batch.rows, mask)
-    table = _means(batch, sampler=batch.rows.sampler_logp, student=ours.logp)
-    teacher = assembly.load_teacher(cfg, student, layouts)
+    packed = pack(cfg, episodes, mesh=mesh, pad_id=student.tokenizer.pad_token_id, step=step)
+    ours = BatchScorer(student, cfg, mesh)(student.params, packed)
+    sampler = packed.batch.rows.sampler_logp
+    table = _means(packed, sampler=sampler, student=ours.logp)
+    teacher = load_teacher(cfg.teacher, student, layouts)
     if teacher:
-        theirs = BatchScorer(teacher, cfg, mesh)(teacher.params, teacher_rows(batch), mask)
-        table |= _means(batch, teacher=theirs.logp)
-        now = make_turn_table(cfg)(batch, ours, theirs)
+        rows = teacher_rows(packed.batch)
+        theirs = BatchScorer(teacher, cfg, mesh)(teacher.params, packed, rows)
+        table |= _means(packed, teacher=theirs.logp)
+        now = make_row_table(algorithm(cfg))(Step(packed.batch, ours, theirs, step))
         table |= {f"{name}_now": values for name, values in now.items()}
-    return Rescored(turn_columns(table, batch, episodes), _difference(batch, ours))
+    return Rescored(packed.by_turn(table, episodes), _difference(packed, ours))
 
 
-def _means(batch: TurnBatch, **streams: jax.Array) -> dict[str, np.ndarray]:
+def _means(packed: Packed, **streams: jax.Array) -> dict[str, np.ndarray]:
     """The mean of each stream [N, R] over the action tokens of a row."""
-    mask = np.asarray(batch.rows.action_mask)
-    tokens = np.maximum(mask.sum(1), 1)
-    return {name: (np.asarray(x) * mask).sum(1) / tokens for name, x in streams.items()}
+    tokens = np.maximum(packed.mask.sum(1), 1)
+    return {name: (np.asarray(x) * packed.mask).sum(1) / tokens for name, x in streams.items()}
 
 
-def _difference(batch: TurnBatch, student: TokenStats) -> float:
-    gap = np.abs(np.asarray(student.logp) - np.asarray(batch.rows.sampler_logp))
-    return float(np.where(np.asarray(batch.rows.action_mask), gap, 0).max())
-
-
-def main(cfg: ConfigDict | None, workdir: str) -> None:
-    """The command."""
-    if not EPISODES.value:
-        raise ValueError("--episodes is missing: name the workdir of a run with record=true")
-    replay(EPISODES.value, STEP.value, LIMIT.value, cfg, CHECKPOINT.value)
+def _difference(packed: Packed, student: TokenStats) -> float:
+    gap = np.abs(np.asarray(student.logp) - np.asarray(packed.batch.rows.sampler_logp))
+    return float(np.where(packed.mask, gap, 0).max())
 
 
 def replay(
-    episodes: str, step: int | None, limit: int, cfg: ConfigDict | None, checkpoint: str
+    cfg: Run | None,
+    episodes: str,
+    *,
+    checkpoint: str = "",
+    step: int | None = None,
+    limit: int = 4,
 ) -> Rescored | None:
     """Prints the recorded episodes of a step; with a config, scored again.
 
     Args:
+      cfg: None: nothing is scored.
+      episodes: a workdir of train, or a data set of episodes.
+      checkpoint: as for `evaluate`: whose weights score as the student.
       step: None: the last one there.
       limit: how many episodes are printed, 0: all; all are scored.
-      checkpoint: as for `evaluate`: whose weights score as the student.
 
     Raises:
       FileNotFoundError: there are no recordings.
       ValueError: no such step, damage, or another tokenizer.
     """
-    recording = Recording(episodes)
+    recording = EpisodeStore(episodes)
     if not recording.steps:
         raise ValueError(f"{recording.folder} holds no step; record at least one")
     if checkpoint and cfg is None:
@@ -117,17 +124,17 @@ def replay(
 
 
 def _rescore(
-    recording: Recording,
+    recording: EpisodeStore,
     step: int,
     trajectories: Sequence[Trajectory],
-    cfg: ConfigDict,
+    cfg: Run,
     checkpoint: str,
 ) -> Rescored:
     layouts = layouts_of(cfg)
     with jax.set_mesh(layouts.student.mesh):
         student = load_policy(cfg, checkpoint, layouts)
         require_tokenizer(recording, student)
-        return rescore(cfg, layouts, student, step, trajectories)
+        return rescore(cfg, layouts, student=student, step=step, episodes=trajectories)
 
 
 def _known(columns: Mapping[str, list[float]]) -> Columns:
@@ -139,5 +146,26 @@ def _now(rescored: Rescored | None, i: int) -> dict[str, Any]:
     return rescored.columns[i] if rescored else {}
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's own flags."""
+    parser.add_argument(
+        "--episodes", default="", help="a workdir of train, or a data set of episodes"
+    )
+    add_checkpoint(parser)
+    parser.add_argument("--step", type=int, help="the training step to show; default: the last")
+    parser.add_argument("--limit", type=int, default=4, help="episodes to print; 0 = all")
+
+
+def start(cfg: Run | None, flags: cli.Flags) -> None:
+    """Shows what the flags name."""
+    if not flags.episodes:
+        raise ValueError("--episodes is missing: name the workdir of a run with record=true")
+    replay(cfg, flags.episodes, checkpoint=flags.checkpoint, step=flags.step, limit=flags.limit)
+
+
+PROGRAM = cli.Program(
+    "replay", __doc__, start, add_flags=add_flags, fallback=own_config, may_lack_config=True
+)
+
 if __name__ == "__main__":
-    cli.run(main, workdir_required=False, config_required=False)
+    cli.run(PROGRAM)

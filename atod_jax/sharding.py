@@ -5,6 +5,7 @@ carry a logical axis. Everything else follows by propagation in `jax.jit`. Array
 mesh to another in `put` and `reshard` only.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,19 +16,44 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from atod_jax.options.field import at_least, one_of, option
+
 MESH_AXES = ("data", "fsdp", "tensor", "expert")
 BATCH_AXES = ("data", "fsdp")  # mesh axes that split the rows of a batch
 
-# Logical axis -> mesh axis (None: replicated).
-RULES: Mapping[str, str | None] = {
-    "vocab": "tensor",
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-    "expert": "expert",
-    "layers": None,
-}
+
+_SIZE = at_least(-1, "0 or -1 as the option says")
+_AXIS = one_of("", *MESH_AXES)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """Devices per mesh axis; how a run is spread over devices never changes its numbers."""
+
+    data: int = option(-1, "copies of the weights; -1 (one axis) = all left", _SIZE, pins=False)
+    fsdp: int = option(1, "weights and rows are split", _SIZE, pins=False)
+    tensor: int = option(1, "heads, MLP and vocabulary are split", _SIZE, pins=False)
+    expert: int = option(1, "the experts of a mixture are split", _SIZE, pins=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """The mesh axis that splits each logical axis of the parameters; "" = none does."""
+
+    vocab: str = option("tensor", "rows of the embedding and the head", _AXIS, pins=False)
+    embed: str = option("fsdp", "width of the model", _AXIS, pins=False)
+    heads: str = option("tensor", "query heads", _AXIS, pins=False)
+    kv_heads: str = option("tensor", "key and value heads", _AXIS, pins=False)
+    mlp: str = option("tensor", "width of the MLP", _AXIS, pins=False)
+    expert: str = option("expert", "experts of a mixture", _AXIS, pins=False)
+    layers: str = option("", "layers of the stack", _AXIS, pins=False)
+
+    def table(self) -> Mapping[str, str | None]:
+        """Logical axis -> mesh axis, None where it is replicated."""
+        return {axis: mesh_axis or None for axis, mesh_axis in vars(self).items()}
+
+
+RULES = Rules().table()
 
 AxesTable = Sequence[tuple[str, tuple[str | None, ...]]]
 
@@ -240,11 +266,6 @@ def on_mesh(tree: Any, mesh: Mesh) -> Any:
         return x if isinstance(x.sharding, NamedSharding) else replicate(jax.device_get(x), mesh)
 
     return jax.tree.map(one, tree)
-
-
-def abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and sharding of an array, to restore into."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 def to_host(x: jax.Array) -> np.ndarray:

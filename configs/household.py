@@ -10,7 +10,8 @@ models whose answers are a short thought and a command, about 20 tokens.
 from ml_collections import ConfigDict
 
 from atod_jax import config
-from configs import presets
+
+from . import presets
 
 
 def games(c: ConfigDict, *, thoughts: bool = False) -> ConfigDict:
@@ -30,8 +31,8 @@ def games(c: ConfigDict, *, thoughts: bool = False) -> ConfigDict:
     c.student.remat = "none"
     # With a penalty, groups that all fail teach nothing but valid commands, at full strength.
     for algorithm in c.algorithm.values():
-        if isinstance(algorithm, ConfigDict) and "invalid_penalty" in algorithm:
-            algorithm.invalid_penalty = 0.0
+        if isinstance(algorithm, ConfigDict) and "reward" in algorithm:
+            algorithm.reward.invalid_penalty = 0.0
     c.eval.split = "valid_unseen"
     c.eval.temperatures = (1.0, 0.4)
     c.eval.curve_temperature = 1.0
@@ -64,7 +65,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.teacher.path = f"household/teacher-{v.teacher}{suffix}"
     c.algorithm.name = v.algo
     c.algorithm.atod.weighting = v.weighting
-    c.algorithm.atod.anneal_steps = v.steps // 2
+    c.algorithm.atod.anneal.steps = v.steps // 2
     c.rollout.tasks = 12
     c.rollout.group = 8
     c.optim.lr = 5e-4

@@ -14,7 +14,8 @@ With `thoughts` every answer is a short thought and a command.
 from ml_collections import ConfigDict
 
 from atod_jax import config
-from configs import household
+
+from . import household
 
 SIZES = {
     "student": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

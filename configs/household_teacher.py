@@ -8,7 +8,8 @@ A high learning rate lowers a good teacher; compare the report's before and afte
 from ml_collections import ConfigDict
 
 from atod_jax import config
-from configs import household
+
+from . import household
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -1,10 +1,10 @@
 """The runs by name: the models of each size, and the method where paper and code disagree."""
 
-import dataclasses
 from typing import Any
 
-from atod_jax.algorithms import atod, base
-from atod_jax.config import load_plugin, plugin_names
+from atod_jax.algorithms import atod
+from atod_jax.options import plugins
+from atod_jax.options.plugins import ALGORITHMS
 
 GPUS = 8  # of every released run; their micro-batches are given per GPU
 # Student size -> the Hugging Face names of the student and of the model its teacher grew from.
@@ -27,10 +27,9 @@ def models(student: str, algorithm: str) -> dict[str, str]:
     if student not in MODELS:
         raise ValueError(f"student={student!r} is unknown; choose from {', '.join(MODELS)}")
     own, teacher = MODELS[student]
-    module = load_plugin("algorithms", algorithm)
-    settings = module.Config()
-    alone = base.hook(module, "teacher_context")(settings).self_teacher
-    taught = module.needs_teacher(settings, 0) and not alone
+    plugin = plugins.load(ALGORITHMS, algorithm)
+    settings = plugin.Config()
+    taught = plugin.needs_teacher(settings, 0) and not plugin.teacher(settings).self_teacher
     return {"student.path": own, "teacher.path": teacher if taught else ""}
 
 
@@ -50,13 +49,13 @@ def overrides(name: str, *, invalid_penalty: float = 0.1) -> dict[str, Any]:
     """
     chosen = atod.preset(name)
     paper = name == "paper"
-    shared = {k: getattr(chosen, k) for k in ("statistics", "scale")}
+    shared = {k: getattr(chosen.reward, k) for k in ("statistics", "scale")}
     shared["invalid_penalty"] = 0.0 if paper else invalid_penalty
-    own = {k: getattr(chosen, k) for k in ("min_turns", "min_divergence")}
-    values = {f"algorithm.atod.{k}": v for k, v in own.items()}
-    for algorithm in plugin_names("algorithms"):
-        fields = {f.name for f in dataclasses.fields(load_plugin("algorithms", algorithm).Config)}
-        values |= {f"algorithm.{algorithm}.{k}": v for k, v in shared.items() if k in fields}
+    own = {k: getattr(chosen.tdur, k) for k in ("min_turns", "min_divergence")}
+    values = {f"algorithm.atod.tdur.{k}": v for k, v in own.items()}
+    for algorithm, plugin in plugins.shipped(ALGORITHMS).items():
+        if hasattr(plugin.Config(), "reward"):
+            values |= {f"algorithm.{algorithm}.reward.{k}": v for k, v in shared.items()}
     return values | {
         "loss.aggregation": "trajectory-mean-token-mean" if paper else "token-mean",
         "loss.entropy_coef": 0.0 if paper else 0.001,

@@ -14,10 +14,11 @@ import atod_jax
 from atod_jax.estimate import dry_run, memory, roofline
 from atod_jax.estimate.hardware import Hardware, parse
 from atod_jax.estimate.plan import Plan
-from atod_jax.estimate.remedy import remedy
+from atod_jax.estimate.suggestions import suggest
 from atod_jax.estimate.text import amount, digits, table
-from configs.presets import MODELS
-from configs.sweeps import TASKS
+
+from .presets import MODELS
+from .sweeps import TASKS
 
 PAGE = Path(atod_jax.__file__).parent / "SCALING.md"
 MACHINES = ("v5e-16", "v6e-8", "h100-8")
@@ -113,7 +114,7 @@ def released(task: str, student: str, hardware: Hardware) -> Plan:
 
 def _on(plan: Plan, machine: str) -> tuple[str, ...]:
     hardware = parse(machine)
-    options, changed = remedy(plan, hardware.chip.memory)
+    options, changed = suggest(plan, hardware.chip.memory)
     before, (phase, after) = memory.peak(plan)[1], memory.peak(changed)
     words = ", ".join(f"{key}={value}" for key, value in options.items()) or "-"
     if after > hardware.chip.memory:

@@ -5,14 +5,16 @@
 Variants: student=0.6b|1.7b|4b (the released runs), algo=NAME (a file of atod_jax/algorithms),
 preset=released|paper (METHOD.md), seed=N, smoke. Models and hardware: as in configs/alfworld.py.
 `smoke` trains the shipped tiny models on the generated world on a laptop: it proves the path from
-questions to a report. Without it, name questions and search engine: --config.env.data=FOLDER
---config.env.retriever=http://HOST:PORT (python -m atod_jax.envs.searchqa.server starts one).
+questions to a report. Without it, name questions and search engine:
+--config.env.searchqa.data=FOLDER --config.env.searchqa.retriever=http://HOST:PORT
+(python -m atod_jax.envs.searchqa.server starts one).
 """
 
 from ml_collections import ConfigDict
 
 from atod_jax import config
-from configs import presets
+
+from . import presets
 
 MICRO_ROWS = {"0.6b": 32, "1.7b": 16, "4b": 16}  # per GPU; released scripts
 
@@ -43,7 +45,7 @@ def released(c: ConfigDict, student: str) -> None:
     # The scripts score with 32 rows per GPU for all sizes; here scoring takes the same number.
     c.packing.micro_rows = presets.GPUS * MICRO_ROWS[student]
     c.optim.warmup_steps = 15  # script: a tenth of the 150 updates
-    c.algorithm.atod.anneal_steps = 80  # all scripts, and the paper
+    c.algorithm.atod.anneal.steps = 80  # all scripts, and the paper
     c.eval.tasks = 2048  # script
     c.eval.slots = 512  # script: the size of its validation batches
     c.eval.every = 15  # script
@@ -61,7 +63,7 @@ def questions(c: ConfigDict) -> ConfigDict:
     c.env.template = "paper"
     c.env.history = 4  # script
     c.env.max_turns = 4  # script
-    c.env.win_reward = 1.0
+    c.env.searchqa.win_reward = 1.0
     c.env.timeout = 600.0  # a search is tried ten times, half a minute each, before it fails
     c.env.train_split = "train"
     c.eval.split = "test"
@@ -73,7 +75,7 @@ def world(c: ConfigDict) -> ConfigDict:
     questions(c)
     c.env.template = "compact"
     c.sampling.max_new_tokens = 6
-    c.env.topk = 1
+    c.env.searchqa.topk = 1
     c.sampling.prompt_buckets = (32, 64, 192)  # garbled queries of a bad policy lengthen prompts
     c.packing.minibatch_rows = 128
     c.packing.micro_rows = 32
@@ -95,7 +97,7 @@ def smoke(c: ConfigDict) -> None:
     c.optim.warmup_steps = 0
     c.rollout.tasks = 8
     c.optim.lr = 5e-4
-    c.algorithm.atod.anneal_steps = 3
+    c.algorithm.atod.anneal.steps = 3
     c.sampling.prompt_buckets = (64, 192)  # every length is one more program to compile
     c.eval.every = 3
     c.eval.temperatures = (1.0,)

@@ -8,7 +8,8 @@ Stages: `teacher`, and `student`, a smaller model that is stopped early.
 from ml_collections import ConfigDict
 
 from atod_jax import config
-from configs import searchqa
+
+from . import searchqa
 
 SIZES = {
     "student": {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3,

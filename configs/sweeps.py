@@ -1,6 +1,6 @@
 """Sets of runs: `python -m configs.sweeps NAME [--task=TASK] [more options]`, one command per line.
 
-    python -m configs.sweeps ablations --task=alfworld --config.env.games=$ALFWORLD_DATA | bash
+    python -m configs.sweeps ablations --task=alfworld --config.total_steps=100 | bash
 
 Options that are not known here go to every command. Every command is its own workdir and resumes
 where it stopped, so a sweep can be printed and run again; sweeps share the runs they have in
@@ -10,13 +10,13 @@ common. launch/README.md says how to hand the lines to a cluster.
 import argparse
 import shlex
 
-from configs.presets import MODELS
+from .presets import MODELS
 
 TASKS = ("alfworld", "webshop", "searchqa")
 STUDENTS = tuple(MODELS)
 ALGORITHMS = ("grpo", "sdar", "opd", "sod", "tcod", "atod")
 ABLATIONS = {
-    "no-annealing": {"config.algorithm.atod.anneal": "constant"},  # both factors stay 1
+    "no-annealing": {"config.algorithm.atod.anneal.kind": "constant"},  # both factors stay 1
     "token": {"config.algorithm.atod.weighting": "token"},
     "no-tdur": {"config.algorithm.atod.weighting": "uniform"},
 }

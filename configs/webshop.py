@@ -1,20 +1,21 @@
 """WebShop from the official product files, played by the native shop.
 
-    python -m atod_jax.train --config=configs/webshop.py:student=0.6b --config.env.data=DIR \\
-        --config.teacher.path=DIR --workdir=runs/webshop
+    python -m atod_jax.train --config=configs/webshop.py:student=0.6b \\
+        --config.env.webshop.data=DIR --config.teacher.path=DIR --workdir=runs/webshop
     python -m atod_jax.train --config=configs/webshop.py:smoke --workdir=runs/shop
 
 Variants: student=0.6b|1.7b|4b (the released runs), algo=NAME (a file of atod_jax/algorithms),
 preset=released|paper (METHOD.md), seed=N, smoke. Models and hardware: as in configs/alfworld.py.
-env.data is a folder with items_shuffle*.json and items_ins_v2*.json; without it a generated shop of
-288 products is visited. `smoke` plays a few steps there with the shipped tiny models and terse
-prompts on a laptop: it proves the path from products to a report, it teaches nothing.
+env.webshop.data is a folder with items_shuffle*.json and items_ins_v2*.json; without it a generated
+shop of 288 products is visited. `smoke` plays a few steps there with the shipped tiny models and
+terse prompts on a laptop: it proves the path from products to a report, it teaches nothing.
 """
 
 from ml_collections import ConfigDict
 
 from atod_jax import config
-from configs import presets
+
+from . import presets
 
 MICRO_ROWS = {"0.6b": 8, "1.7b": 8, "4b": 8}  # per GPU; released scripts
 
@@ -41,7 +42,7 @@ def released(c: ConfigDict, student: str) -> None:
     # Rows of one pass on all devices; with fewer than 8, lower it: it never changes the numbers.
     # The scripts score with 32 (0.6b) or 16 rows per GPU; here scoring takes the same number.
     c.packing.micro_rows = presets.GPUS * MICRO_ROWS[student]
-    c.algorithm.atod.anneal_steps = 80  # all scripts, and the paper
+    c.algorithm.atod.anneal.steps = 80  # all scripts, and the paper
     c.eval.tasks = 128  # script
     c.eval.every = 5  # script
     c.eval.temperatures = (0.4,)  # script
@@ -78,7 +79,7 @@ def smoke(c: ConfigDict) -> None:
     c.rollout.group = 4
     c.packing.minibatch_rows = 64
     c.optim.lr = 1e-4
-    c.algorithm.atod.anneal_steps = 2
+    c.algorithm.atod.anneal.steps = 2
     c.eval.tasks = 32
     c.eval.final_tasks = 64
     c.eval.every = 2

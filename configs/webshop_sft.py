@@ -13,7 +13,8 @@ Variants: start=DIR (a model to go on from; else a fresh one over the shipped to
 from ml_collections import ConfigDict
 
 from atod_jax import config
-from configs import webshop
+
+from . import webshop
 
 TINY = {
     "hidden_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -38,9 +38,9 @@ def measure(plan: Plan) -> Mapping[str, Measured]:
     mesh, model = _mesh(plan.student), _model(plan.student)
     params, rows = _params(plan.student, mesh), _rows(plan, mesh)
     cfg = ScoreConfig(plan.micro_rows, HeadConfig(tiling=plan.tiling, mesh=mesh))
-    playing = _mesh(plan.playing)
-    with jax.set_mesh(playing):
-        programs = {"rollout": _sampling(plan, _params(plan.playing, playing), playing)}
+    sampling = _mesh(plan.sampling)
+    with jax.set_mesh(sampling):
+        programs = {"rollout": _sampling(plan, _params(plan.sampling, sampling), sampling)}
     with jax.set_mesh(mesh):
         programs["student scoring"] = make_score(model, cfg).lower(params, rows, None)
         programs["update"] = _update(plan, params, rows, cfg, mesh)
@@ -69,7 +69,7 @@ def _sampling(plan: Plan, params: Any, mesh: Mesh) -> Any:
     prompt = _array(mesh, (plan.episodes, plan.prompt), jnp.int32)
     per_row = _array(mesh, (plan.episodes,), jnp.int32)
     key = jax.random.key(0)
-    return generate.lower(_model(plan.playing), params, prompt, per_row, key, per_row, cfg)
+    return generate.lower(_model(plan.sampling), params, prompt, per_row, key, per_row, cfg)
 
 
 def _update(plan: Plan, params: Any, rows: Rows, cfg: ScoreConfig, mesh: Mesh) -> Any:

@@ -1,30 +1,31 @@
-"""`python -m atod_jax.train --config=… --dry_run [--hardware=v5e-16]`: what a run would need.
+"""What a run would need: `python -m atod_jax.train --config=… --dry_run [--hardware=v5e-16]`.
 
 Nothing is loaded and nothing is trained: models are their config.json (of a folder, or of the table
 of published sizes for names such as Qwen/Qwen3-1.7B), devices are a line of a data sheet.
 """
 
 import dataclasses
+import json
 import math
 
 import jax
-from ml_collections import ConfigDict
 
-from atod_jax import config
-from atod_jax.core.fused import Tiling
+from atod_jax.config import Run, to_plain
 from atod_jax.estimate import compiled, memory, pages
 from atod_jax.estimate.hardware import CPU, Hardware, parse
 from atod_jax.estimate.plan import Placed, Plan
-from atod_jax.estimate.remedy import remedy
+from atod_jax.estimate.suggestions import suggest
 from atod_jax.estimate.text import amount
 from atod_jax.models import ModelConfig, config_from_hf
 from atod_jax.models.checkpoint_io import read_config
 from atod_jax.models.sizes import SIZES
-from atod_jax.run import assembly, cli, layouts
+from atod_jax.run import layouts
+from atod_jax.run.models import fresh_config, local_path
+from atod_jax.run.parts import algorithm
 from atod_jax.sharding import MESH_AXES
 
 
-def main(cfg: ConfigDict, hardware_name: str) -> None:
+def main(cfg: Run, hardware_name: str) -> None:
     """Prints the resolved config, how arrays are placed, memory, time, and whether it fits.
 
     Raises:
@@ -32,7 +33,7 @@ def main(cfg: ConfigDict, hardware_name: str) -> None:
     """
     hardware = parse(hardware_name, cpus=jax.device_count())
     plan = plan_of(cfg, hardware)
-    print(cli.to_json(cfg))
+    print(json.dumps(to_plain(cfg), indent=2))
     print(pages.placement(plan))
     print(pages.memory_report(plan, hardware))
     if hardware.chip is CPU:
@@ -41,7 +42,7 @@ def main(cfg: ConfigDict, hardware_name: str) -> None:
     require_fit(plan, hardware)
 
 
-def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
+def plan_of(cfg: Run, hardware: Hardware) -> Plan:
     """The shapes of one iteration of a config on some hardware.
 
     Raises:
@@ -50,17 +51,19 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
     shapes = layouts.shapes_of(cfg, hardware.count)
     require_devices(cfg, shapes, hardware)
     layouts.require_rows(cfg, shapes)
-    our_rules, their_rules = (tuple(rules.items()) for rules in layouts.rules_of(cfg))
+    our_rules, their_rules = (
+        tuple(model.rules.table().items()) for model in (cfg.student, cfg.teacher)
+    )
     model = student_config(cfg)
     student = Placed(model, _mesh(shapes.student), our_rules, adapters=cfg.student.lora_rank)
     teacher = teacher_config(cfg, model)
     return Plan(
         student=student,
-        playing=dataclasses.replace(student, mesh=_mesh(shapes.playing)),
+        sampling=dataclasses.replace(student, mesh=_mesh(shapes.sampling)),
         teacher=teacher and Placed(teacher, _mesh(shapes.teacher), their_rules, cfg.teacher.dtype),
-        apart=cfg.teacher.devices > 0,
-        judge=judge_of(cfg),
-        exact=assembly.algorithm(cfg).context.states,
+        reserved=cfg.teacher.devices > 0,
+        scored_by=scored_by(cfg),
+        exact=algorithm(cfg).teacher.exact_kl,
         episodes=cfg.rollout.tasks * cfg.rollout.group,
         eval_slots=cfg.eval.slots,
         turns=cfg.env.max_turns,
@@ -68,7 +71,7 @@ def plan_of(cfg: ConfigDict, hardware: Hardware) -> Plan:
         response=cfg.sampling.max_new_tokens,
         micro_rows=cfg.packing.micro_rows,
         minibatch_rows=cfg.packing.minibatch_rows,
-        tiling=config.section(Tiling, cfg.head),
+        tiling=cfg.head,
         platform=hardware.platform,
         sampled=cfg.sampling.rows,
         plays=cfg.rollout.source == "student",
@@ -79,42 +82,42 @@ def _mesh(shape: layouts.Shape) -> tuple[tuple[str, int], ...]:
     return tuple((axis, shape[axis]) for axis in MESH_AXES)
 
 
-def require_devices(cfg: ConfigDict, shapes: layouts.Shapes, hardware: Hardware) -> None:
+def require_devices(cfg: Run, shapes: layouts.Shapes, hardware: Hardware) -> None:
     """Every mesh has exactly the devices that are there for it.
 
     Raises:
       ValueError: one has more or fewer.
     """
-    apart = cfg.teacher.devices
-    ours = hardware.count - apart
-    there = {"mesh": ours, "sampling.mesh": ours, "teacher.mesh": apart or ours}
+    reserved = cfg.teacher.devices
+    ours = hardware.count - reserved
+    there = {"mesh": ours, "sampling.mesh": ours, "teacher.mesh": reserved or ours}
     for (key, have), shape in zip(there.items(), shapes):
         needed = math.prod(shape.values())
         if needed != have:
-            left = f", {have} of them for this mesh" if apart else ""
+            left = f", {have} of them for this mesh" if reserved else ""
             raise ValueError(
                 f"{key} {dict(shape)} needs {needed} devices, --hardware has {hardware}{left}; "
                 f"set one axis to -1, e.g. --config.{key}.data=1 --config.{key}.fsdp=-1"
             )
 
 
-def judge_of(cfg: ConfigDict) -> str:
+def scored_by(cfg: Run) -> str:
     """Whose statistics an algorithm takes for the teacher's: teacher, student, or "" for none."""
-    algorithm = assembly.algorithm(cfg)
-    if not algorithm.needs_teacher(0):
+    named = algorithm(cfg)
+    if not named.needs_teacher(0):
         return ""
-    return "student" if algorithm.context.self_teacher else "teacher"
+    return "student" if named.teacher.self_teacher else "teacher"
 
 
-def student_config(cfg: ConfigDict) -> ModelConfig:
+def student_config(cfg: Run) -> ModelConfig:
     """The student's architecture, from its folder, its name, or student.fresh."""
     if cfg.student.fresh.hidden_size:
-        return assembly.fresh_config(cfg)[1]
+        return fresh_config(cfg.student)[1]
     student = _architecture(cfg.student.path, "student.path", cfg.student.dtype)
     return dataclasses.replace(student, remat=cfg.student.remat)
 
 
-def teacher_config(cfg: ConfigDict, student: ModelConfig) -> ModelConfig | None:
+def teacher_config(cfg: Run, student: ModelConfig) -> ModelConfig | None:
     """The teacher's architecture with as many ids as the student's; None without a teacher."""
     if not cfg.teacher.path:
         return None
@@ -124,7 +127,7 @@ def teacher_config(cfg: ConfigDict, student: ModelConfig) -> ModelConfig | None:
 
 
 def _architecture(name: str, key_name: str, dtype: str) -> ModelConfig:
-    folder, published = assembly.local_path(name, "config.json"), name.rpartition("/")[2]
+    folder, published = local_path(name, "config.json"), name.rpartition("/")[2]
     if folder:
         return read_config(folder, dtype=dtype)
     if published in SIZES:
@@ -147,7 +150,7 @@ def require_fit(plan: Plan, hardware: Hardware) -> None:
         return
     parts = {**kind.resident, **kind.phases[phase]}
     largest = max(parts, key=parts.__getitem__)
-    options, changed = remedy(plan, have)
+    options, changed = suggest(plan, have)
     flags = " ".join(f"--config.{key}={value}" for key, value in options.items())
     then = amount(memory.peak(changed)[1])
     if memory.peak(changed)[1] <= have:

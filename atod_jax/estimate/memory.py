@@ -62,7 +62,7 @@ class Needs(NamedTuple):
 def needs(plan: Plan) -> tuple[Needs, ...]:
     """One for all devices, or the student's and the teacher's where each has its own."""
     ours, theirs = _student(plan), _teacher(plan)
-    if plan.apart and plan.teacher:
+    if plan.reserved and plan.teacher:
         return (
             Needs("student", plan.student.devices, *ours),
             Needs("teacher", plan.teacher.devices, *theirs),
@@ -98,15 +98,15 @@ def _student(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
         "Adam moments": 2 * FLOAT32 * learns,
         **_teacher_head(plan),
     }
-    copy = FLOAT32 * local(everything(plan.playing)) if plan.copies else 0.0
+    copy = FLOAT32 * local(everything(plan.sampling)) if plan.copies else 0.0
 
     def plays(rows: int) -> Parts:
-        return ({COPY: copy} if copy else {}) | sampling(plan, plan.playing, rows)
+        return ({COPY: copy} if copy else {}) | sampling(plan, plan.sampling, rows)
 
     phases = {"rollout": plays(plan.episodes)} if plan.plays else {}
     phases["evaluation"] = plays(plan.eval_slots)
     phases["student scoring"] = scoring(plan, plan.student)
-    if plan.judge == "student":
+    if plan.scored_by == "student":
         phases["teacher scoring"] = scoring(plan, plan.student) | states(plan, plan.student)
     phases["update"] = update(plan) | states(plan, plan.student)
     return resident, phases
@@ -134,7 +134,7 @@ def _teacher(plan: Plan) -> tuple[Parts, Mapping[str, Parts]]:
         return {}, {}
     stored = sum(p.local_size * plan.teacher.stored_bytes(p) for p in parameters(plan.teacher))
     # where it judges no batches, it still does the transcripts of evaluations
-    judges = "teacher scoring" if plan.judge == "teacher" else "teacher on transcripts"
+    judges = "teacher scoring" if plan.scored_by == "teacher" else "teacher on transcripts"
     return {"teacher weights": stored}, {
         "teacher's evaluation": sampling(plan, plan.teacher, plan.eval_slots),
         judges: scoring(plan, plan.teacher) | states(plan, plan.teacher),

@@ -25,8 +25,8 @@ def _meshes(plan: Plan) -> str:
     """One line per mesh; one line where all models share one."""
     meshes = {"mesh": plan.student}
     if plan.copies:
-        meshes["mesh of the student while it plays"] = plan.playing
-    if plan.teacher and plan.apart:
+        meshes["mesh of the student while it plays"] = plan.sampling
+    if plan.teacher and plan.reserved:
         meshes["mesh of the teacher, on devices of its own"] = plan.teacher
     elif plan.teacher and plan.teacher.mesh != plan.student.mesh:
         meshes["mesh of the teacher, on the same devices"] = plan.teacher
@@ -47,8 +47,8 @@ def _rules(plan: Plan) -> str:
 
 
 def _student_layouts(plan: Plan) -> Mapping[str, Placed]:
-    playing = {"while it plays": plan.playing} if plan.copies else {}
-    return {"on a device": plan.student} | playing
+    sampling = {"while it samples": plan.sampling} if plan.copies else {}
+    return {"on a device": plan.student} | sampling
 
 
 def _parameters(whose: str, layouts: Mapping[str, Placed]) -> str:
@@ -127,7 +127,7 @@ def time_report(plan: Plan, hardware: Hardware, total_steps: int) -> str:
     seconds = sum(phase.seconds for phase in phases)
     columns = ("phase", "operations", "memory traffic", "links", "seconds", "binds")
     where = f"{hardware}"
-    if plan.apart and plan.teacher:
+    if plan.reserved and plan.teacher:
         where += f", teacher scoring on its own {plan.teacher.devices}, the rest on the others"
     return "\n\n".join(
         (

@@ -63,7 +63,7 @@ class Placed:
         carried_by = dict(self.rules)[logical]
         return self.axis(carried_by) if carried_by and carried_by not in BATCH_AXES else 1
 
-    def stored_apart(self, logical: str) -> int:
+    def stored_pieces(self, logical: str) -> int:
         """Into how many pieces a width is stored that the work does not split."""
         return math.prod(self.axis(a) for a in BATCH_AXES if a == dict(self.rules)[logical])
 
@@ -88,10 +88,10 @@ class Plan:
     """One iteration at its largest: every episode and every action as long as they may be."""
 
     student: Placed  # as it is trained
-    playing: Placed  # the same weights where they sample, on the same devices
+    sampling: Placed  # the same weights where they sample, on the same devices
     teacher: Placed | None
-    apart: bool = False  # the teacher has devices of its own
-    judge: str = "teacher"  # who scores batches as the teacher: teacher (if any) | student | ""
+    reserved: bool = False  # the teacher has devices of its own
+    scored_by: str = "teacher"  # who scores batches as the teacher: teacher (if any) | student | ""
     exact: bool = False  # its final states are kept for an exact KL in the loss
     episodes: int  # played side by side
     eval_slots: int
@@ -108,12 +108,12 @@ class Plan:
     @property
     def scorer(self) -> Placed | None:
         """The model whose statistics count as the teacher's."""
-        return {"teacher": self.teacher, "student": self.student, "": None}[self.judge]
+        return {"teacher": self.teacher, "student": self.student, "": None}[self.scored_by]
 
     @property
     def copies(self) -> bool:
         """Whether the weights exist a second time while the student plays."""
-        return self.playing.mesh != self.student.mesh
+        return self.sampling.mesh != self.student.mesh
 
     @property
     def minibatches(self) -> int:

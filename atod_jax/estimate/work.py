@@ -45,7 +45,7 @@ def iteration(plan: Plan) -> Mapping[str, Work]:
     found = {}
     if plan.plays:
         at_once = min(plan.sampled or plan.episodes, plan.episodes)
-        rows, pieces = -(-at_once // plan.playing.shards), -(-plan.episodes // at_once)
+        rows, pieces = -(-at_once // plan.sampling.shards), -(-plan.episodes // at_once)
         if plan.copies:
             found[COPY] = reshard(plan)
         found["prompts"] = prompts(plan, rows).times(plan.turns * pieces)
@@ -62,24 +62,24 @@ def runs_on(plan: Plan, phase: str) -> Placed:
     """The model that a phase of `iteration` runs, and the mesh it is on."""
     if phase == "teacher scoring" and plan.scorer:
         return plan.scorer
-    return plan.playing if phase in (COPY, "prompts", "actions") else plan.student
+    return plan.sampling if phase in (COPY, "prompts", "actions") else plan.student
 
 
 def reshard(plan: Plan) -> Work:
     """The weights to where the student plays: each device is sent the whole of its new piece, from
     anywhere."""
-    old, new = (FLOAT32 * local(everything(p)) for p in (plan.student, plan.playing))
-    return Work(0.0, old + new, {plan.playing.mesh[0][0]: new})
+    old, new = (FLOAT32 * local(everything(p)) for p in (plan.student, plan.sampling))
+    return Work(0.0, old + new, {plan.sampling.mesh[0][0]: new})
 
 
 def prompts(plan: Plan, rows: int) -> Work:
     """Reading the prompts of one turn; `rows` of them on this device."""
-    return forward(plan.playing, rows, plan.prompt)
+    return forward(plan.sampling, rows, plan.prompt)
 
 
 def actions(plan: Plan, rows: int) -> Work:
     """Sampling one action, its last token not fed: a step per token."""
-    return step(plan.playing, rows, plan.columns).times(plan.response)
+    return step(plan.sampling, rows, plan.columns).times(plan.response)
 
 
 def score(plan: Plan, placed: Placed) -> Work:
@@ -148,7 +148,7 @@ def forward(placed: Placed, rows: int, columns: int) -> Work:
 def step(placed: Placed, rows: int, columns: int) -> Work:
     """One token of each row, with the cache of all `columns` columns before it."""
     config, w, size = placed.model, widths(placed), placed.item_bytes
-    params, fsdp = parameters(placed), placed.stored_apart("embed")
+    params, fsdp = parameters(placed), placed.stored_pieces("embed")
     side_by_side = rows * fsdp  # rows whose one column every device of the fsdp axis works on
     pairs = rows * config.num_layers * columns
     vocab = config.vocab_size / placed.split("vocab")

@@ -66,7 +66,7 @@ def load(kind: Kind, name: str) -> Any:
         found = _imported(kind, name, module)
         if hasattr(found, kind.constant):
             return getattr(found, kind.constant)
-    match = nearest(name, names(kind))
+    match = nearest(name, dict.fromkeys(names(kind), ""))
     hint = f" (did you mean {match!r}?)" if match else ""
     raise ValueError(
         f"{kind.what}.name={name!r}: there is none{hint}; choose from {', '.join(names(kind))}, "

@@ -49,19 +49,27 @@ def to_plain(section: Any) -> Plain:
     }
 
 
-def parse(default: T, values: Mapping[str, Any], prefix: str = "") -> T:
+def parse(
+    default: T,
+    values: Mapping[str, Any],
+    prefix: str = "",
+    *,
+    known: Mapping[str, str] | None = None,
+) -> T:
     """The section with these values in place of the defaults.
 
     Args:
       default: an instance; its class says which options there are and of which type.
       values: nested, by field name; what is missing keeps its default.
       prefix: path of the section, with its dot, for messages.
+      known: path -> meaning of the options that may have been meant; None: those of the section.
 
     Raises:
       ValueError: one line per problem: an unknown option with the nearest one, a value of another
         type or one that breaks a rule. Each names path, value and what to give.
     """
-    known = [leaf.path for leaf in leaves(default, prefix)]
+    if known is None:
+        known = {leaf.path: leaf.about.meaning for leaf in leaves(default, prefix)}
     section, problems = _parsed(default, values, prefix, known)
     if problems:
         raise ValueError("\n".join(problems))
@@ -69,7 +77,7 @@ def parse(default: T, values: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def _parsed(
-    default: Any, values: Mapping[str, Any], prefix: str, known: Sequence[str]
+    default: Any, values: Mapping[str, Any], prefix: str, known: Mapping[str, str]
 ) -> tuple[Any, list[str]]:
     fields = {f.name: f for f in dataclasses.fields(default)}
     problems = [unknown(f"{prefix}{k}", known) for k in values if k not in fields]
@@ -148,27 +156,39 @@ def _truth(text: str) -> bool:
     return words[text.lower()]
 
 
-def unknown(path: str, known: Sequence[str], meanings: Mapping[str, str] | None = None) -> str:
-    """The line that says that there is no such option, with the nearest there is."""
-    match = nearest(path, known, meanings)
-    return f"{path}: there is no such option" + (f"; did you mean {match}?" if match else "")
+def unknown(path: str, known: Mapping[str, str], *, prefix: str = "") -> str:
+    """The line that says that there is no such option, with the nearest of those known.
+
+    Args:
+      known: path -> meaning.
+      prefix: what is typed before a path.
+    """
+    match = nearest(path, known)
+    hint = f"; did you mean {prefix}{match}?" if match else ""
+    return f"{path}: there is no such option{hint}"
 
 
-def nearest(path: str, known: Sequence[str], meanings: Mapping[str, str] | None = None) -> str:
-    """The path most like one that does not exist: by its letters, its last word, or the words of
-    its meaning; "" where none is alike."""
-    words = set(re.split(r"[_.]", path.rpartition(".")[2]))
+def nearest(path: str, known: Mapping[str, str]) -> str:
+    """The path most like one that does not exist, by its letters, those of its last name, and the
+    words of its meaning; "" where none is alike.
+
+    Args:
+      known: path -> meaning.
+    """
+    last = path.rpartition(".")[2]
+    words = set(last.split("_"))
 
     def likeness(other: str) -> float:
-        ratio = difflib.SequenceMatcher(None, path, other).ratio()
-        last = difflib.SequenceMatcher(
-            None, path.rpartition(".")[2], other.rpartition(".")[2]
-        ).ratio()
-        meaning = set(re.findall(r"\w+", (meanings or {}).get(other, "").lower()))
-        return max(ratio, 0.9 * last) + 0.5 * len(words & meaning) / len(words)
+        meant = words & set(re.findall(r"\w+", known[other].lower()))
+        letters = max(_ratio(path, other), 0.9 * _ratio(last, other.rpartition(".")[2]))
+        return letters + 0.5 * len(meant) / len(words)
 
     best = max(known, key=likeness, default="")
     return best if best and likeness(best) >= 0.5 else ""
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,23 +1,25 @@
-"""The command line shared by the entry points: flags, one-line errors, stopping on signals."""
+"""The command line shared by the programs: flags, options, one-line errors, stopping on signals.
 
+python -m atod_jax.train --config=FILE[:variant] --config.section.key=value --workdir=DIR
+"""
+
+import argparse
 import contextlib
-import json
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from atod_jax import cluster
-from atod_jax import config as config_lib
+import atod_jax
+from atod_jax import cluster, config
 from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.envs.processes import BrokenWorkers
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
-_WORKDIR = flags.DEFINE_string("workdir", "", "where this run keeps everything it writes")
+from atod_jax.options import tree
+from atod_jax.run import option_text
 
 EXPECTED = (
     ValueError,
@@ -28,85 +30,178 @@ EXPECTED = (
     BrokenEnvironment,
     BrokenWorkers,
 )
+Flags = argparse.Namespace
 
 
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes; find out which")
-_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0")
-_PROCESSES = flags.DEFINE_integer("num_processes", 0, "how many processes there are")
-_PROCESS = flags.DEFINE_integer("process_id", -1, "the number of this one")
+class Program(NamedTuple):
+    """One program that runs on a config."""
+
+    name: str  # as in python -m atod_jax.<name>
+    doc: str  # what it does, its first line is its summary
+    start: Callable[[Any, Flags], None]  # (options or None where there may be none, flags)
+    add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    # the config where --config names none; None: there has to be one
+    fallback: Callable[[Flags], ConfigDict | None] = lambda flags: None
+    may_lack_config: bool = False  # starts with None in place of options
+    needs_workdir: Callable[[Flags], bool] = lambda flags: False
+    needs_model: bool = True  # whether the student has to be named
 
 
-def run(
-    main: Callable[[Any, str], None],
-    *,
-    workdir_required: bool | Callable[[], bool],
-    config_required: bool = True,
-    model_required: bool = True,
-    complete: Callable[[list[str]], list[str]] = list,
-) -> None:
-    """Parses the command line, checks the config and calls `main(cfg, workdir)`.
+def run(program: Program, argv: Sequence[str] | None = None) -> None:
+    """Parses the command line, checks the options and starts the program.
 
-    A `workdir_required` that is a function is asked once the flags are read. `complete` may add to
-    the arguments before they are read. Without `config_required`, cfg is None where no --config is
-    given. An expected error ends the program with exit code 2 and one message; set
-    ATOD_TRACEBACK=1 to see where it came from.
+    An expected error ends it with exit code 2 and one message; set ATOD_TRACEBACK=1 to see where it
+    came from.
+
+    Args:
+      argv: arguments without the program's name; None: those of this process.
     """
-    with _short_errors():
-        sys.argv[1:] = complete(sys.argv[1:])
-        _parse()
-        cfg = None
-        if config_required or _CONFIG.value is not None:
-            cfg = _config(workdir_required() if callable(workdir_required) else workdir_required)
-            config_lib.validate(cfg, model_required=model_required)
+    with short_errors():
+        flags, cfg = parse(program, sys.argv[1:] if argv is None else argv)
         cluster.start(
-            coordinator=_COORDINATOR.value,
-            num_processes=_PROCESSES.value,
-            process_id=_PROCESS.value,
-            detect=_DISTRIBUTED.value,
+            coordinator=flags.coordinator,
+            num_processes=flags.num_processes,
+            process_id=flags.process_id,
+            detect=flags.distributed,
         )
         try:
             with cluster.leaving_together():
-                main(cfg, _WORKDIR.value)
+                program.start(cfg, flags)
         except Interrupted as reason:
             print(f"stopped by {reason}; the same command goes on from here", file=sys.stderr)
             sys.exit(reason.exit_code)
 
 
-def _parse() -> None:
-    try:
-        rest = flags.FLAGS(sys.argv)
-    except AttributeError as error:  # ml_collections: an override of a key that does not exist
-        message = str(error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
-        raise ValueError(f"unknown config key: {message}") from error
-    except (flags.Error, TypeError) as error:
-        raise ValueError(_without_traceback(str(error))) from error
-    if len(rest) > 1:
-        raise ValueError(f"unexpected argument {rest[1]!r}; options look like --config.seed=1")
+def parse(program: Program, argv: Sequence[str]) -> tuple[Flags, config.Run | None]:
+    """The flags of a program and the options of its config, overrides included.
 
-
-def _without_traceback(message: str) -> str:
-    """What a message that quotes a whole traceback (as ml_collections' do) says in the end."""
-    if "Traceback" not in message:
-        return message
-    flag, last = message.split(":", 1)[0], message.strip().splitlines()[-1]
-    return f"{flag}: {last.partition(': ')[2] or last}"
-
-
-def _config(workdir_required: bool) -> ConfigDict:
-    if _CONFIG.value is None:
-        raise ValueError("--config is missing: name a file such as --config=configs/quickstart.py")
-    if workdir_required and not _WORKDIR.value:
+    Raises:
+      ValueError: an unknown flag or option, or a value that does not fit, with the fix.
+      FileNotFoundError: no such config file.
+    """
+    rest, overrides = split(argv)
+    parser = _parser(program)
+    flags, left = parser.parse_known_args(rest)
+    if flags.help:
+        print(parser.format_help())
+        print(
+            option_text.page(config.base() if flags.config is None else config.load(flags.config))
+        )
+        sys.exit(0)
+    if left:
+        raise ValueError(_unknown_flag(left[0], parser))
+    if program.needs_workdir(flags) and not flags.workdir:
         raise ValueError("--workdir is missing: name a folder for this run, e.g. --workdir=runs/a")
-    try:
-        return ConfigDict(_CONFIG.value)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"--config={flags.FLAGS['config'].config_filename}: no such config file"
-        ) from error
+    c = program.fallback(flags) if flags.config is None else config.load(flags.config)
+    if c is None and program.may_lack_config and not overrides:
+        return flags, None
+    if c is None:
+        raise ValueError(
+            "--config is missing: name a file or a shipped config, such as --config=quickstart"
+        )
+    own = config.resolve(c, model_required=False) if flags.config is None else None
+    override(c, overrides)
+    cfg = config.resolve(c, model_required=program.needs_model)
+    if own is not None:
+        option_text.tell_changes(own, cfg)
+    return flags, cfg
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The flags of a command line, and its (path, text) overrides of options.
+
+    Raises:
+      ValueError: an option without a value.
+    """
+    rest, overrides, words = [], [], iter(argv)
+    for word in words:
+        if not word.lstrip("-").startswith("config.") or not word.startswith("-"):
+            rest.append(word)
+            continue
+        path, equals, text = word.lstrip("-").removeprefix("config.").partition("=")
+        if not equals:
+            text = next(words, "")
+            if not text or text.startswith("--"):
+                raise ValueError(f"--config.{path} is given no value; write --config.{path}=VALUE")
+        overrides.append((path, text))
+    return rest, overrides
+
+
+def override(c: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
+    """Sets options by path, plug-ins first, since they bring options of their own.
+
+    Raises:
+      ValueError: an unknown path with the nearest one, or a text that does not read as its type.
+    """
+    names = [pair for pair in overrides if pair[0] in ("algorithm.name", "env.name")]
+    for path, name in names:
+        config.choose(c, path.partition(".")[0], name)
+    known = config.catalogue(c.algorithm.name, c.env.name)
+    for path, text in overrides:
+        if path not in known:
+            about = {p: leaf.about.meaning for p, leaf in known.items()}
+            raise ValueError(f"--config.{tree.unknown(path, about, prefix='--config.')}")
+        if (path, text) not in names:
+            try:
+                value = tree.from_text(text, known[path].type)
+            except ValueError as error:
+                raise ValueError(f"{path}={text!r}: {error}") from error
+            c.update_from_flattened_dict({path: value})
+
+
+def _parser(program: Program) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"python -m atod_jax.{program.name}",
+        usage=f"python -m atod_jax.{program.name} [--config=FILE[:variant]] "
+        "[--config.section.key=value ...] [flags]",
+        description=program.doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", help="a config file with its variant, or the name of a shipped one")
+    add("--workdir", default="", help="where this run keeps everything it writes")
+    program.add_flags(parser)
+    add("--distributed", action="store_true", help="one of several processes; find out which")
+    add("--coordinator", default="", help="HOST:PORT of process 0")
+    add("--num_processes", type=int, default=0, help="how many processes there are")
+    add("--process_id", type=int, default=-1, help="the number of this one")
+    add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
+    add("--help", "-h", action="store_true", help="this text, and every option")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line in place of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; --help lists the flags")
+
+
+def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
+    if not word.startswith("-"):
+        return f"{word!r} is not understood: flags begin with --, options with --config."
+    name = word.lstrip("-").partition("=")[0]
+    known = {f"--{action.dest}": action.help or "" for action in parser._actions}
+    known |= {f"--config.{p}": leaf.about.meaning for p, leaf in config.catalogue().items()}
+    match = tree.nearest(f"--{name}", known) or tree.nearest(f"--config.{name}", known)
+    return f"there is no flag --{name}" + (f"; did you mean {match}?" if match else "")
+
+
+def command_line() -> str:
+    """What was typed, to be copied."""
+    return shlex.join([os.path.basename(sys.executable), "-m", _module(), *sys.argv[1:]])
+
+
+def _module() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else os.path.basename(sys.argv[0])
 
 
 @contextlib.contextmanager
-def _short_errors() -> Iterator[None]:
+def short_errors() -> Iterator[None]:
+    """Expected errors as one message and exit code 2."""
     try:
         yield
     except EXPECTED as error:
@@ -132,6 +227,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._number: int | None = None
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         self._previous = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -151,8 +247,3 @@ class StopRequest:
         numbers = [n for n in cluster.gather([self._number]) if n is not None]
         if numbers:
             raise Interrupted(numbers[0])
-
-
-def to_json(cfg: ConfigDict) -> str:
-    """The resolved config as stable, readable JSON."""
-    return json.dumps(cfg.to_dict(), indent=2, sort_keys=True)

@@ -1,179 +1,200 @@
 """What one iteration learns from: the student plays, helped as the algorithm's plan says, or the
-expert plays, or the episodes of an earlier run are read."""
+expert plays, or the episodes of an earlier run are read.
 
-import dataclasses
+A collector is called with (step, the student's parameters); its episodes depend on nothing else.
+"""
+
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from ml_collections import ConfigDict
-
-from atod_jax import cluster, config
+from atod_jax.config.sections import Run
+from atod_jax.device.policy import Policy
 from atod_jax.episodes import demos, rollout
 from atod_jax.episodes.render import demonstration_text
-from atod_jax.episodes.store import Recording
+from atod_jax.episodes.shared import play_shared
+from atod_jax.episodes.store import EpisodeStore
 from atod_jax.episodes.tasks import TaskSource
 from atod_jax.records import RolloutPlan, Task, Trajectory
-from atod_jax.run import assembly
-from atod_jax.run.assembly import Algorithm, Environment, Model
+from atod_jax.run.models import Model, to_sampling, tokenizer_digest
+from atod_jax.run.parts import Algorithm, Environment, actor, policy
 from atod_jax.streams import Stream, key, rng
 
-Collect = Callable[[int, Any], list[Trajectory]]  # (step, student's parameters)
+Commands = tuple[str, ...]
 
 
-def make_collect(
-    cfg: ConfigDict,
+class Collector(Protocol):
+    """Where episodes come from."""
+
+    @property
+    def groups(self) -> int:
+        """How many groups of episodes an iteration has, where all could be played."""
+        ...
+
+    def __call__(self, step: int, params: Any) -> list[Trajectory]: ...
+
+
+def make_collector(
+    cfg: Run,
     env: Environment,
-    source: TaskSource,
+    *,
     student: Model,
     teacher: Model | None,
     algorithm: Algorithm,
     between_turns: Callable[[], None],
-) -> Collect:
-    """`collect(step, params)`: the experience of one iteration, a function of nothing else."""
-    if cfg.rollout.source == "expert":
-        return _expert_plays(cfg, env, source, between_turns)
+) -> Collector:
+    """The collector that `rollout.source` names."""
     if cfg.rollout.source == "recorded":
-        return _recorded(cfg, student, between_turns)
-    slots = cfg.rollout.tasks * cfg.rollout.group
-    policy = assembly.policy(cfg, student, cfg.sampling.temperature, slots)
-    teacher_demonstrates = _teacher_demonstrates(cfg, env, teacher, between_turns)
+        return Recorded(cfg, student, between_turns)
+    source = TaskSource(env.tasks(cfg.env.train_split), cfg.seed)
+    if cfg.rollout.source == "expert":
+        return ExpertPlays(cfg, env, source, between_turns)
+    return StudentPlays(cfg, env, source, student, teacher, algorithm, between_turns)
 
-    def demonstrations(step: int, who: str, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
-        if who == "teacher":
-            return teacher_demonstrates(step, tasks)
-        return [env.module.demonstration(env.settings, t, cfg.env.max_turns) for t in tasks]
 
-    def student_plays(step: int, params: Any) -> list[Trajectory]:
-        tasks = source.batch(step, cfg.rollout.tasks)
-        plan = algorithm.rollout_plan(step, cfg.env.max_turns)
-        prefixes = demonstrations(step, plan.prefix_by, tasks) if plan.prefix_by else ()
+class StudentPlays:
+    """The student plays `rollout.tasks` tasks, each `rollout.group` times."""
+
+    def __init__(
+        self,
+        cfg: Run,
+        env: Environment,
+        source: TaskSource,
+        student: Model,
+        teacher: Model | None,
+        algorithm: Algorithm,
+        between_turns: Callable[[], None],
+    ):
+        self._cfg, self._env, self._source = cfg, env, source
+        self._student, self._teacher, self._algorithm = student, teacher, algorithm
+        self._between_turns = between_turns
+        self._slots = cfg.rollout.tasks * cfg.rollout.group
+        self._policy = self._sampler(student, self._slots)
+        self.groups = cfg.rollout.tasks
+
+    def __call__(self, step: int, params: Any) -> list[Trajectory]:
+        """Groups that could not be played are left out."""
+        cfg = self._cfg
+        tasks = self._source.batch(step, cfg.rollout.tasks)
+        plan = self._algorithm.rollout_plan(step)
+        prefixes = self._demonstrations(step, plan.prefix_by, tasks) if plan.prefix_by else ()
         contexts = ()
-        if algorithm.context.privileged:
-            contexts = [demonstration_text(d) for d in demonstrations(step, "expert", tasks)]
-        playing = assembly.to_play(student, params)
+        if self._algorithm.teacher.privileged:
+            shown = self._demonstrations(step, "expert", tasks)
+            contexts = [demonstration_text(commands) for commands in shown]
+        drawn = key(cfg.seed, Stream.rollout, step)
         trajectories = play_shared(
-            assembly.actor(policy, playing, key(cfg.seed, Stream.rollout, step), slots),
-            env,
+            actor(self._policy, to_sampling(self._student, params), drawn, self._slots),
+            self._env.renderer,
+            self._env.pool,
             tasks,
             group_size=cfg.rollout.group,
             plan=plan,
             demonstrations=prefixes,
             contexts=contexts,
-            between_turns=between_turns,
+            between_turns=self._between_turns,
         )
         return rollout.whole_groups(trajectories)
 
-    return student_plays
+    def _sampler(self, model: Model, rows: int) -> Policy:
+        sampling = self._cfg.sampling
+        return policy(sampling, model, temperature=sampling.temperature, max_rows=rows)
+
+    def _demonstrations(self, step: int, who: str, tasks: Sequence[Task]) -> list[Commands]:
+        if who == "teacher":
+            return self._teacher_demonstrates(step, tasks)
+        env, demonstrate = self._env, self._env.plugin.demonstration
+        if demonstrate is None:
+            raise ValueError(
+                f"algorithm.name={self._cfg.algorithm.name!r} needs demonstrations, and "
+                f"env.name={self._cfg.env.name!r} has none; choose another of the two"
+            )
+        return [demonstrate(env.settings, task, env.max_turns) for task in tasks]
+
+    @functools.cached_property
+    def _teacher_policy(self) -> Policy:
+        assert self._teacher is not None  # `scorers.require_teacher` has refused this before
+        return self._sampler(self._teacher, self._cfg.rollout.tasks)
+
+    def _teacher_demonstrates(self, step: int, tasks: Sequence[Task]) -> list[Commands]:
+        """One episode of the teacher per task; its commands where it won, nothing where it did
+        not."""
+        assert self._teacher is not None
+        drawn, slots = key(self._cfg.seed, Stream.demonstrations, step), self._cfg.rollout.tasks
+        episodes = play_shared(
+            actor(self._teacher_policy, self._teacher.params, drawn, slots),
+            self._env.renderer,
+            self._env.pool,
+            tasks,
+            group_size=1,
+            plan=RolloutPlan(max_turns=self._env.max_turns),
+            between_turns=self._between_turns,
+        )
+        return [tuple(t.command for t in e.turns) if e.success else () for e in episodes]
 
 
-def play_shared(
-    act: rollout.Act,
-    env: Environment,
-    tasks: Sequence[Task],
-    *,
-    group_size: int,
-    plan: RolloutPlan,
-    demonstrations: Sequence[Sequence[str]] = (),
-    contexts: Sequence[str] = (),
-    between_turns: Callable[[], None] = lambda: None,
-) -> list[Trajectory]:
-    """`rollout.collect`, each process playing its share of the tasks; all get all episodes.
+class ExpertPlays:
+    """The scripted expert plays; its turns are what supervised learning learns from."""
 
-    A slot draws the numbers that it would draw in a single process.
-    """
-    mine = cluster.share_of(len(tasks))
-    first = mine.start * group_size
-    episodes = rollout.collect(
-        lambda prompts, slots, turn: act(prompts, [first + slot for slot in slots], turn),
-        env.renderer,
-        env.pool,
-        tasks[mine],
-        group_size=group_size,
-        plan=plan,
-        demonstrations=demonstrations[mine],
-        contexts=contexts[mine],
-        between_turns=between_turns,
-        anyone=cluster.anyone,
-    )
-    return cluster.gather([dataclasses.replace(e, group=mine.start + e.group) for e in episodes])
+    def __init__(
+        self,
+        cfg: Run,
+        env: Environment,
+        source: TaskSource,
+        between_turns: Callable[[], None],
+    ):
+        if env.plugin.expert is None:
+            raise ValueError(
+                f"rollout.source='expert': env.name={cfg.env.name!r} has no scripted expert; "
+                "record episodes and use rollout.source=recorded"
+            )
+        self._cfg, self._env, self._source, self._between_turns = cfg, env, source, between_turns
+        self._expert = env.plugin.expert
+        self.groups = cfg.rollout.tasks * cfg.rollout.group
 
-
-def _expert_plays(
-    cfg: ConfigDict, env: Environment, source: TaskSource, between_turns: Callable[[], None]
-) -> Collect:
-    slots = cfg.rollout.tasks * cfg.rollout.group
-    demo_cfg = config.section(demos.DemoConfig, cfg.demos)
-
-    def collect(step: int, params: Any) -> list[Trajectory]:
+    def __call__(self, step: int, params: Any) -> list[Trajectory]:
+        """One episode per task; nothing depends on the student."""
         trajectories = demos.collect_demos(
-            env.module.expert,
-            env.renderer,
-            env.pool,
-            source.batch(step, slots),
-            max_turns=cfg.env.max_turns,
-            cfg=demo_cfg,
-            rng=rng(cfg.seed, Stream.demonstrations, step),
-            between_turns=between_turns,
+            self._expert,
+            self._env.renderer,
+            self._env.pool,
+            self._source.batch(step, self.groups),
+            max_turns=self._env.max_turns,
+            cfg=self._cfg.demos,
+            rng=rng(self._cfg.seed, Stream.demonstrations, step),
+            between_turns=self._between_turns,
         )
         return rollout.whole_groups(trajectories)
 
-    return collect
+
+class Recorded:
+    """The episodes of an earlier run, step by step."""
+
+    def __init__(self, cfg: Run, student: Model, between_turns: Callable[[], None]):
+        self._store, self._between_turns = EpisodeStore(cfg.rollout.episodes), between_turns
+        require_tokenizer(self._store, student)
+        missing = sorted(set(range(cfg.total_steps)) - set(self._store.steps))
+        if missing:
+            raise ValueError(
+                f"total_steps={cfg.total_steps}: {self._store.folder} has no episodes of step "
+                f"{missing[0]}; set total_steps={missing[0]} or record a longer run"
+            )
+        self.groups = cfg.rollout.tasks
+
+    def __call__(self, step: int, params: Any) -> list[Trajectory]:
+        """As they were recorded; nothing depends on the student."""
+        self._between_turns()
+        return self._store.read(step)[0]
 
 
-def _recorded(cfg: ConfigDict, student: Model, between_turns: Callable[[], None]) -> Collect:
-    recording = Recording(cfg.rollout.episodes)
-    require_tokenizer(recording, student)
-    missing = sorted(set(range(cfg.total_steps)) - set(recording.steps))
-    if missing:
-        raise ValueError(
-            f"total_steps={cfg.total_steps}: {recording.folder} has no episodes of step "
-            f"{missing[0]}; set total_steps={missing[0]} or record a longer run"
-        )
-
-    def collect(step: int, params: Any) -> list[Trajectory]:
-        between_turns()
-        return recording.read(step)[0]
-
-    return collect
-
-
-def require_tokenizer(recording: Recording, student: Model) -> None:
+def require_tokenizer(store: EpisodeStore, student: Model) -> None:
     """Ids mean something to the tokenizer that made them only.
 
     Raises:
       ValueError: the student has another one.
     """
-    if recording.tokenizer != assembly.tokenizer_digest(student.tokenizer):
+    if store.tokenizer != tokenizer_digest(student.tokenizer):
         raise ValueError(
-            f"{recording.folder} was recorded with another tokenizer than that of the student "
+            f"{store.folder} was recorded with another tokenizer than that of the student "
             f"({student.path}); use the student.path of that run, or record the episodes again"
         )
-
-
-def _teacher_demonstrates(
-    cfg: ConfigDict,
-    env: Environment,
-    teacher: Model | None,
-    between_turns: Callable[[], None],
-) -> Callable[[int, Sequence[Task]], list[tuple[str, ...]]]:
-    """One episode of the teacher per task; its commands where it won, nothing where it did not."""
-
-    @functools.cache
-    def policy():
-        assert teacher is not None  # `train.require_teacher` has refused this before
-        return assembly.policy(cfg, teacher, cfg.sampling.temperature, cfg.rollout.tasks)
-
-    def demonstrate(step: int, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
-        drawn = key(cfg.seed, Stream.demonstrations, step)
-        episodes = play_shared(
-            assembly.actor(policy(), teacher.params, drawn, cfg.rollout.tasks),
-            env,
-            tasks,
-            group_size=1,
-            plan=RolloutPlan(max_turns=cfg.env.max_turns),
-            between_turns=between_turns,
-        )
-        return [tuple(t.command for t in e.turns) if e.success else () for e in episodes]
-
-    return demonstrate

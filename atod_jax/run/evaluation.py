@@ -9,38 +9,38 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from atod_jax.episodes import rollout
+from atod_jax.config.sections import Run
+from atod_jax.episodes.rollout import Act
+from atod_jax.episodes.shared import play_shared
 from atod_jax.records import RolloutPlan, StopReason, Task, Trajectory
 from atod_jax.results.intervals import EvalResult
-from atod_jax.run import assembly
-from atod_jax.run.assembly import Environment, Model
-from atod_jax.run.collectors import play_shared
+from atod_jax.run.models import Model, to_sampling
+from atod_jax.run.parts import Environment, actor, policy
 from atod_jax.streams import Stream, key
 
 
 def play(
-    make_act: Callable[[jax.Array], rollout.Act],
+    make_act: Callable[[jax.Array], Act],
     env: Environment,
     tasks: Sequence[Task],
     *,
     seed: int,
     slots: int,
-    max_turns: int,
     between_turns: Callable[[], None] = lambda: None,
 ) -> list[Trajectory]:
-    """Plays every task once, `slots` at a time; draws depend on (seed, position) only."""
+    """Plays every task once, `slots` at a time; draws depend on (seed, slots, position) only."""
     trajectories = []
     for start in range(0, len(tasks), slots):
         act = make_act(key(seed, Stream.evaluation, start))
         chunk = tasks[start : start + slots]
         trajectories += play_shared(
             act,
-            env,
+            env.renderer,
+            env.pool,
             chunk,
             group_size=1,
-            plan=RolloutPlan(max_turns=max_turns),
+            plan=RolloutPlan(max_turns=env.max_turns),
             between_turns=between_turns,
         )
     return trajectories
@@ -70,14 +70,14 @@ class Evaluator:
 
     def __init__(
         self,
-        cfg: ConfigDict,
+        cfg: Run,
         model: Model,
         env: Environment,
         *,
         temperature: float,
         stop: Callable[[], None] = lambda: None,
     ):
-        self._policy = assembly.policy(cfg, model, temperature, cfg.eval.slots)
+        self._policy = policy(cfg.sampling, model, temperature=temperature, max_rows=cfg.eval.slots)
         self._cfg, self._model, self._env, self._stop = cfg, model, env, stop
         self.temperature = temperature
 
@@ -85,15 +85,14 @@ class Evaluator:
         self, params: Any, tasks: Sequence[Task], *, passes: int = 1
     ) -> tuple[EvalResult, list[Trajectory]]:
         """The result of `passes` sampling seeds per task, and the episodes of the first."""
-        params = assembly.to_play(self._model, params)
+        params = to_sampling(self._model, params)
         played = [
             play(
-                lambda k: assembly.actor(self._policy, params, k, self._cfg.eval.slots),
+                lambda k: actor(self._policy, params, k, self._cfg.eval.slots),
                 self._env,
                 tasks,
                 seed=self._cfg.seed + n,
                 slots=self._cfg.eval.slots,
-                max_turns=self._cfg.env.max_turns,
                 between_turns=self._stop,
             )
             for n in range(passes)

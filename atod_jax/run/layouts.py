@@ -1,8 +1,7 @@
-"""From a config to the layouts of a run: the student in training, the student as it plays, the
-teacher.
+"""The layouts of a run: the student in training, the student as it samples, the teacher.
 
-All three may be one mesh. The student may play on another shape of its own devices, the teacher may
-have another shape, other rules, and devices of its own.
+All three may be one mesh. The student may sample on another shape of its own devices, the teacher
+may have another shape, other rules, and reserved devices.
 """
 
 import math
@@ -11,19 +10,18 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from atod_jax.sharding import BATCH_AXES, RULES, Layout, make_mesh
+from atod_jax.config.sections import Run
+from atod_jax.sharding import BATCH_AXES, Layout, MeshShape, make_mesh
 
 Shape = Mapping[str, int]  # mesh axis -> devices
-Rules = Mapping[str, str | None]
 
 
 class Layouts(NamedTuple):
     """The layouts of a run; those that are equal share one mesh."""
 
     student: Layout  # in training; batches live here
-    playing: Layout  # the same devices in the same order
+    sampling: Layout  # the same devices in the same order
     teacher: Layout
 
 
@@ -31,56 +29,50 @@ class Shapes(NamedTuple):
     """The sizes of the mesh axes, before there are devices."""
 
     student: Shape
-    playing: Shape
+    sampling: Shape
     teacher: Shape
 
 
-def shapes_of(cfg: ConfigDict, devices: int) -> Shapes:
+def shapes_of(cfg: Run, devices: int) -> Shapes:
     """The mesh shapes of a run on `devices` devices, an axis of -1 filled with what is left.
 
     Raises:
-      ValueError: several axes are -1, or the teacher's own devices leave none for the student.
+      ValueError: several axes are -1, or the teacher's reserved devices leave none for the student.
     """
-    apart = cfg.teacher.devices
-    if apart and not apart < devices:
+    reserved = cfg.teacher.devices
+    if reserved and not reserved < devices:
         raise ValueError(
-            f"teacher.devices={apart}: there are {devices} devices and the student needs some; "
+            f"teacher.devices={reserved}: there are {devices} devices and the student needs some; "
             f"use less than {devices}, or 0 to share them all"
         )
-    ours, theirs = devices - apart, apart or devices
+    ours, theirs = devices - reserved, reserved or devices
     return Shapes(
         student=_filled("mesh", cfg.mesh, ours),
-        playing=_filled(*_first_set("sampling.mesh", cfg.sampling.mesh, cfg), ours),
+        sampling=_filled(*_first_set("sampling.mesh", cfg.sampling.mesh, cfg), ours),
         teacher=_filled(*_first_set("teacher.mesh", cfg.teacher.mesh, cfg), theirs),
     )
 
 
-def rules_of(cfg: ConfigDict) -> tuple[Rules, Rules]:
-    """The student's and the teacher's table, logical axis -> mesh axis or None."""
-    return tuple(
-        {axis: part.rules[axis] or None for axis in RULES} for part in (cfg.student, cfg.teacher)
-    )
-
-
-def layouts_of(cfg: ConfigDict) -> Layouts:
+def layouts_of(cfg: Run) -> Layouts:
     """The meshes of a run over the devices of all processes, checked against its batch sizes.
 
     Raises:
       ValueError: a shape does not fit the devices, or a batch does not fit a shape.
     """
-    shapes, (our_rules, their_rules) = shapes_of(cfg, jax.device_count()), rules_of(cfg)
-    apart = cfg.teacher.devices
-    ours, theirs = divided(apart) if apart else (None, None)
+    shapes = shapes_of(cfg, jax.device_count())
+    our_rules, their_rules = cfg.student.rules.table(), cfg.teacher.rules.table()
+    reserved = cfg.teacher.devices
+    ours, theirs = divided(reserved) if reserved else (None, None)
     student = make_mesh(shapes.student, ours)
-    playing = _same_or(shapes.playing, student)
-    teacher = make_mesh(shapes.teacher, theirs) if apart else _same_or(shapes.teacher, student)
+    sampling = _same_or(shapes.sampling, student)
+    teacher = make_mesh(shapes.teacher, theirs) if reserved else _same_or(shapes.teacher, student)
     require_rows(cfg, shapes)
     return Layouts(
-        Layout(student, our_rules), Layout(playing, our_rules), Layout(teacher, their_rules)
+        Layout(student, our_rules), Layout(sampling, our_rules), Layout(teacher, their_rules)
     )
 
 
-def require_rows(cfg: ConfigDict, shapes: Shapes) -> None:
+def require_rows(cfg: Run, shapes: Shapes) -> None:
     """Rows and episodes must divide over the data axes of the student's mesh, and the rows that the
     teacher scores over those of its own.
 
@@ -111,8 +103,8 @@ def shards_of(shape: Shape) -> int:
     return math.prod(shape[axis] for axis in BATCH_AXES)
 
 
-def divided(apart: int) -> tuple[np.ndarray, np.ndarray]:
-    """The student's devices and the teacher's `apart`: the last ones of every process.
+def divided(reserved: int) -> tuple[np.ndarray, np.ndarray]:
+    """The student's devices and the teacher's `reserved`: the last ones of every process.
 
     So every process takes part in both and hands over its own rows.
 
@@ -120,11 +112,11 @@ def divided(apart: int) -> tuple[np.ndarray, np.ndarray]:
       ValueError: the processes cannot give equally many and keep some.
     """
     processes, local = jax.process_count(), jax.local_device_count()
-    each, rest = divmod(apart, processes)
+    each, rest = divmod(reserved, processes)
     if rest or each >= local:
         raise ValueError(
-            f"teacher.devices={apart}: every one of the {processes} processes gives equally many "
-            f"of its {local} devices and keeps some; use a multiple of {processes} below "
+            f"teacher.devices={reserved}: every one of the {processes} processes gives equally "
+            f"many of its {local} devices and keeps some; use a multiple of {processes} below "
             f"{processes * local}, or start fewer processes with more devices each"
         )
     ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -132,12 +124,12 @@ def divided(apart: int) -> tuple[np.ndarray, np.ndarray]:
     return by_process[:, :-each].reshape(-1), by_process[:, -each:].reshape(-1)
 
 
-def _first_set(key_name: str, sizes: ConfigDict, cfg: ConfigDict) -> tuple[str, ConfigDict]:
-    return (key_name, sizes) if any(sizes.values()) else ("mesh", cfg.mesh)
+def _first_set(key_name: str, sizes: MeshShape, cfg: Run) -> tuple[str, MeshShape]:
+    return (key_name, sizes) if any(vars(sizes).values()) else ("mesh", cfg.mesh)
 
 
-def _filled(key_name: str, sizes: ConfigDict, devices: int) -> Shape:
-    shape = {axis: size or 1 for axis, size in sizes.items()}
+def _filled(key_name: str, sizes: MeshShape, devices: int) -> Shape:
+    shape = {axis: size or 1 for axis, size in vars(sizes).items()}
     open_axes = [axis for axis, size in shape.items() if size == -1]
     if len(open_axes) > 1:
         raise ValueError(f"{key_name}: axes {open_axes} are all -1; one can take what is left")

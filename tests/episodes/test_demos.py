@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from atod_jax.run.assembly import ASSETS
 
 from atod_jax.envs import alfworld
 from atod_jax.envs.alfworld import expert
 from atod_jax.envs.pool import EnvPool
 from atod_jax.episodes.demos import DemoConfig, collect_demos
 from atod_jax.episodes.render import Renderer, load_tokenizer
-from atod_jax.run.assembly import ASSETS
 
 SETTINGS = alfworld.Config()
 RENDERER = Renderer(

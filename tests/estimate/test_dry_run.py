@@ -123,7 +123,7 @@ def test_the_teacher_s_rows_must_divide():
 )
 def test_an_algorithm_says_who_judges(algorithm, judge):
     plan = dry_run.plan_of(released(**{"algorithm.name": algorithm}), parse("v5e-16"))
-    assert plan.judge == judge
+    assert plan.scored_by == judge
 
 
 def test_rows_that_do_not_divide_are_refused():

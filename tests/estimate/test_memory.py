@@ -128,8 +128,8 @@ def test_the_peak_is_the_largest_phase():
 
 
 def test_where_the_student_plays_on_another_mesh_its_weights_are_there_twice():
-    plan = make_plan(mesh={"fsdp": 4}, playing={"data": 2, "tensor": 2}, student=WIDE)
-    copy = 4 * memory.local(parameters(plan.playing))
+    plan = make_plan(mesh={"fsdp": 4}, sampling={"data": 2, "tensor": 2}, student=WIDE)
+    copy = 4 * memory.local(parameters(plan.sampling))
     assert copy > 1.9 * 4 * memory.local(parameters(plan.student))
     for phase, parts in phases(plan).items():
         assert parts.get("weights to play", 0) == (
@@ -140,7 +140,9 @@ def test_where_the_student_plays_on_another_mesh_its_weights_are_there_twice():
 
 
 def test_a_teacher_with_devices_of_its_own_needs_nothing_of_the_student():
-    plan = make_plan(mesh={"fsdp": 2}, teacher=place(TOY, {"data": 4}), apart=True, eval_slots=512)
+    plan = make_plan(
+        mesh={"fsdp": 2}, teacher=place(TOY, {"data": 4}), reserved=True, eval_slots=512
+    )
     ours, theirs = memory.needs(plan)
     assert (ours.whose, ours.devices, theirs.whose, theirs.devices) == ("student", 2, "teacher", 4)
     assert list(theirs.resident) == ["teacher weights"]
@@ -155,23 +157,23 @@ def test_a_teacher_with_devices_of_its_own_needs_nothing_of_the_student():
 
 
 def test_a_student_that_teaches_itself_is_scored_twice():
-    found = phases(make_plan(judge="student"))
+    found = phases(make_plan(scored_by="student"))
     assert found["teacher scoring"] == found["student scoring"]
     assert "teacher scoring" not in phases(make_plan())
     small = dataclasses.replace(TOY, hidden_size=4)
-    both = phases(make_plan(judge="student", teacher=small))
+    both = phases(make_plan(scored_by="student", teacher=small))
     assert both["teacher scoring"] == found["student scoring"] != both["teacher on transcripts"]
 
 
 def test_an_exact_divergence_keeps_the_teachers_states_and_head():
     teacher = place(dataclasses.replace(TOY, hidden_size=4, dtype="bfloat16"), {"data": 2})
     fields = {"mesh": {"tensor": 2}, "teacher": teacher, "student": WIDE, "apart": True}
-    ours, theirs = memory.needs(make_plan(**fields, judge="teacher", exact=True))
+    ours, theirs = memory.needs(make_plan(**fields, scored_by="teacher", exact=True))
     # 24 rows of 6 tokens, 4 numbers of 2 bytes; a table of 100 rows in halves
     assert ours.resident["teacher's head"] == 100 / 2 * 4 * 2
     assert ours.phases["update"]["teacher's states"] == 24 * 6 * 4 * 2
     assert theirs.phases["teacher scoring"]["teacher's states"] == 24 / 2 * 6 * 4 * 2
-    for kind in memory.needs(make_plan(**fields, judge="teacher")):
+    for kind in memory.needs(make_plan(**fields, scored_by="teacher")):
         assert not [
             k for parts in (kind.resident, *kind.phases.values()) for k in parts if "'" in k
         ]
@@ -201,7 +203,7 @@ def test_an_expert_needs_no_rollout():
 
 
 @pytest.mark.parametrize(
-    ("student", "mesh", "playing", "prompt"),
+    ("student", "mesh", "sampling", "prompt"),
     [
         (FULL, {"fsdp": 8}, None, 192),
         (MEDIUM, {"data": 8}, None, 192),
@@ -211,7 +213,7 @@ def test_an_expert_needs_no_rollout():
     ids=["fsdp", "data", "tensor", "long, plays elsewhere"],
 )
 def test_xla_needs_between_half_of_the_estimate_and_all_of_it(student, mesh, playing, prompt):
-    hold_to_xla(student, mesh=mesh, playing=playing, prompt=prompt)
+    hold_to_xla(student, mesh=mesh, sampling=playing, prompt=prompt)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,7 @@ def hold_to_xla(student, **changes):
     for name, program in measured.items():
         estimate = ours[name]
         assert 0.5 * estimate <= program.temporary <= 1.05 * estimate, (name, program)
-    played = 4 * memory.local(memory.everything(plan.playing))
+    played = 4 * memory.local(memory.everything(plan.sampling))
     assert played < measured["rollout"].arguments < 1.1 * played
     stays = resident(plan)
     # weights and two moments; the rows are small

@@ -74,30 +74,32 @@ def test_an_iteration_counts_turns_and_micro_batches():
 
 def test_playing_elsewhere_moves_the_weights_once_and_plays_there():
     student = dataclasses.replace(TOY, num_kv_heads=2)
-    plan = make_plan(student, mesh={"fsdp": 4}, playing={"data": 2, "tensor": 2})
+    plan = make_plan(student, mesh={"fsdp": 4}, sampling={"data": 2, "tensor": 2})
     done = work.iteration(plan)
     assert list(done) == ["weights to play", "prompts", "actions", "student scoring", "update"]
-    trained, played = (4 * local(parameters(p)) for p in (plan.student, plan.playing))
+    trained, played = (4 * local(parameters(p)) for p in (plan.student, plan.sampling))
     assert done["weights to play"] == work.Work(0.0, trained + played, {"data": played})
     # 8 episodes on 2 shards
-    assert done["prompts"] == work.forward(plan.playing, 4, 10).times(3)
+    assert done["prompts"] == work.forward(plan.sampling, 4, 10).times(3)
     assert done["update"] == work.iteration(make_plan(student, mesh={"fsdp": 4}))["update"]
-    assert [work.runs_on(plan, phase) is plan.playing for phase in done] == [True] * 3 + [False] * 2
+    assert [work.runs_on(plan, phase) is plan.sampling for phase in done] == [True] * 3 + [
+        False
+    ] * 2
     assert "weights to play" not in work.iteration(make_plan(student, mesh={"fsdp": 4}))
 
 
 def test_the_teacher_scores_on_its_own_mesh():
     teacher = place(TOY, {"data": 4})
-    done = work.iteration(make_plan(teacher=teacher, apart=True))["teacher scoring"]
+    done = work.iteration(make_plan(teacher=teacher, reserved=True))["teacher scoring"]
     # micro-batches of 4 rows: 1 on each of its devices
     one = work.forward(teacher, 1, 15) + work.head(teacher, 1 * 6)
     assert done == one.times(6)
 
 
 def test_a_student_that_teaches_itself_scores_twice_and_without_a_judge_nobody_does():
-    done = work.iteration(make_plan(judge="student", teacher=place(TOY, {"data": 4})))
+    done = work.iteration(make_plan(scored_by="student", teacher=place(TOY, {"data": 4})))
     assert done["teacher scoring"] == done["student scoring"]
-    assert "teacher scoring" not in work.iteration(make_plan(judge="", teacher=TOY))
+    assert "teacher scoring" not in work.iteration(make_plan(scored_by="", teacher=TOY))
 
 
 def test_weights_that_no_rule_splits_are_not_gathered_but_their_gradients_summed():
@@ -131,7 +133,7 @@ def test_the_slowest_of_three_is_the_time():
 def test_a_decoding_step_waits_for_its_messages():
     assert work.step(place(), 1, 15).messages == 0
     plan = make_plan(mesh={"fsdp": 2})
-    assert work.step(plan.playing, 1, 15).messages == 5 * 2  # per layer
+    assert work.step(plan.sampling, 1, 15).messages == 5 * 2  # per layer
     actions = roofline.phases(plan, parse("v5e-2"))[1]
     assert actions.links > 3 * 6 * 10 * roofline.LATENCY  # turns, tokens
 

@@ -27,7 +27,9 @@ def place(model=TOY, mesh=None, **changes) -> Placed:
     return Placed(model, tuple(shape.items()), **changes)
 
 
-def make_plan(student=TOY, *, mesh=None, playing=None, teacher=None, adapters=0, **changes) -> Plan:
+def make_plan(
+    student=TOY, *, mesh=None, sampling=None, teacher=None, adapters=0, **changes
+) -> Plan:
     """Eight episodes of three turns, on one device unless `mesh` says otherwise.
 
     The student plays on `mesh` too unless `playing` is another one; a teacher given as a config is
@@ -48,7 +50,7 @@ def make_plan(student=TOY, *, mesh=None, playing=None, teacher=None, adapters=0,
     }
     return Plan(
         student=place(student, mesh, adapters=adapters),
-        playing=place(student, playing or mesh, adapters=adapters),
+        sampling=place(student, playing or mesh, adapters=adapters),
         teacher=teacher,
         **(fields | changes),
     )

@@ -10,7 +10,7 @@ from atod_jax.estimate.plan import Placed, Plan, parameters
 Options = Mapping[str, Any]  # config key -> value
 
 
-def remedy(plan: Plan, capacity: float) -> tuple[Options, Plan]:
+def suggest(plan: Plan, capacity: float) -> tuple[Options, Plan]:
     """Options that bring the peak below `capacity` bytes per device, and the plan with them.
 
     Where none of them is left that helps, the plan returned still does not fit.
@@ -36,7 +36,7 @@ def _changes(plan: Plan) -> Iterator[tuple[Options, Plan]]:
     if half and not any(half % n for n in shards) and plan.micro_rows % 2 == 0:
         yield {"packing.micro_rows": half}, replace(plan, micro_rows=half)
     half = (plan.sampled or max(plan.episodes, plan.eval_slots)) // 2
-    if half and half % plan.playing.shards == 0:
+    if half and half % plan.sampling.shards == 0:
         yield {"sampling.rows": half}, replace(plan, sampled=half)
     if plan.teacher and plan.teacher.model.dtype != "bfloat16":
         model = replace(plan.teacher.model, dtype="bfloat16")
@@ -49,20 +49,20 @@ def _changes(plan: Plan) -> Iterator[tuple[Options, Plan]]:
 def _more_sharding(plan: Plan) -> Iterator[tuple[Options, Plan]]:
     """The rows' devices all on the fsdp axis: of `mesh` and the layouts that follow it, then of
     those that have a mesh of their own."""
-    follows = {"playing": not plan.copies, "teacher": _shares_mesh(plan)}
-    split = {key: _sharded(getattr(plan, key)) for key in ("student", "playing", "teacher")}
+    follows = {"sampling": not plan.copies, "teacher": _shares_mesh(plan)}
+    split = {key: _sharded(getattr(plan, key)) for key in ("student", "sampling", "teacher")}
     together = {key: split[key] for key in split if follows.get(key, True)}
     if all(together.values()):
         # devices of its own have to be told apart from the new `mesh`
-        pinned = _options("teacher.mesh", plan.teacher) if plan.apart and plan.teacher else {}
+        pinned = _options("teacher.mesh", plan.teacher) if plan.reserved and plan.teacher else {}
         yield _options("mesh", split["student"]) | pinned, replace(plan, **together)
-    for key, name in (("playing", "sampling.mesh"), ("teacher", "teacher.mesh")):
+    for key, name in (("sampling", "sampling.mesh"), ("teacher", "teacher.mesh")):
         if key not in together and split[key]:
             yield _options(name, split[key]), replace(plan, **{key: split[key]})
 
 
 def _shares_mesh(plan: Plan) -> bool:
-    return bool(plan.teacher) and not plan.apart and plan.teacher.mesh == plan.student.mesh
+    return bool(plan.teacher) and not plan.reserved and plan.teacher.mesh == plan.student.mesh
 
 
 def _sharded(placed: Placed | None) -> Placed | None:
@@ -91,5 +91,5 @@ def _with_student(plan: Plan, **changes: Any) -> Plan:
     return replace(
         plan,
         student=replace(plan.student, model=model),
-        playing=replace(plan.playing, model=model),
+        sampling=replace(plan.sampling, model=model),
     )

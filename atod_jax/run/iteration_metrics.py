@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from atod_jax.records import StopReason, Trajectory
 from atod_jax.types import Mean
@@ -50,16 +49,16 @@ def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def env_scalars(
-    cfg: ConfigDict,
     trajectories: Sequence[Trajectory],
+    *,
+    groups: int,
     counts: dict[str, float],
     seconds: dict[str, float],
 ) -> dict[str, float]:
-    """What the environments of one iteration took, and how many groups they could not play."""
-    alone = cfg.algorithm.name == "sft"
-    planned = cfg.rollout.tasks * (cfg.rollout.group if alone else 1)
+    """What the environments of one iteration took, and how many of its groups they could not
+    play."""
     return {
-        "rollout/failed_groups": float(planned - len({t.group for t in trajectories})),
+        "rollout/failed_groups": float(groups - len({t.group for t in trajectories})),
         "env/steps_per_second": counts["steps"] / seconds["seconds/rollout"],
         "env/seconds_waiting": counts["waited"],
         "env/share_of_step": counts["waited"] / seconds["seconds/step"],

@@ -1,0 +1,40 @@
+"""Every option of a run, typed: `Run` is a tree of frozen dataclasses, parsed once.
+
+Options stand where they are used (`optim.lr` in `device/optim.py`); those of the parts of a run
+stand in `sections`. A `configs/*.py` file is `base()`, a ConfigDict of all defaults, plus a few
+overrides; `resolve` turns it into a `Run`, and below the command line nobody sees a ConfigDict.
+"""
+
+from atod_jax.config.files import load, parse_arg, shipped
+from atod_jax.config.reading import (
+    algorithm_of,
+    base,
+    catalogue,
+    changed,
+    choose,
+    defining,
+    environment_of,
+    leaves,
+    resolve,
+    to_config,
+    to_plain,
+)
+from atod_jax.config.sections import Run
+
+__all__ = [
+    "Run",
+    "algorithm_of",
+    "base",
+    "catalogue",
+    "changed",
+    "choose",
+    "defining",
+    "environment_of",
+    "leaves",
+    "load",
+    "parse_arg",
+    "resolve",
+    "shipped",
+    "to_config",
+    "to_plain",
+]

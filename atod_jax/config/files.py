@@ -1,0 +1,112 @@
+"""Config files: those that are shipped by name, any other by path, with variants behind a colon.
+
+quickstart    configs/household.py:algo=grpo,steps=20    ~/my/experiment.py:big
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from atod_jax.options import tree
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def shipped_folder() -> Path:
+    """Where the shipped configs are: in an installed package, or beside it in a clone."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def shipped() -> list[str]:
+    """The names of the shipped configs."""
+    return sorted(
+        path.stem
+        for path in shipped_folder().glob("[!_]*.py")
+        if "def get_config(" in path.read_text(encoding="utf-8")
+    )
+
+
+def load(name: str) -> ConfigDict:
+    """The config of "FILE[:variant]", where FILE is a path or the name of a shipped config.
+
+    Raises:
+      FileNotFoundError: there is no such file, with the nearest shipped name.
+      ValueError: it defines no config, or has no such variant.
+    """
+    file, colon, variant = name.partition(":")
+    module = _imported(find(file))
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config={file}: the file defines no get_config()")
+    return module.get_config(variant) if colon else module.get_config()
+
+
+def find(file: str) -> Path:
+    """The file of a config; a path is taken first, then the shipped ones by name.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    if Path(file).expanduser().is_file():
+        return Path(file).expanduser()
+    bare = Path(file).stem
+    if file in (bare, f"{bare}.py", f"configs/{bare}.py") and bare in shipped():
+        return shipped_folder() / f"{bare}.py"
+    near = tree.nearest(bare, dict.fromkeys(shipped(), ""))
+    hint = f" (did you mean {near!r}?)" if near else ""
+    raise FileNotFoundError(
+        f"--config={file}: no such file{hint}; shipped configs: {', '.join(shipped())}"
+    )
+
+
+def _imported(path: Path) -> ModuleType:
+    """The module of a file, as part of a package of its folder, so that it can import the files
+    beside it ("from . import household")."""
+    package = f"_configs_{abs(hash(path.resolve().parent))}"
+    if package not in sys.modules:
+        folder = ModuleType(package)
+        folder.__path__ = [str(path.resolve().parent)]
+        sys.modules[package] = folder
+    name = f"{package}.{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"--config={path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def parse_arg(arg: str | None, **options: Any) -> ConfigDict:
+    """Reads `configs/file.py:key=value,flag` into a ConfigDict of `options`.
+
+    Raises:
+      ValueError: an unknown key, with the nearest known one, or a value of another type.
+    """
+    result = ConfigDict(options)
+    for item in filter(None, (arg or "").split(",")):
+        key, _, value = item.partition("=")
+        if key not in options:
+            hint = tree.nearest(key, dict.fromkeys(options, ""))
+            raise ValueError(
+                f"config variant {key!r} is unknown"
+                f"{f' (did you mean {hint!r}?)' if hint else ''}; "
+                f"choose from {', '.join(sorted(options))}"
+            )
+        default = options[key]
+        try:
+            flag = isinstance(default, bool) and not value
+            result[key] = True if flag else tree.from_text(value, type(default))
+        except ValueError as error:
+            raise ValueError(f"config variant {key}={value!r}: {error}") from error
+    return result

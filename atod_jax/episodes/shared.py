@@ -1,0 +1,43 @@
+"""Episodes played by all processes of a run together."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from atod_jax import cluster
+from atod_jax.envs.pool import EnvPool
+from atod_jax.episodes import rollout
+from atod_jax.episodes.render import Renderer
+from atod_jax.records import RolloutPlan, Task, Trajectory
+
+
+def play_shared(
+    act: rollout.Act,
+    renderer: Renderer,
+    pool: EnvPool,
+    tasks: Sequence[Task],
+    *,
+    group_size: int,
+    plan: RolloutPlan,
+    demonstrations: Sequence[Sequence[str]] = (),
+    contexts: Sequence[str] = (),
+    between_turns: Callable[[], None] = lambda: None,
+) -> list[Trajectory]:
+    """`rollout.collect`, each process playing its share of the tasks; all get all episodes.
+
+    A slot draws the numbers that it would draw in a single process.
+    """
+    mine = cluster.share_of(len(tasks))
+    first = mine.start * group_size
+    episodes = rollout.collect(
+        lambda prompts, slots, turn: act(prompts, [first + slot for slot in slots], turn),
+        renderer,
+        pool,
+        tasks[mine],
+        group_size=group_size,
+        plan=plan,
+        demonstrations=demonstrations[mine],
+        contexts=contexts[mine],
+        between_turns=between_turns,
+        anyone=cluster.anyone,
+    )
+    return cluster.gather([dataclasses.replace(e, group=mine.start + e.group) for e in episodes])

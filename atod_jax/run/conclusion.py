@@ -1,0 +1,73 @@
+"""The end of a run: its report and, if asked for, the student as a Hugging Face folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from atod_jax import cluster
+from atod_jax.config import Run, to_plain
+from atod_jax.models.checkpoint_io import save_hf
+from atod_jax.results.intervals import EvalResult
+from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
+from atod_jax.run.cli import command_line
+from atod_jax.run.models import Model
+from atod_jax.sharding import to_host
+
+References = Mapping[str, Mapping[float, EvalResult]]
+
+
+def conclude(cfg: Run, out: Path, student: Model, params: Any, references: References) -> None:
+    """Writes the export and the report.
+
+    Args:
+      cfg: of the run.
+      out: its workdir.
+      student: the model that was trained.
+      params: its parameters at the end.
+      references: the evaluations at the start, at the end and of the teacher.
+    """
+    if cfg.export:
+        params = jax.tree.map(to_host, student.lm.plain(params))  # of every device and process
+    if not cluster.is_first():
+        return
+    if cfg.export:
+        save_hf(cfg.export, student.lm.config, params, tokenizer=student.tokenizer)
+    path = write_report(
+        out,
+        title=f"{cfg.algorithm.name} on {cfg.env.name}, {cfg.total_steps} steps",
+        command=command_line(),
+        evaluations=references,
+        curve=read_curve(out),
+        curve_temperature=cfg.eval.curve_temperature,
+        settings=_settings(cfg),
+        artifacts=_artifacts(cfg),
+    )
+    print(f"report: {path}")
+
+
+def _settings(cfg: Run) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "config digest": config_digest(to_plain(cfg)),
+        "student": cfg.student.path,
+        "teacher": cfg.teacher.path or "none",
+        "seed": cfg.seed,
+        "evaluation split": cfg.eval.split,
+        "devices": f"{jax.device_count()} x {device.platform} {device.device_kind}",
+    } | package_versions()
+
+
+def _artifacts(cfg: Run) -> dict[str, str]:
+    found = {
+        "metrics": "metrics.jsonl, tensorboard/",
+        "transcripts with d, h and w per turn": "transcripts/",
+        "evaluations": "evaluations/",
+        "checkpoints": "checkpoints/",
+    }
+    if cfg.record:
+        found["training episodes, a TFDS data set"] = "episodes/"
+    if cfg.export:
+        found["trained student, Hugging Face format"] = cfg.export
+    return found

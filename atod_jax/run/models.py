@@ -1,0 +1,300 @@
+"""The models of a run: from folders and checkpoints to their meshes, with their tokenizers."""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from transformers import PreTrainedTokenizerFast
+
+from atod_jax.config.sections import Fresh, Run, Student, Teacher
+from atod_jax.device.learner import init_state
+from atod_jax.device.optim import make_optimizer
+from atod_jax.episodes.render import load_tokenizer
+from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub, lora
+from atod_jax.models.checkpoint_io import read_config
+from atod_jax.models.loading import load_sharded
+from atod_jax.models.transformer import resize_vocabulary
+from atod_jax.results.checkpoint import Checkpointer
+from atod_jax.run.layouts import Layouts
+from atod_jax.sharding import Layout, on_mesh, param_shardings, reshard
+from atod_jax.streams import Stream, key
+from atod_jax.types import TrainState, frozen_part, trained_part, with_frozen
+
+ASSETS = Path(__file__).parents[1] / "assets"
+FRESH = {"model_type": "qwen3", "rope_theta": 1e4, "rms_norm_eps": 1e-6}  # of new small models
+
+
+class Model(NamedTuple):
+    """A language model with its weights, where they live, and its tokenizer."""
+
+    path: Path
+    lm: LanguageModel
+    params: Any
+    tokenizer: PreTrainedTokenizerFast
+    layout: Layout  # of the weights, for scoring and training
+    sampling: Layout  # of the copy that samples, see `to_sampling`
+
+
+def local_path(name: str, file: str) -> Path | None:
+    """A model folder by path or a shipped one, if it holds `file`."""
+    for candidate in (Path(name), ASSETS / name):
+        if name and (candidate / file).is_file():
+            return candidate
+    return None
+
+
+def model_path(name: str, key_name: str, file: str) -> Path:
+    """A model folder by path, a shipped one ("household/student") or a published one by name.
+
+    Raises:
+      FileNotFoundError: none of them exists with `file` in it.
+    """
+    local = local_path(name, file)
+    if local:
+        return local
+    if hub.is_name(name) and not Path(name).exists() and not (ASSETS / name).parent.is_dir():
+        return hub.snapshot(name, key_name)
+    shipped = sorted(str(p.parent.relative_to(ASSETS)) for p in ASSETS.glob("*/*/config.json"))
+    raise FileNotFoundError(
+        f"{key_name}={name!r}: no folder with a {file} there; shipped models: {', '.join(shipped)}"
+    )
+
+
+def load(
+    name: str,
+    key_name: str,
+    *,
+    remat: str,
+    layout: Layout,
+    sampling: Layout | None = None,
+    compute: str = "float32",
+    storage: str = "float32",
+) -> Model:
+    """Loads a Hugging Face folder, every device its own part of the weights.
+
+    Args:
+      name: see `model_path`.
+      key_name: the option that named it, for messages.
+      remat: see `ModelConfig`.
+      layout: where its weights go.
+      sampling: where it samples; None: there.
+      compute: type of the matrix products.
+      storage: type the weights are kept in, see `load_sharded`.
+    """
+    path = model_path(name, key_name, "config.json")
+    config = dataclasses.replace(read_config(path, dtype=compute), remat=remat)
+    tokenizer = _tokenizer(path, config, key_name)
+    with jax.set_mesh(layout.mesh):
+        params = load_sharded(path, config, functools.partial(_shardings, layout), dtype=storage)
+    return Model(path, build(config), params, tokenizer, layout, sampling or layout)
+
+
+def load_student(cfg: Student, layouts: Layouts, *, seed: int) -> Model:
+    """The student: the folder's weights, or a new model of the sizes in `student.fresh`.
+
+    Args:
+      cfg: which one.
+      layouts: where it trains and samples.
+      seed: of the weights that are drawn, a new model's or adapters'.
+    """
+    if not cfg.fresh.hidden_size:
+        options = {"remat": cfg.remat, "compute": cfg.dtype}
+        places = {"layout": layouts.student, "sampling": layouts.sampling}
+        student = load(cfg.path, "student.path", **places, **options)
+        return _with_adapters(cfg, student, seed) if cfg.lora_rank else student
+    path, config = fresh_config(cfg)
+    tokenizer = _tokenizer(path, config, "student.path")
+    weights = build(config).init(key(seed, Stream.init))
+    params = jax.device_put(weights, _shardings(layouts.student, weights))
+    return Model(path, build(config), params, tokenizer, layouts.student, layouts.sampling)
+
+
+def _with_adapters(cfg: Student, student: Model, seed: int) -> Model:
+    """The same student, of which only student.lora_* trains."""
+    rank, drawn = cfg.lora_rank, key(seed, Stream.adapters)
+    adapters = lora.init_adapters(student.params, drawn, rank=rank)
+    adapters = jax.device_put(adapters, _shardings(student.layout, adapters))
+    lm = lora.adapted(student.lm, rank=rank, alpha=cfg.lora_alpha)
+    return student._replace(lm=lm, params=with_frozen(adapters, student.params))
+
+
+def fresh_config(cfg: Student) -> tuple[Path, ModelConfig]:
+    """The folder of the tokenizer, and a new student of the sizes in `student.fresh` for it."""
+    path = model_path(cfg.path, "student.path", "tokenizer.json")
+    sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
+    config = config_from_hf(FRESH | sizes | dataclasses.asdict(cfg.fresh), dtype=cfg.dtype)
+    return path, dataclasses.replace(config, remat=cfg.remat)
+
+
+def _shardings(layout: Layout, params: Any) -> Any:
+    return param_shardings(params, AXES, layout.rules, layout.mesh)
+
+
+def to_sampling(model: Model, params: Any) -> Any:
+    """Parameters of the model where it samples: themselves, or a copy in that layout."""
+    if model.sampling == model.layout:
+        return params
+    parts = trained_part(params), frozen_part(params)
+    return reshard(params, with_frozen(*(_shardings(model.sampling, part) for part in parts)))
+
+
+def _tokenizer(path: Path, config: ModelConfig, key_name: str) -> PreTrainedTokenizerFast:
+    tokenizer = load_tokenizer(str(path))
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{key_name}={str(path)!r}: the tokenizer has {len(tokenizer)} ids but the model's "
+            f"vocab_size is {config.vocab_size}; use the tokenizer the model was trained with"
+        )
+    return tokenizer
+
+
+def load_teacher(cfg: Teacher, student: Model, layouts: Layouts) -> Model | None:
+    """The frozen teacher, or None when no path is given.
+
+    Raises:
+      ValueError: its tokenizer is not the student's.
+    """
+    if not cfg.path:
+        return None
+    # before any weights are read: a large teacher takes minutes
+    path = model_path(cfg.path, "teacher.path", "config.json")
+    _require_same_ids(cfg.path, student, load_tokenizer(str(path)))
+    storage = cfg.dtype
+    types = {"storage": storage, "compute": "bfloat16" if storage == "int8" else storage}
+    layout = layouts.teacher
+    teacher = load(cfg.path, "teacher.path", remat="none", layout=layout, **types)
+    rows, theirs = student.lm.config.vocab_size, teacher.lm.config.vocab_size
+    if rows == theirs:
+        return teacher
+    print(
+        f"teacher.path={cfg.path!r}: its head has {theirs} rows, the student's {rows}, for "
+        f"{len(student.tokenizer)} ids; rows without an id are dropped or added, they never count"
+    )
+    config = dataclasses.replace(teacher.lm.config, vocab_size=rows)
+    places = functools.partial(_shardings, layout)
+    with jax.set_mesh(layout.mesh):
+        params = resize_vocabulary(teacher.params, rows, places)
+    return teacher._replace(lm=build(config), params=params)
+
+
+def _require_same_ids(name: str, student: Model, teacher: PreTrainedTokenizerFast) -> None:
+    """Distillation compares the same token ids, so both models must mean the same by each."""
+    ours, theirs = student.tokenizer, teacher
+    if len(ours) != len(theirs):
+        raise ValueError(
+            f"teacher.path={name!r}: vocabulary of {len(theirs)} ids, the student's tokenizer has "
+            f"{len(ours)}; choose a teacher of the same family"
+        )
+    special = [(t.pad_token_id, t.eos_token_id) for t in (ours, theirs)]
+    if special[0] != special[1]:
+        raise ValueError(
+            f"teacher.path={name!r}: its (padding, end) ids are {special[1]}, the student's "
+            f"{special[0]}; correct pad_token and eos_token in one tokenizer_config.json"
+        )
+    if tokenizer_digest(ours) != tokenizer_digest(theirs):
+        raise ValueError(
+            f"teacher.path={name!r}: its tokenizer differs from the student's "
+            f"({student.path}); use a teacher with the same tokenizer and special tokens"
+        )
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """A digest of everything that maps text to ids: vocabulary, algorithm, special ids."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    special = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    text = json.dumps([backend["model"], backend["added_tokens"], special], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_policy(cfg: Run, checkpoint: str, layouts: Layouts) -> Model:
+    """The student of a config with the weights that --checkpoint names.
+
+    Args:
+      cfg: of the run, or of another one whose student has the same form.
+      checkpoint: a run of `train` (its latest step), one step of it, or a Hugging Face folder,
+        which takes the place of student.path; "" leaves that as it is.
+      layouts: of the config.
+    """
+    saved = saved_run(checkpoint) if checkpoint else None
+    student = cfg.student
+    if checkpoint and saved is None:
+        student = dataclasses.replace(student, path=checkpoint, fresh=Fresh(), lora_rank=0)
+    model = load_student(student, layouts, seed=cfg.seed)
+    if saved is None:
+        return model
+    return model._replace(params=restore_params(cfg, saved, model))
+
+
+def restore_params(cfg: Run, saved: Saved, student: Model) -> Any:
+    """Student parameters of a training run's latest (or a given) step.
+
+    Raises:
+      FileNotFoundError: nothing is saved there.
+      ValueError: it is damaged, or of another model.
+    """
+    checkpointer = Checkpointer(saved.workdir / "checkpoints", read_only=True)
+    step = checkpointer.latest_step() if saved.step is None else saved.step
+    if step is None:
+        raise FileNotFoundError(f"--checkpoint={saved.workdir}: no saved step there")
+    if cfg.student.lora_rank:
+        require_same_base(cfg.student, checkpointer.saved_config(step), saved.workdir)
+    tx = make_optimizer(cfg.optim)
+    state: TrainState = on_mesh(init_state(student.params, tx), student.layout.mesh)
+    return checkpointer.restore(step, state).params
+
+
+def require_same_base(cfg: Student, saved: Mapping[str, Any], workdir: Path) -> None:
+    """Adapters are only worth something beside the weights they were trained with.
+
+    Raises:
+      ValueError: `saved`, the options of the run, has other ones or another scale.
+    """
+    for name in ("path", "lora_rank", "lora_alpha"):
+        ours, theirs = getattr(cfg, name), saved.get("student", {}).get(name)
+        if ours != theirs:
+            raise ValueError(
+                f"student.{name}={ours!r}, but the adapters in {workdir} were trained with "
+                f"{theirs!r}; set --config.student.{name} to that"
+            )
+
+
+class Saved(NamedTuple):
+    """The checkpoints of a run."""
+
+    workdir: Path
+    step: int | None  # None: the latest
+
+
+def saved_run(checkpoint: str) -> Saved | None:
+    """The run that --checkpoint names: a workdir, its `checkpoints`, or a step folder in it.
+
+    Returns:
+      None where it names the folder of a model instead.
+
+    Raises:
+      FileNotFoundError: it names neither, with the nearest folder there is.
+    """
+    path = Path(checkpoint)
+    if path.name.isdigit() and path.parent.name == "checkpoints" and path.is_dir():
+        return Saved(path.parent.parent, int(path.name))
+    if path.name == "checkpoints" and path.is_dir():
+        return Saved(path.parent, None)
+    if (path / "checkpoints").is_dir():
+        return Saved(path, None)
+    if local_path(checkpoint, "config.json"):
+        return None
+    if path.exists():
+        raise FileNotFoundError(
+            f"--checkpoint={checkpoint}: there are no checkpoints of a run and no config.json of a "
+            "model in it"
+        )
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    raise FileNotFoundError(f"--checkpoint={checkpoint}: no such folder{hint}")

@@ -1,0 +1,128 @@
+"""The parts of a run that its options name: algorithm, environment, sampler, scoring."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerFast
+
+from atod_jax.algorithms.base import Step, TeacherContext
+from atod_jax.config.reading import algorithm_of, environment_of
+from atod_jax.config.sections import Run, Sampling
+from atod_jax.core.fused import HeadConfig
+from atod_jax.device.policy import Action, Policy
+from atod_jax.device.sampling import SamplingConfig
+from atod_jax.device.scoring import ScoreConfig
+from atod_jax.envs import base as envs
+from atod_jax.envs.pool import EnvPool
+from atod_jax.envs.templates import template_of
+from atod_jax.episodes.render import Renderer
+from atod_jax.episodes.rollout import Act
+from atod_jax.records import RolloutPlan, Task
+from atod_jax.run.models import Model
+from atod_jax.types import Signal
+
+
+class Algorithm(NamedTuple):
+    """One algorithm with its options filled in; see `algorithms.base.Algorithm`."""
+
+    name: str
+    signal: Callable[[Step], Signal]
+    needs_teacher: Callable[[int], bool]  # (step)
+    rollout_plan: Callable[[int], RolloutPlan]  # (step)
+    teacher: TeacherContext
+    turn_weights: Callable[[Step], jax.Array] | None
+
+
+class Environment(NamedTuple):
+    """One task family with its options, a pool of players, and the renderer of prompts."""
+
+    plugin: envs.Environment
+    settings: Any
+    max_turns: int
+    pool: EnvPool
+    renderer: Renderer
+
+    def tasks(self, split: str, count: int = 0) -> Sequence[Task]:
+        """The first `count` tasks of a split; 0 means all."""
+        tasks = self.plugin.tasks(self.settings, split)
+        return [tasks[i] for i in range(min(count or len(tasks), len(tasks)))]
+
+
+def algorithm(cfg: Run) -> Algorithm:
+    """The algorithm of a run."""
+    plugin, settings = algorithm_of(cfg), cfg.algorithm.settings
+    bind = functools.partial
+    weights = plugin.turn_weights
+    return Algorithm(
+        name=cfg.algorithm.name,
+        signal=bind(plugin.signal, settings),
+        needs_teacher=bind(plugin.needs_teacher, settings),
+        rollout_plan=lambda step: plugin.rollout_plan(settings, step, cfg.env.max_turns),
+        teacher=plugin.teacher(settings),
+        turn_weights=bind(weights, settings) if weights else None,
+    )
+
+
+def environment(cfg: Run, tokenizer: PreTrainedTokenizerFast) -> Environment:
+    """The environment side of a run."""
+    plugin, settings, turns = environment_of(cfg), cfg.env.settings, cfg.env.max_turns
+    renderer = Renderer(
+        tokenizer,
+        template_of(plugin, cfg.env.template),
+        history=cfg.env.history,
+        longest=cfg.sampling.prompt_buckets[-1],
+    )
+    pool = EnvPool(functools.partial(plugin.make, settings, turns), cfg.env)
+    return Environment(plugin, settings, turns, pool, renderer)
+
+
+def score_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> ScoreConfig:
+    """How student and teacher are scored: the rollout's temperature and support."""
+    head = HeadConfig(
+        temperature=cfg.sampling.temperature,
+        vocab=len(tokenizer),
+        forbidden=(tokenizer.pad_token_id,),
+        tiling=cfg.head,
+        mesh=mesh,
+    )
+    return ScoreConfig(micro_rows=cfg.packing.micro_rows, head=head)
+
+
+def policy(cfg: Sampling, model: Model, *, temperature: float, max_rows: int) -> Policy:
+    """A sampler for `model` at the given temperature, for up to `max_rows` prompts of a process.
+
+    It takes parameters as `models.to_sampling` gives them.
+    """
+    at_once = -(-cfg.rows // jax.process_count()) or max_rows
+    sampling = SamplingConfig(
+        temperature=temperature,
+        top_k=cfg.top_k,
+        top_p=cfg.top_p,
+        max_new_tokens=cfg.max_new_tokens,
+        prompt_buckets=cfg.prompt_buckets,
+        max_rows=min(max_rows, at_once),
+        eos_ids=(model.tokenizer.eos_token_id,),
+        pad_id=model.tokenizer.pad_token_id,
+        vocab=len(model.tokenizer),
+        forbidden=(model.tokenizer.pad_token_id,),
+    )
+    return Policy(model.lm, sampling, model.sampling.mesh)
+
+
+def actor(policy: Policy, params: Any, key: jax.Array, slots: int) -> Act:
+    """A rollout's `act` for fixed parameters; the draws of turn k come from fold_in(key, k).
+
+    Up to `slots` prompts are sampled as many at a time as the policy takes. With several processes
+    all make the same number of calls, some perhaps without a prompt of their own.
+    """
+    size = policy.cfg.max_rows
+    pieces = [slice(first, first + size) for first in range(0, slots, size)]
+
+    def act(prompts: Sequence[Any], rows: Sequence[int], turn: int) -> list[Action]:
+        drawn = jax.random.fold_in(key, turn)
+        return [a for p in pieces for a in policy.act(params, prompts[p], rows[p], drawn)]
+
+    return act

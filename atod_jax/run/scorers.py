@@ -1,0 +1,91 @@
+"""Who says what of a batch: the student and the teacher, wherever they live."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from atod_jax.config.sections import Run
+from atod_jax.core.fused import VOCAB
+from atod_jax.device.scoring import join, make_score, split, teacher_rows
+from atod_jax.run.batch import Packed
+from atod_jax.run.models import Model
+from atod_jax.run.parts import Algorithm, score_config
+from atod_jax.sharding import batch_sharding, put
+from atod_jax.types import Rows, TokenStats
+
+
+class BatchScorer:
+    """Scores all rows of a batch, one minibatch at a time, so that one shape compiles.
+
+    Rows come from `mesh` and the statistics go there; the model may live on another one.
+    """
+
+    def __init__(self, model: Model, cfg: Run, mesh: Mesh, *, keep_states: bool = False):
+        self._cfg, self._from, self._at = cfg.packing, mesh, model.layout.mesh
+        score_cfg = score_config(cfg, model.tokenizer, self._at)
+        self._score = make_score(model.lm, score_cfg, keep_states=keep_states)
+
+    def __call__(self, params: Any, packed: Packed, rows: Rows | None = None) -> TokenStats:
+        """The statistics of the batch; `rows` replaces what the model reads of it."""
+        rows = packed.batch.rows if rows is None else rows
+        capacity = packed.capacity(self._cfg, self._at)
+        if self._at == self._from:
+            return self._all(params, rows, capacity)
+        with jax.set_mesh(self._at):
+            stats = self._all(params, put(rows, batch_sharding(self._at)), capacity)
+        return put(stats, batch_sharding(self._from))
+
+    def _all(self, params: Any, rows: Rows, capacity: int) -> TokenStats:
+        pieces = split(rows, size=self._cfg.minibatch_rows)
+        return join([self._score(params, piece, capacity) for piece in pieces])
+
+
+class TeacherScorer:
+    """The teacher's statistics of a batch: a separate teacher, or the student itself given a
+    privileged prompt."""
+
+    def __init__(
+        self,
+        cfg: Run,
+        mesh: Mesh,
+        *,
+        student: Model,
+        teacher: Model | None,
+        algorithm: Algorithm,
+    ):
+        context, self._needed = algorithm.teacher, algorithm.needs_teacher
+        self._params = None if context.self_teacher or teacher is None else teacher.params
+        model = student if context.self_teacher else teacher
+        self._score = model and BatchScorer(model, cfg, mesh, keep_states=context.exact_kl)
+        # the matrix that goes with the states of an exact KL
+        self.head = _head_at(model, mesh) if model and context.exact_kl else None
+
+    def __call__(self, step: int, student_params: Any, packed: Packed) -> TokenStats | None:
+        """The statistics where the algorithm wants them at this step, else None."""
+        if not self._needed(step) or self._score is None:
+            return None
+        params = student_params if self._params is None else self._params
+        return self._score(params, packed, teacher_rows(packed.batch))
+
+
+def _head_at(model: Model, mesh: Mesh) -> jax.Array:
+    """The model's output embedding where the student's head is computed, split in the same way."""
+    with jax.set_mesh(model.layout.mesh):
+        head = model.lm.head(model.params)
+    return put(head, NamedSharding(mesh, PartitionSpec(VOCAB)))
+
+
+def require_teacher(cfg: Run, teacher: Model | None, algorithm: Algorithm) -> None:
+    """An algorithm that distils needs someone to distil from.
+
+    Raises:
+      ValueError: it has no teacher.
+    """
+    own = algorithm.teacher.self_teacher or not algorithm.needs_teacher(0)
+    demonstrates = algorithm.rollout_plan(0).prefix_by == "teacher"
+    if teacher is None and (demonstrates or not own):
+        raise ValueError(
+            f"teacher.path='': algorithm.name={cfg.algorithm.name!r} needs a teacher; "
+            "set --config.teacher.path to a Hugging Face folder or household/<name>"
+        )

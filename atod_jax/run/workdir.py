@@ -1,0 +1,138 @@
+"""The folder of a run: what pins it, and how another program finds the run in it.
+
+`run_config.json` holds the run's options from its first finished step on; until then
+`starting.json` does, and a start with other options takes the folder over.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from atod_jax import cluster, config
+from atod_jax.options.tree import show
+from atod_jax.results.files import write_text
+
+RECORD, STARTING = "run_config.json", "starting.json"
+# what a run writes before its first step is finished
+LEFT_BY_A_START = ("checkpoints", "evaluations", "transcripts", "tensorboard", "metrics.jsonl")
+
+
+def open_workdir(folder: str, cfg: config.Run) -> Path:
+    """Makes the folder, or checks that it belongs to the run that goes on.
+
+    Raises:
+      ValueError: it holds another run, with the options that differ, or is a file.
+    """
+    out = Path(folder)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--workdir={out} is a file; name a folder")
+    if (out / RECORD).is_file():
+        _require_same(out, _read(out / RECORD), cfg)
+    if cluster.is_first():
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / RECORD).is_file():
+            _take_over(out, cfg)
+    cluster.first_says(None)  # nobody reads what is there before it is known to belong here
+    return out
+
+
+def pin(out: Path, cfg: config.Run) -> None:
+    """Makes the folder this run's for good, once; called after a finished step."""
+    if cluster.is_first() and not (out / RECORD).is_file():
+        write_text(out / RECORD, _json(cfg))
+        (out / STARTING).unlink(missing_ok=True)
+
+
+def first_step(cfg: config.Run, saved: int) -> int:
+    """The step a run goes on from.
+
+    Raises:
+      ValueError: it is beyond the last one.
+    """
+    if saved > cfg.total_steps:
+        raise ValueError(
+            f"total_steps={cfg.total_steps}: this run has done {saved} steps; set "
+            f"--config.total_steps={saved} or more"
+        )
+    return saved
+
+
+def read_run(workdir: Path) -> config.Run:
+    """The options of the run in a folder; an option that is younger than the run has its default.
+
+    Raises:
+      FileNotFoundError: the folder holds no run.
+      ValueError: the record is damaged, or of a version with other options.
+    """
+    for name in (RECORD, STARTING):
+        if (workdir / name).is_file():
+            return _read(workdir / name)
+    raise FileNotFoundError(f"{workdir} holds no run: there is no {RECORD}")
+
+
+def _read(record: Path) -> config.Run:
+    try:
+        return config.resolve(json.loads(record.read_text()), model_required=False)
+    except ValueError as error:
+        raise ValueError(f"{record} is not readable as the options of a run: {error}") from error
+
+
+def _json(cfg: config.Run) -> str:
+    return json.dumps(config.to_plain(cfg), indent=2) + "\n"
+
+
+def _take_over(out: Path, cfg: config.Run) -> None:
+    """Clears away what a start with other options has left, and says whose start this is."""
+    start = out / STARTING
+    if start.is_file() and differences(_definition(start), config.defining(cfg)):
+        for name in LEFT_BY_A_START:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_text(start, _json(cfg))
+
+
+def _definition(record: Path) -> dict[str, Any]:
+    try:
+        return config.defining(_read(record))
+    except ValueError:  # of another version: whatever it was, it is not this run
+        return {}
+
+
+def _require_same(out: Path, old: config.Run, new: config.Run) -> None:
+    found = differences(config.defining(old), config.defining(new))
+    scheduled = new.optim.schedule != "constant"
+    if "total_steps" in found and new.total_steps > old.total_steps and not scheduled:
+        del found["total_steps"]  # the record keeps the number of the first start
+    if not found:
+        return
+    shown = [f"{path} ({show(a)} there, {show(b)} now)" for path, (a, b) in found.items()]
+    why = ""
+    if list(found) == ["total_steps"]:
+        why = (
+            f"; optim.schedule={new.optim.schedule} depends on it"
+            if scheduled
+            else "; it may grow, not shrink"
+        )
+    raise ValueError(
+        f"--workdir={out} holds another run: {', '.join(shown[:5])}{why}; use a new folder, or "
+        "the options of that run to go on with it"
+    )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The options of which two runs have other values, "-" where one has no such option."""
+    paths = sorted(old.keys() | new.keys())
+    pairs = {path: (old.get(path, "-"), new.get(path, "-")) for path in paths}
+    return {path: (a, b) for path, (a, b) in pairs.items() if not _same(path, a, b)}
+
+
+def _same(path: str, a: Any, b: Any) -> bool:
+    """Equal, or two ways to write the place of the same folder."""
+    if a == b:
+        return True
+    return bool(
+        isinstance(a, str) and isinstance(b, str) and a and b and Path(a).exists()
+        and Path(a).resolve() == Path(b).resolve()
+    )  # fmt: skip
