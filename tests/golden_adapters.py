@@ -7,33 +7,42 @@ by name. It holds no formula of the method: only argument building, sums and mas
 import jax
 import jax.numpy as jnp
 from golden_inputs import (
+    PerRow,
     anneal_config,
     group_config,
     loss_config,
     make_batch,
     models,
     only,
+    takes_numbers,
     tdur_config,
 )
+from golden_reports import by_turn, runs
 
 from atod_jax.algorithms import atod, base, opd, opd_gated, sod, tcod
-from atod_jax.core import advantages, aggregation, diagnostics, losses, masked, schedules, tdur
+from atod_jax.algorithms.base import Step
+from atod_jax.core import advantages, aggregation, losses, masked, schedules, tdur
 from atod_jax.types import Signal, TokenStats
 
 
 def tdur_turn_weights(p, a):
-    d, h = tdur.turn_signals(a["student_logp"], a["teacher_logp"], a["mask"])
-    length = jnp.sum(a["mask"], axis=1)
-    options = {"num_traj": a["group"].shape[0], "cfg": tdur_config(p)}
-    per_row = tdur.turn_weights(d, h, a["traj"], length=length, **options)
-    return {"weights": jnp.where(a["mask"], per_row[:, None], 1.0)}
+    d, h = tdur.turn_signals(a["student_logp"], a["teacher_logp"], action_mask=a["mask"])
+    per_row = tdur.turn_weights(
+        d,
+        h,
+        traj=a["traj"],
+        length=jnp.sum(a["mask"], axis=1),
+        num_traj=a["group"].shape[0],
+        cfg=tdur_config(p),
+    )
+    return {"weights": PerRow(per_row, a["mask"], 1.0)}
 
 
 def tdur_token_weights(p, a):
     weights = tdur.token_weights(
         a["student_logp"],
         a["teacher_logp"],
-        a["mask"],
+        action_mask=a["mask"],
         min_divergence=p["tip_min_divergence"],
         smoothing=p["tip_smoothing"],
         quantile=p["entropy_clip_quantile"],
@@ -66,7 +75,7 @@ def soft_curriculum_weights(p, a):
         warmup=p["warmup_steps"],
     )
     weight = schedules.soft_curriculum(jnp.array(p["global_step"]), a["turn_step"], cfg=cfg)
-    return {"weights": jnp.where(a["mask"], weight[:, None], 1.0)}
+    return {"weights": PerRow(weight, a["mask"], 1.0)}
 
 
 def atod_advantage(p, a):
@@ -79,53 +88,52 @@ def atod_advantage(p, a):
         gap = advantages.return_to_go(gap, mask, **options)
     weight = jnp.ones_like(gap)
     if p["enable_tip"] and p["tip_granularity"] == "turn":
-        weight = tdur_turn_weights(p, a)["weights"]
+        weight = tdur_turn_weights(p, a)["weights"].per_token()
     elif p["enable_tip"]:
         quantile = p["tip_entropy_clip_quantile"]
         weight = tdur_token_weights({**p, "entropy_clip_quantile": quantile}, a)["weights"]
     if p["enable_soft_curriculum"]:
         prefix = "curriculum_"
         curriculum = {k.removeprefix(prefix): v for k, v in p.items() if k.startswith(prefix)}
-        weight *= soft_curriculum_weights({**curriculum, "global_step": update}, a)["weights"]
+        per_row = soft_curriculum_weights({**curriculum, "global_step": update}, a)["weights"]
+        weight *= per_row.per_token()
     kappa, rho = schedules.mix(update, cfg=anneal_config(p))
-    distill, _ = base.mixed_terms(kappa * weight * gap, None, mask)
+    distill, _ = base.mixed_terms(kappa * weight * gap, None, action_mask=mask)
     return {"advantage": distill + jnp.where(mask, rho * a["grpo_advantage"], 0.0)}
 
 
 def atod_pipeline(p, a):
     """Rewards, penalty, group advantage, weights and annealing: the whole of `atod.signal`."""
-    turn, anneal, group = (dict(vars(f(p))) for f in (tdur_config, anneal_config, group_config))
-    anneal.pop("gap")  # of the adaptive schedule, which the reference lacks
     kind = {"turn": "tdur", "token": "token"}[p["tip_granularity"]]
     cfg = atod.Config(
         weighting=kind if p["enable_tip"] else "uniform",
-        anneal=anneal.pop("kind"),
-        anneal_steps=anneal.pop("steps"),
         token_signal="return_to_go" if p["enable_within_turn_rtg"] else "gap",
         rtg_gamma=p["opd_gamma"],
         rtg_normalise=p["opd_length_normalization"],
-        curriculum=p["enable_soft_curriculum"],
-        curriculum_updates=p["curriculum_checkpoint_steps"],
-        curriculum_softness=p["curriculum_softness"],
-        curriculum_bias=p["curriculum_bias"],
-        curriculum_min=p["curriculum_min_weight"],
-        curriculum_max=p["curriculum_max_weight"],
-        curriculum_warmup=p["curriculum_warmup_steps"],
         token_quantile=p["tip_entropy_clip_quantile"],
-        **turn,
-        **anneal,
-        **group,
+        tdur=tdur_config(p),
+        curriculum=schedules.CurriculumConfig(
+            enabled=p["enable_soft_curriculum"],
+            updates_per_turn=p["curriculum_checkpoint_steps"],
+            softness=p["curriculum_softness"],
+            bias=p["curriculum_bias"],
+            weight_min=p["curriculum_min_weight"],
+            weight_max=p["curriculum_max_weight"],
+            warmup=p["curriculum_warmup_steps"],
+        ),
+        anneal=anneal_config(p),
+        reward=group_config(p),
     )
     batch = make_batch(a)
-    signal = atod.signal(cfg, batch, *models(a), jnp.array(p["global_step"] - 1))
-    grpo = jnp.where(a["mask"], base.rl_estimate(batch, cfg=cfg)[:, None], 0.0)
-    return {"advantage": signal.advantage, "grpo_advantage": grpo}
+    signal = atod.signal(cfg, Step(batch, *models(a), jnp.array(p["global_step"] - 1)))
+    grpo = advantages.row_advantages(batch, cfg=cfg.reward)
+    return {"advantage": signal.advantage, "grpo_advantage": PerRow(grpo, a["mask"])}
 
 
 def grpo_outcome_advantage(p, a):
     scores = jnp.sum(a["token_level_rewards"], axis=1)
-    per_row = advantages.group_relative(scores, a["traj"], a["group"], cfg=group_config(p))
-    return {"advantage": jnp.where(a["mask"], per_row[:, None], 0.0)}
+    per_row = advantages.group_relative(scores, a["traj"], group=a["group"], cfg=group_config(p))
+    return {"advantage": PerRow(per_row, a["mask"])}
 
 
 def invalid_action_penalty(p, a):
@@ -135,7 +143,7 @@ def invalid_action_penalty(p, a):
     row, traj = jnp.arange(rows), jnp.arange(rows)
     at = (jnp.sum(a["mask"], axis=1) - 1) % width
     valid, coef = a["is_action_valid"] > 0, p["coef"]
-    new = advantages.row_scores(scores[row, at], traj, valid, invalid_penalty=coef)
+    new = advantages.row_scores(scores[row, at], traj, action_valid=valid, invalid_penalty=coef)
     return {"token_level_scores": scores.at[row, at].set(new)}
 
 
@@ -182,7 +190,8 @@ def token_sum_loss(logp, old_logp, advantage, mask, *, cfg):
 def sod_opd_advantage(p, a):
     """The three modes: uniform (opd), gated (opd_gated), stepwise (sod)."""
     mask, (student, teacher) = a["mask"], models(a)
-    gap = p["opd_coef"] * base.log_gap(make_batch(a), student, teacher, algorithm=p["mode"])
+    step = Step(make_batch(a), student, teacher, jnp.array(0))
+    gap = p["opd_coef"] * base.log_gap(step)
     out = {}
     if p["mode"] == "gated":
         gate = {k: p[k] for k in ("gamma", "beta_min", "beta_max")}
@@ -191,21 +200,21 @@ def sod_opd_advantage(p, a):
         )
         gap = beta[:, None] * gap
     elif p["mode"] == "stepwise":
-        divergence, _ = tdur.turn_signals(student.logp, teacher.logp, mask)
+        divergence, _ = tdur.turn_signals(student.logp, teacher.logp, action_mask=mask)
         weight = sod.stepwise_weights(
             divergence,
             a["traj"],
-            a["turn_step"],
+            turn=a["turn_step"],
             num_traj=a["group"].shape[0],
             delta=p["delta"],
             eps=p["epsilon"],
         )
         gap = weight[:, None] * gap
-        out = {"weights": jnp.where(mask, weight[:, None], 0.0)}
+        out = {"weights": PerRow(weight, mask)}
     else:
         only(p["mode"], "uniform")
         cfg = opd.Config(coef=p["opd_coef"])
-        gap = opd.signal(cfg, make_batch(a), student, teacher, jnp.array(0)).advantage
+        gap = opd.signal(cfg, step).advantage
     reward = jnp.where(mask, a["grpo_advantage"], 0.0)
     return {"advantage": gap + (0.0 if p["opd_only"] else reward), **out}
 
@@ -242,29 +251,32 @@ def sdar_loss(p, a):
 
 
 def gigpo_advantage(p, a):
-    returns = advantages.step_returns(a["step_reward"], a["traj"], a["turn_step"], gamma=p["gamma"])
+    returns = advantages.step_returns(
+        a["step_reward"], a["traj"], turn=a["turn_step"], gamma=p["gamma"]
+    )
     valid, coef = a["is_action_valid"] > 0, p["invalid_action_penalty_coef"]
     own = jnp.arange(returns.shape[0])
-    penalised = advantages.row_scores(returns, own, valid, invalid_penalty=coef)
+    penalised = advantages.row_scores(returns, own, action_valid=valid, invalid_penalty=coef)
     scale = {"mean_norm": False, "mean_std_norm": True}[p["mode"]]
     per_row = advantages.gigpo(
         jnp.sum(a["token_level_rewards"], axis=1),
         penalised,
-        a["traj"],
-        a["group"],
+        traj=a["traj"],
+        group=a["group"],
         anchor=a["anchor_id"],
-        step_weight=p["step_advantage_w"],
-        cfg=advantages.GroupConfig(scale=scale, eps=p["epsilon"]),
+        cfg=advantages.RewardConfig(
+            scale=scale, eps=p["epsilon"], gigpo_weight=p["step_advantage_w"]
+        ),
     )
     return {
         "step_return": returns,
         "step_reward_penalised": penalised,
-        "advantage": jnp.where(a["mask"], per_row[:, None], 0.0),
+        "advantage": PerRow(per_row, a["mask"]),
     }
 
 
 def turn_segments(p, a):
-    start, end, count = masked.runs(a["mask"], limit=a["mask"].shape[1])
+    start, end, count = runs(a["mask"], limit=a["mask"].shape[1])
     return {"start": start, "end": end, "count": count}
 
 
@@ -276,7 +288,7 @@ def per_turn_diagnostics(p, a):
     }
     out = {"turn": jnp.arange(p["max_turn_log"] + 1)}
     for name, x in streams.items():
-        means, rows = diagnostics.by_turn(x, a["mask"], a["turn_step"], last=p["max_turn_log"])
+        means, rows = by_turn(x, a["mask"], turn=a["turn_step"], last=p["max_turn_log"])
         whole = masked.masked_mean(x, a["mask"])
         out |= {name: means, f"{name}_mean": whole.total / whole.weight}
         out["count"] = rows
@@ -301,7 +313,7 @@ def within_turn_rtg(p, a):
 
 
 ADAPTERS = {
-    f.__name__: f
+    f.__name__: takes_numbers(f)
     for f in (
         tdur_turn_weights,
         tdur_token_weights,

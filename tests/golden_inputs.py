@@ -1,10 +1,57 @@
-"""Golden arrays and parameters as the package's types: batches, statistics, configs."""
+"""Golden arrays and parameters as the package's types: batches, statistics, configs.
+
+A case may write real numbers as whole ones, and an advantage per row or per token.
+"""
+
+import functools
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from atod_jax.core import advantages, losses, schedules, tdur
 from atod_jax.types import Rows, TokenStats, TurnBatch
+
+# Parameters that are not real numbers, and arrays of whole numbers.
+FLAGS = {
+    "tip_mean_preserve", "opd_length_normalization", "cross_steps", "norm_by_std", "opd_only",
+    "enable_tip", "enable_soft_curriculum", "enable_coef_anneal", "enable_within_turn_rtg",
+}  # fmt: skip
+COUNTS = {
+    "tip_min_turns", "anneal_steps", "coef_anneal_steps", "global_step", "warmup_steps",
+    "curriculum_warmup_steps", "max_env_steps", "micro_batch", "mini_batch", "max_turn_log",
+}  # fmt: skip
+IDS = {"traj_id", "group_id", "turn_step", "anchor_id", "steps", "expert_lens"}
+ADVANTAGES = {"advantage", "advantages", "grpo_advantage"}
+
+
+class PerRow(NamedTuple):
+    """A result with one number per row, which a case lists per row or per token."""
+
+    values: Any  # [N]
+    mask: Any  # [N, R]
+    fill: Any = 0.0  # off the mask
+
+    def per_token(self):
+        """[N, R]."""
+        return jnp.where(self.mask, self.values[:, None], self.fill)
+
+
+def numbers(params):
+    """The parameters of a case in the types that the package declares."""
+
+    def number(name, value):
+        if isinstance(value, str) or value is None:
+            return value
+        kind = bool if name in FLAGS else int if name in COUNTS else float
+        return kind(np.asarray(value).item())
+
+    return {name: number(name, value) for name, value in params.items()}
+
+
+def takes_numbers(adapter):
+    """An adapter whose parameters went through `numbers`."""
+    return functools.wraps(adapter)(lambda params, arrays: adapter(numbers(params), arrays))
 
 
 def prepared(arrays):
@@ -13,6 +60,14 @@ def prepared(arrays):
     rows = len(next(iter(a.values())))
     if "mask" in a:
         a["mask"] = a["mask"] > 0
+    for name in a.keys() - {"mask"}:
+        whole = np.issubdtype(a[name].dtype, np.integer) or a[name].dtype == bool
+        if name in IDS and not whole:
+            a[name] = a[name].astype(np.int32)
+        if name not in IDS and whole:
+            a[name] = a[name].astype(np.float64)
+        if name in ADVANTAGES and a[name].ndim == 1:
+            a[name] = np.broadcast_to(a[name][:, None], a["mask"].shape)
     _, first, traj = np.unique(
         a.get("traj_id", np.arange(rows)), return_index=True, return_inverse=True
     )
@@ -76,7 +131,7 @@ def anneal_config(p):
 
 
 def group_config(p):
-    return advantages.GroupConfig(
+    return advantages.RewardConfig(
         statistics="turns" if p["cross_steps"] else "trajectories",
         scale=p["norm_by_std"],
         invalid_penalty=p.get("invalid_action_penalty_coef", 0.0),
@@ -92,7 +147,10 @@ def only(value, known):
 
 def fitted(name, got, expected, function):
     """An output cut to the entries that the case lists."""
-    value = np.asarray(got[name])
+    value = got[name]
+    if isinstance(value, PerRow):
+        value = value.values if expected[name].ndim == 1 else value.per_token()
+    value = np.asarray(value)
     if function == "per_turn_diagnostics" and value.ndim == 1:
         return value[expected["turn"]]
     if function == "turn_segments" and value.ndim == 2:

@@ -1,28 +1,22 @@
-"""What algorithms share: the common form of their advantage, and the hooks with their defaults.
+"""What an algorithm is, and the common form of its advantage.
 
-    A_t = kappa(s) * turn_weight * token_signal + rho(s) * RL_estimate
+    A_t = kappa(s) * turn_weight * token_signal + rho(s) * reward_advantage
 
-An algorithm is a module with `Config`, `needs_teacher(cfg, step)` and `signal(...)`, which fills
-the three places of the form and calls `hybrid`. Two more hooks act before the batch exists, and a
-module defines them only if it wants something else than the defaults here:
-    rollout_plan(cfg, step, max_turns)   how far episodes go and what is replayed to the student
-    teacher_context(cfg)                 who the teacher is and what only it gets to read
+An algorithm fills the places of the form and calls `hybrid`; see `Algorithm` for the contract.
 """
 
 import dataclasses
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from atod_jax.core import diagnostics, masked
-from atod_jax.core.advantages import GroupConfig, gigpo, row_advantages, row_scores, step_returns
 from atod_jax.records import RolloutPlan
 from atod_jax.types import Mean, Signal, TokenStats, TurnBatch
 
-ESTIMATORS = ("grpo", "gigpo")
+Number = TypeVar("Number", Int[Array, ""], int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +25,7 @@ class TeacherContext:
 
     self_teacher: bool = False  # the student's own present weights instead of teacher.path
     privileged: bool = False  # its prompts begin with a demonstration of the task
-    states: bool = False  # its final states are kept, for an exact KL in the loss
+    exact_kl: bool = False  # the loss needs its whole distribution, not only the sampled token's
 
 
 class Step(NamedTuple):
@@ -82,90 +76,32 @@ class Algorithm(NamedTuple):
     supervised: bool = False  # it learns from turns of the expert, not from what the student plays
 
 
-def rollout_plan(cfg: Any, step: int, max_turns: int) -> RolloutPlan:
-    """To be removed: the old hook."""
-    return whole_episodes(cfg, step, max_turns)
+# ------------------------------------------------------------------- the terms of the advantage
 
 
-def teacher_context(cfg: Any) -> TeacherContext:
-    """To be removed: the old hook."""
-    return TeacherContext()
+def teacher_of(step: Step) -> TokenStats:
+    """What the teacher says.
 
-
-def hook(module: ModuleType, name: str) -> Callable[..., Any]:
-    """To be removed: a module's own version of a hook, or the default."""
-    return vars(module).get(name, globals()[name])
-
-
-# ------------------------------------------------------------------- the three terms
-
-
-@dataclasses.dataclass(frozen=True)
-class RewardConfig:
-    """The RL estimate; every algorithm with a reward term has these options.
-
-    Defaults are those of the released runs for ALFWorld and WebShop.
+    Raises:
+      ValueError: there is no teacher.
     """
-
-    estimator: str = "grpo"  # grpo | gigpo (compares also turns that saw the same observation)
-    statistics: str = "turns"  # of a group: over its turn-rows | over its "trajectories"
-    scale: bool = True  # divide by the group's standard deviation
-    invalid_penalty: float = 0.1  # off the score of a row whose action is invalid
-    eps: float = 1e-6  # added to the deviation
-    gigpo_gamma: float = 0.95  # discount of the return of a turn
-    gigpo_weight: float = 1.0  # of the per-turn term
-
-    def __post_init__(self):
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(f"estimator={self.estimator!r}: choose from {', '.join(ESTIMATORS)}")
-        _ = self.group  # building it checks the values
-
-    @property
-    def group(self) -> GroupConfig:
-        """Options of the group statistics."""
-        return GroupConfig(
-            statistics=self.statistics,
-            scale=self.scale,
-            invalid_penalty=self.invalid_penalty,
-            eps=self.eps,
-        )
+    if step.teacher is None:
+        raise ValueError("teacher=None: the algorithm distils; score the batch with a teacher")
+    return step.teacher
 
 
-def rl_estimate(batch: TurnBatch, *, cfg: RewardConfig) -> Float[Array, "N"]:
-    """The advantage of every row from rewards alone."""
-    if cfg.estimator == "grpo":
-        return row_advantages(batch, cfg=cfg.group)
-    rows, penalty = batch.rows, cfg.invalid_penalty
-    returns = step_returns(rows.reward, rows.traj, rows.turn, gamma=cfg.gigpo_gamma)
-    own = jnp.arange(returns.shape[0])  # a turn's return is its own, as a trajectory's is its rows'
-    return gigpo(
-        row_scores(batch.returns, rows.traj, rows.action_valid, invalid_penalty=penalty),
-        row_scores(returns, own, rows.action_valid, invalid_penalty=penalty),
-        rows.traj,
-        batch.group,
-        anchor=rows.anchor,
-        step_weight=cfg.gigpo_weight,
-        cfg=cfg.group,
-    )
-
-
-def log_gap(
-    batch: TurnBatch, student: TokenStats, teacher: TokenStats | None, *, algorithm: str
-) -> Float[Array, "N R"]:
+def log_gap(step: Step) -> Float[Array, "N R"]:
     """The plain token signal lpT - lpS on action tokens, nats: minus the sampled reverse KL.
 
     Raises:
-      ValueError: no teacher.
+      ValueError: there is no teacher.
     """
-    if teacher is None:
-        raise ValueError(f"{algorithm} has teacher=None: score the batch with a teacher first")
-    return jnp.where(batch.rows.action_mask, teacher.logp - student.logp, 0.0)
+    gap = teacher_of(step).logp - step.student.logp
+    return jnp.where(step.batch.rows.action_mask, gap, 0.0)
 
 
 def hybrid(
-    batch: TurnBatch,
-    student: TokenStats,
-    teacher: TokenStats | None,
+    step: Step,
     *,
     distill: Float[Array, "N R"] | None = None,
     reward: Float[Array, "N"] | None = None,
@@ -175,19 +111,18 @@ def hybrid(
     """The Signal of advantage = distill + reward, both already times their coefficients.
 
     Args:
-      batch: one step of experience.
-      student: of the policy before the update.
-      teacher: adds diagnostics; with `exact_kl` its states go along.
+      step: one iteration; a teacher adds diagnostics.
       distill: kappa * weight * token signal; None = nothing.
-      reward: rho * RL estimate of each row; None = nothing.
+      reward: rho * advantage of each row; None = nothing.
       exact_kl: kappa * weight, where the exact KL replaces the sampled distillation term.
       report: further diagnostics.
     """
-    mask = batch.rows.action_mask
-    opd, rl = mixed_terms(distill, reward, mask)
-    means = diagnostics.of_student(batch, student) | (report or {})
-    if teacher is not None:
-        means |= diagnostics.of_teacher(batch.rows, student, teacher)
+    rows, student = step.batch.rows, step.student
+    mask = rows.action_mask
+    opd, rl = mixed_terms(distill, reward, action_mask=mask)
+    means = diagnostics.of_student(step.batch, student) | (report or {})
+    if step.teacher is not None:
+        means |= diagnostics.of_teacher(rows, student, teacher=step.teacher)
     if distill is not None:
         means["opd/abs_mean"] = masked.padded_mean(jnp.abs(opd), mask)
     if reward is not None:
@@ -196,7 +131,6 @@ def hybrid(
         advantage=opd + rl,
         old_logp=student.logp,
         kl_weight=exact_kl if exact_kl is None else jnp.where(mask, exact_kl, 0.0),
-        teacher_hidden=None if exact_kl is None else teacher.hidden,
         diagnostics=means,
     )
 
@@ -204,6 +138,7 @@ def hybrid(
 def mixed_terms(
     distill: Float[Array, "N R"] | None,
     reward: Float[Array, "N"] | None,
+    *,
     action_mask: Bool[Array, "N R"],
 ) -> tuple[Float[Array, "N R"], Float[Array, "N R"]]:
     """The two terms of the advantage as token streams, 0 off the mask."""
@@ -213,6 +148,11 @@ def mixed_terms(
     return opd, rl
 
 
-def update_number(step: Int[Array, ""] | int) -> Int[Array, ""] | int:
-    """s of the formulas: the first update has number 1."""
-    return step + 1
+def equal_weights(cfg: Any, step: Step) -> Float[Array, "N"]:
+    """The teacher counts the same on every turn."""
+    return jnp.ones(step.batch.rows.traj.shape)
+
+
+def update_number(number: Number) -> Number:
+    """s of the formulas, from the updates done so far: the first update has number 1."""
+    return number + 1

@@ -5,36 +5,22 @@ With `estimator="gigpo"` also the comparison of turns that saw the same observat
 
 import dataclasses
 
-from jaxtyping import Array, Int
-
-from atod_jax.algorithms import base
-from atod_jax.types import Signal, TokenStats, TurnBatch
+from atod_jax.algorithms.base import Algorithm, Step, hybrid
+from atod_jax.core.advantages import RewardConfig, row_advantages
+from atod_jax.types import Signal
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(base.RewardConfig):
+class Config:
     """Options: those of the reward term, nothing else."""
 
-
-def needs_teacher(cfg: Config, step: int) -> bool:
-    """Never."""
-    return False
+    reward: RewardConfig = RewardConfig()
 
 
-def signal(
-    cfg: Config,
-    batch: TurnBatch,
-    student: TokenStats,
-    teacher: TokenStats | None,
-    step: Int[Array, ""],
-) -> Signal:
-    """A_t = (r_b - mu_g) / (sigma_g + eps) on every action token of row b.
+def signal(cfg: Config, step: Step) -> Signal:
+    """A_t = (r_b - mu_g) / (sigma_g + eps) on every action token of row b."""
+    step = step._replace(teacher=None)  # even if there is one, it has no say
+    return hybrid(step, reward=row_advantages(step.batch, cfg=cfg.reward))
 
-    Args:
-      cfg: options.
-      batch: one step of experience, all of it.
-      student: of the policy before the update.
-      teacher: ignored.
-      step: ignored.
-    """
-    return base.hybrid(batch, student, None, reward=base.rl_estimate(batch, cfg=cfg))
+
+ALGORITHM = Algorithm(Config, signal)

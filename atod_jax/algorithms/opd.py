@@ -3,54 +3,52 @@
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
-from atod_jax.algorithms import base
-from atod_jax.types import Signal, TokenStats, TurnBatch
+from atod_jax.algorithms.base import (
+    Algorithm,
+    Step,
+    TeacherContext,
+    always,
+    equal_weights,
+    hybrid,
+    log_gap,
+)
+from atod_jax.options.field import at_least, check, option
+from atod_jax.types import Signal
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Options of plain distillation."""
 
-    coef: float = 1.0  # of the distillation term
-    exact: bool = False  # reverse KL over the whole vocabulary instead of the sampled token's
+    coef: float = option(1.0, "weight of the distillation term", at_least(0))
+    exact: bool = option(
+        False, "reverse KL over the whole vocabulary instead of the sampled token's"
+    )
+
+    def __post_init__(self):
+        check(self)
 
 
-def needs_teacher(cfg: Config, step: int) -> bool:
-    """Always."""
-    return True
-
-
-def teacher_context(cfg: Config) -> base.TeacherContext:
-    """An exact KL needs the teacher's whole distribution."""
-    return base.TeacherContext(states=cfg.exact)
-
-
-def signal(
-    cfg: Config,
-    batch: TurnBatch,
-    student: TokenStats,
-    teacher: TokenStats | None,
-    step: Int[Array, ""],
-) -> Signal:
+def signal(cfg: Config, step: Step) -> Signal:
     """A_t = coef (lpT_t - lpS_t) on action tokens, nats: minus the sampled reverse KL.
 
     With `exact` the loss holds coef KL(student || teacher) instead, differentiated through the
     whole distribution: the same expected gradient for each visited state, without the variance of
     the sampled token. It is not clipped.
-
-    Args:
-      cfg: options.
-      batch: one step of experience, all of it.
-      student: of the policy before the update.
-      teacher: on the same tokens.
-      step: ignored.
-
-    Raises:
-      ValueError: no teacher.
     """
-    gap = cfg.coef * base.log_gap(batch, student, teacher, algorithm="opd")
-    if cfg.exact:
-        return base.hybrid(batch, student, teacher, exact_kl=jnp.full_like(gap, cfg.coef))
-    return base.hybrid(batch, student, teacher, distill=gap)
+    gap = cfg.coef * log_gap(step)
+    return (
+        hybrid(step, exact_kl=jnp.full_like(gap, cfg.coef))
+        if cfg.exact
+        else hybrid(step, distill=gap)
+    )
+
+
+ALGORITHM = Algorithm(
+    Config,
+    signal,
+    needs_teacher=always,
+    teacher=lambda cfg: TeacherContext(exact_kl=cfg.exact),
+    turn_weights=equal_weights,
+)

@@ -6,26 +6,29 @@ A_t = A_GRPO + beta_b coef (lpT_t - lpS_t), beta_b falling with the row's own ad
 import dataclasses
 
 import jax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from atod_jax.algorithms import base
+from atod_jax.algorithms.base import Algorithm, Step, always, hybrid, log_gap
 from atod_jax.core import diagnostics
-from atod_jax.types import Signal, TokenStats, TurnBatch
+from atod_jax.core.advantages import RewardConfig, row_advantages
+from atod_jax.options.field import at_least, check, option
+from atod_jax.types import Signal
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(base.RewardConfig):
-    """Options of the gate, beside those of the reward term."""
+class Config:
+    """Options of the gate and of the reward term."""
 
-    coef: float = 1.0  # of the log-probability gap
-    gamma: float = 1.0  # sharpness
-    beta_min: float = 0.0  # weight of the teacher on rows with a high advantage
-    beta_max: float = 0.3  # and with a low one
+    coef: float = option(1.0, "weight of the distillation term", at_least(0))
+    gamma: float = option(1.0, "sharpness of the gate", at_least(0))
+    beta_min: float = option(
+        0.0, "weight of the teacher on rows with a high advantage", at_least(0)
+    )
+    beta_max: float = option(0.3, "weight of the teacher on rows with a low one", at_least(0))
+    reward: RewardConfig = RewardConfig()
 
-
-def needs_teacher(cfg: Config, step: int) -> bool:
-    """Always."""
-    return True
+    def __post_init__(self):
+        check(self)
 
 
 def gate(reward: Float[Array, "N"], *, cfg: Config) -> Float[Array, "N"]:
@@ -33,33 +36,21 @@ def gate(reward: Float[Array, "N"], *, cfg: Config) -> Float[Array, "N"]:
     return cfg.beta_min + (cfg.beta_max - cfg.beta_min) * jax.nn.sigmoid(-cfg.gamma * reward)
 
 
-def signal(
-    cfg: Config,
-    batch: TurnBatch,
-    student: TokenStats,
-    teacher: TokenStats | None,
-    step: Int[Array, ""],
-) -> Signal:
-    """A_t = A_b + beta_b coef (lpT_t - lpS_t) on action tokens.
+def turn_weights(cfg: Config, step: Step) -> Float[Array, "N"]:
+    """The gate of every row."""
+    return gate(row_advantages(step.batch, cfg=cfg.reward), cfg=cfg)
 
-    Args:
-      cfg: options.
-      batch: one step of experience, all of it.
-      student: of the policy before the update.
-      teacher: on the same tokens.
-      step: ignored.
 
-    Raises:
-      ValueError: no teacher.
-    """
-    reward = base.rl_estimate(batch, cfg=cfg)
+def signal(cfg: Config, step: Step) -> Signal:
+    """A_t = A_b + beta_b coef (lpT_t - lpS_t) on action tokens."""
+    reward = row_advantages(step.batch, cfg=cfg.reward)
     beta = gate(reward, cfg=cfg)
-    gap = cfg.coef * base.log_gap(batch, student, teacher, algorithm="opd_gated")
-    return base.hybrid(
-        batch,
-        student,
-        teacher,
-        distill=beta[:, None] * gap,
+    return hybrid(
+        step,
+        distill=beta[:, None] * (cfg.coef * log_gap(step)),
         reward=reward,
-        report=diagnostics.of_weights(batch, beta),
+        report=diagnostics.of_weights(step.batch, beta),
     )
+
+
+ALGORITHM = Algorithm(Config, signal, needs_teacher=always, turn_weights=turn_weights)

@@ -9,51 +9,38 @@ is the present policy, with gradient, so this is a term of the loss, not of the 
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
-from atod_jax.algorithms import base
-from atod_jax.types import Signal, TokenStats, TurnBatch
+from atod_jax.algorithms.base import Algorithm, Step, TeacherContext, always, hybrid, teacher_of
+from atod_jax.core.advantages import RewardConfig, row_advantages
+from atod_jax.options.field import at_least, check, option
+from atod_jax.types import Signal
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(base.RewardConfig):
-    """Options of the gated term, beside those of the reward term."""
+class Config:
+    """Options of the gated term and of the reward term."""
 
-    coef: float = 0.01  # lambda; 0.01 in the runs, 0.1 in their code
+    coef: float = option(
+        0.01, "lambda, weight of the gated term; 0.01 in their runs, 0.1 in their code", at_least(0)
+    )
+    reward: RewardConfig = RewardConfig()
 
-
-def needs_teacher(cfg: Config, step: int) -> bool:
-    """Always; see `teacher_context` for who it is."""
-    return True
-
-
-def teacher_context(cfg: Config) -> base.TeacherContext:
-    """The student itself, shown a demonstration of the task."""
-    return base.TeacherContext(self_teacher=True, privileged=True)
+    def __post_init__(self):
+        check(self)
 
 
-def signal(
-    cfg: Config,
-    batch: TurnBatch,
-    student: TokenStats,
-    teacher: TokenStats | None,
-    step: Int[Array, ""],
-) -> Signal:
-    """A_t = A_GRPO, and gate_weight = lambda on action tokens.
-
-    Args:
-      cfg: options.
-      batch: one step of experience, all of it.
-      student: of the policy before the update.
-      teacher: the same weights on prompts with privileged context.
-      step: ignored.
-
-    Raises:
-      ValueError: no teacher.
-    """
-    mask = batch.rows.action_mask
-    base.log_gap(batch, student, teacher, algorithm="sdar")  # refuses a missing teacher
-    plain = base.hybrid(batch, student, teacher, reward=base.rl_estimate(batch, cfg=cfg))
+def signal(cfg: Config, step: Step) -> Signal:
+    """A_t = A_GRPO, and gate_weight = lambda on action tokens."""
+    mask, teacher = step.batch.rows.action_mask, teacher_of(step)
+    plain = hybrid(step, reward=row_advantages(step.batch, cfg=cfg.reward))
     return plain.replace(
         gate_weight=jnp.where(mask, cfg.coef, 0.0), teacher_logp=jnp.where(mask, teacher.logp, 0.0)
     )
+
+
+ALGORITHM = Algorithm(
+    Config,
+    signal,
+    needs_teacher=always,
+    teacher=lambda cfg: TeacherContext(self_teacher=True, privileged=True),
+)

@@ -3,44 +3,32 @@
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
+from atod_jax.algorithms.base import Algorithm, Step
 from atod_jax.core import diagnostics
-from atod_jax.types import Signal, TokenStats, TurnBatch
+from atod_jax.options.field import at_least, check, option
+from atod_jax.types import Signal
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Options of supervised training."""
 
-    weight: float = 1.0  # of the cross-entropy per token
+    weight: float = option(1.0, "weight of the cross-entropy per token", at_least(0))
+
+    def __post_init__(self):
+        check(self)
 
 
-def needs_teacher(cfg: Config, step: int) -> bool:
-    """Never."""
-    return False
-
-
-def signal(
-    cfg: Config,
-    batch: TurnBatch,
-    student: TokenStats,
-    teacher: TokenStats | None,
-    step: Int[Array, ""],
-) -> Signal:
-    """ce_weight = weight on action tokens, advantage 0: the loss is the mean token nll, in nats.
-
-    Args:
-      cfg: options.
-      batch: recorded turns.
-      student: of the model before the update; only logged.
-      teacher: ignored.
-      step: ignored.
-    """
-    rows = batch.rows
+def signal(cfg: Config, step: Step) -> Signal:
+    """ce_weight = weight on action tokens, advantage 0: the loss is the mean token nll, in nats."""
+    student = step.student
     return Signal(
         advantage=jnp.zeros_like(student.logp),
-        ce_weight=jnp.where(rows.action_mask, cfg.weight, 0.0),
+        ce_weight=jnp.where(step.batch.rows.action_mask, cfg.weight, 0.0),
         old_logp=student.logp,
-        diagnostics=diagnostics.of_student(batch, student),
+        diagnostics=diagnostics.of_student(step.batch, student),
     )
+
+
+ALGORITHM = Algorithm(Config, signal, supervised=True)

@@ -8,32 +8,34 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from atod_jax.algorithms import base
+from atod_jax.algorithms.base import Algorithm, Step, always, hybrid, log_gap, teacher_of
 from atod_jax.core import diagnostics, masked
-from atod_jax.core.advantages import first_rows
+from atod_jax.core.advantages import RewardConfig, first_rows, row_advantages
 from atod_jax.core.tdur import turn_signals
-from atod_jax.types import Signal, TokenStats, TurnBatch
+from atod_jax.options.field import above, at_least, check, option
+from atod_jax.types import Signal
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(base.RewardConfig):
-    """Options of the weights, beside those of the reward term."""
+class Config:
+    """Options of the weights and of the reward term."""
 
-    coef: float = 1.0  # of the distillation term
-    delta: float = 0.2  # weights are at most 1 + delta; 0.2 in the runs, 0.5 in their function
-    divergence_eps: float = 1e-6  # nats, added to every divergence
+    coef: float = option(1.0, "weight of the distillation term", at_least(0))
+    delta: float = option(
+        0.2, "turn weights are at most 1 + delta; 0.2 in their runs, 0.5 in their code", at_least(0)
+    )
+    divergence_eps: float = option(1e-6, "nats; added to every divergence", above(0))
+    reward: RewardConfig = RewardConfig()
 
-
-def needs_teacher(cfg: Config, step: int) -> bool:
-    """Always."""
-    return True
+    def __post_init__(self):
+        check(self)
 
 
 def stepwise_weights(
     divergence: Float[Array, "N"],
     traj: Int[Array, "N"],
-    turn: Int[Array, "N"],
     *,
+    turn: Int[Array, "N"],
     num_traj: int,
     delta: float,
     eps: float,
@@ -57,41 +59,31 @@ def stepwise_weights(
     return jnp.where(first | (traj >= num_traj), 1.0, jnp.minimum(ratio, 1 + delta))
 
 
-def signal(
-    cfg: Config,
-    batch: TurnBatch,
-    student: TokenStats,
-    teacher: TokenStats | None,
-    step: Int[Array, ""],
-) -> Signal:
-    """A_t = A_b + coef w_k (lpT_t - lpS_t) on action tokens.
-
-    Args:
-      cfg: options.
-      batch: one step of experience, all of it.
-      student: of the policy before the update.
-      teacher: on the same tokens.
-      step: ignored.
-
-    Raises:
-      ValueError: no teacher.
-    """
-    rows = batch.rows
-    gap = base.log_gap(batch, student, teacher, algorithm="sod")
-    divergence, _ = turn_signals(student.logp, teacher.logp, rows.action_mask)
-    weight = stepwise_weights(
+def turn_weights(cfg: Config, step: Step) -> Float[Array, "N"]:
+    """w_k of every row."""
+    rows = step.batch.rows
+    divergence, _ = turn_signals(
+        step.student.logp, teacher_of(step).logp, action_mask=rows.action_mask
+    )
+    return stepwise_weights(
         divergence,
         rows.traj,
-        rows.turn,
-        num_traj=batch.returns.shape[0],
+        turn=rows.turn,
+        num_traj=step.batch.returns.shape[0],
         delta=cfg.delta,
         eps=cfg.divergence_eps,
     )
-    return base.hybrid(
-        batch,
-        student,
-        teacher,
-        distill=cfg.coef * weight[:, None] * gap,
-        reward=base.rl_estimate(batch, cfg=cfg),
-        report=diagnostics.of_weights(batch, weight),
+
+
+def signal(cfg: Config, step: Step) -> Signal:
+    """A_t = A_b + coef w_k (lpT_t - lpS_t) on action tokens."""
+    weight = turn_weights(cfg, step)
+    return hybrid(
+        step,
+        distill=cfg.coef * weight[:, None] * log_gap(step),
+        reward=row_advantages(step.batch, cfg=cfg.reward),
+        report=diagnostics.of_weights(step.batch, weight),
     )
+
+
+ALGORITHM = Algorithm(Config, signal, needs_teacher=always, turn_weights=turn_weights)

@@ -10,9 +10,18 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from atod_jax.algorithms import base
+from atod_jax.algorithms.base import (
+    Algorithm,
+    Step,
+    always,
+    equal_weights,
+    hybrid,
+    log_gap,
+    update_number,
+)
+from atod_jax.options.field import at_least, check, one_of, option
 from atod_jax.records import RolloutPlan
-from atod_jax.types import Signal, TokenStats, TurnBatch
+from atod_jax.types import Signal
 
 DIRECTIONS = ("front", "back")
 DEMONSTRATORS = ("expert", "teacher")
@@ -22,25 +31,20 @@ DEMONSTRATORS = ("expert", "teacher")
 class Config:
     """Options of the curriculum; the defaults are the ATOD authors' runs of it."""
 
-    coef: float = 1.0  # of the log-probability gap
-    direction: str = "front"  # front (to back) | back (to front)
-    updates_per_turn: int = 6  # one more turn every so many updates; TCOD's own: see docs
-    prefix_by: str = "expert"  # who plays the prefix: expert | teacher
+    coef: float = option(1.0, "weight of the distillation term", at_least(0))
+    direction: str = option(
+        "front", "front (to back): episodes grow | back (to front): replayed prefixes shrink",
+        one_of(*DIRECTIONS),
+    )  # fmt: skip
+    updates_per_turn: int = option(
+        6, "one more turn every so many updates; their own number is in METHOD.md", at_least(1)
+    )
+    prefix_by: str = option(
+        "expert", "who plays the prefix: expert | teacher", one_of(*DEMONSTRATORS)
+    )
 
     def __post_init__(self):
-        for name, value, choices in (
-            ("direction", self.direction, DIRECTIONS),
-            ("prefix_by", self.prefix_by, DEMONSTRATORS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name}={value!r}: choose from {', '.join(choices)}")
-        if self.updates_per_turn < 1:
-            raise ValueError(f"updates_per_turn={self.updates_per_turn}: must be at least 1")
-
-
-def needs_teacher(cfg: Config, step: int) -> bool:
-    """Always."""
-    return True
+        check(self)
 
 
 def horizon(
@@ -59,7 +63,7 @@ def prefix_length(
 
 def rollout_plan(cfg: Config, step: int, max_turns: int) -> RolloutPlan:
     """The part of the episodes that the student plays at this step."""
-    update, c = base.update_number(step), cfg.updates_per_turn
+    update, c = update_number(step), cfg.updates_per_turn
     if cfg.direction == "front":
         return RolloutPlan(max_turns=int(horizon(update, max_turns=max_turns, updates_per_turn=c)))
 
@@ -69,24 +73,11 @@ def rollout_plan(cfg: Config, step: int, max_turns: int) -> RolloutPlan:
     return RolloutPlan(max_turns=max_turns, prefix_by=cfg.prefix_by, prefix=prefix)
 
 
-def signal(
-    cfg: Config,
-    batch: TurnBatch,
-    student: TokenStats,
-    teacher: TokenStats | None,
-    step: Int[Array, ""],
-) -> Signal:
-    """A_t = coef (lpT_t - lpS_t) on the action tokens that the student sampled.
+def signal(cfg: Config, step: Step) -> Signal:
+    """A_t = coef (lpT_t - lpS_t) on the action tokens that the student sampled."""
+    return hybrid(step, distill=cfg.coef * log_gap(step))
 
-    Args:
-      cfg: options.
-      batch: one step of experience, all of it.
-      student: of the policy before the update.
-      teacher: on the same tokens.
-      step: ignored; the curriculum is in the rollout.
 
-    Raises:
-      ValueError: no teacher.
-    """
-    gap = cfg.coef * base.log_gap(batch, student, teacher, algorithm="tcod")
-    return base.hybrid(batch, student, teacher, distill=gap)
+ALGORITHM = Algorithm(
+    Config, signal, needs_teacher=always, rollout_plan=rollout_plan, turn_weights=equal_weights
+)

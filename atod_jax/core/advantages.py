@@ -10,39 +10,60 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from atod_jax.core import masked
+from atod_jax.options.field import above, at_least, check, one_of, option, within
 from atod_jax.types import TurnBatch
 
+ESTIMATORS = ("grpo", "gigpo")
 STATISTICS = ("turns", "trajectories")
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupConfig:
-    """How scores are normalised inside a group of rollouts of one task."""
+class RewardConfig:
+    """The reward term; defaults are those of the released runs for ALFWorld and WebShop."""
 
-    statistics: str = "turns"  # over turn-rows of the group | over its trajectories
-    scale: bool = True  # divide by the standard deviation
-    invalid_penalty: float = 0.1  # off the score of a row whose action is invalid
-    eps: float = 1e-6
+    estimator: str = option(
+        "grpo", "grpo | gigpo (compares also turns that saw the same observation)",
+        one_of(*ESTIMATORS),
+    )  # fmt: skip
+    statistics: str = option(
+        "turns", "scores of a group are its turns' | its trajectories'", one_of(*STATISTICS)
+    )
+    scale: bool = option(True, "divide by the standard deviation of the group")
+    invalid_penalty: float = option(
+        0.1, "off the score of a row whose action is invalid", at_least(0)
+    )
+    eps: float = option(1e-6, "added to the standard deviation", above(0))
+    gigpo_gamma: float = option(0.95, "discount per turn of the return of a turn", within(0, 1))
+    gigpo_weight: float = option(1.0, "weight of the per-turn term", at_least(0))
 
     def __post_init__(self):
-        if self.statistics not in STATISTICS:
-            raise ValueError(f"statistics={self.statistics!r}: choose from {', '.join(STATISTICS)}")
+        check(self)
 
 
-def row_advantages(batch: TurnBatch, *, cfg: GroupConfig) -> Float[Array, "N"]:
-    """The group-relative advantage of every row of a batch: `row_scores`, then `group_relative`."""
+def row_advantages(batch: TurnBatch, *, cfg: RewardConfig) -> Float[Array, "N"]:
+    """The advantage of every row from rewards alone, by the estimator of `cfg`."""
     rows = batch.rows
-    scores = row_scores(
-        batch.returns, rows.traj, rows.action_valid, invalid_penalty=cfg.invalid_penalty
+    penalty = {"action_valid": rows.action_valid, "invalid_penalty": cfg.invalid_penalty}
+    scores = row_scores(batch.returns, rows.traj, **penalty)
+    if cfg.estimator == "grpo":
+        return group_relative(scores, rows.traj, group=batch.group, cfg=cfg)
+    returns = step_returns(rows.reward, rows.traj, turn=rows.turn, gamma=cfg.gigpo_gamma)
+    own = jnp.arange(returns.shape[0])  # give every turn its own segment id
+    return gigpo(
+        scores,
+        row_scores(returns, own, **penalty),
+        traj=rows.traj,
+        group=batch.group,
+        anchor=rows.anchor,
+        cfg=cfg,
     )
-    return group_relative(scores, rows.traj, batch.group, cfg=cfg)
 
 
 def row_scores(
     returns: Float[Array, "B"],
     traj: Int[Array, "N"],
-    action_valid: Bool[Array, "N"],
     *,
+    action_valid: Bool[Array, "N"],
     invalid_penalty: float,
 ) -> Float[Array, "N"]:
     """Return of the row's trajectory, minus `invalid_penalty` where its own action is invalid.
@@ -57,9 +78,9 @@ def row_scores(
 def group_relative(
     scores: Float[Array, "N"],
     traj: Int[Array, "N"],
-    group: Int[Array, "B"],
     *,
-    cfg: GroupConfig,
+    group: Int[Array, "B"],
+    cfg: RewardConfig,
 ) -> Float[Array, "N"]:
     """A_b = (r_b - mu_g) / (sigma_g + eps) per row, sigma the unbiased standard deviation.
 
@@ -83,7 +104,7 @@ def group_relative(
     centred = jnp.where(
         masked.spread(single, row_group, fill=False),
         scores,
-        masked.segment_centre(scores, row_group, sampled, num=num),
+        masked.segment_centre(scores, row_group, samples=sampled, num=num),
     )
     std = jnp.where(single, 1.0, masked.segment_std(scores, sampled, num=num))
     divisor = std + cfg.eps if cfg.scale else jnp.ones_like(std)
@@ -99,7 +120,7 @@ def first_rows(ids: Int[Array, "N"], order: Int[Array, "N"], *, num: int) -> Boo
 
 
 def step_returns(
-    rewards: Float[Array, "N"], traj: Int[Array, "N"], turn: Int[Array, "N"], *, gamma: float
+    rewards: Float[Array, "N"], traj: Int[Array, "N"], *, turn: Int[Array, "N"], gamma: float
 ) -> Float[Array, "N"]:
     """G_k = r_k + gamma G_{k+1} along the turns of each trajectory, rows in any order."""
     order = jnp.lexsort((turn, traj))
@@ -121,8 +142,9 @@ def return_to_go(
 ) -> Float[Array, "N R"]:
     """S_t = sum over u >= t in the row of gamma^(u-t) m_u x_u, 0 off the mask.
 
-    With `normalise`, over max(sum of gamma^(u-t) m_u, 1). For gamma < 1 credit stops at a hole of
-    the mask; the plain sum of gamma = 1 crosses it.
+    With `normalise`, over max(sum of gamma^(u-t) m_u, 1). As in the released code, which sums in a
+    loop that a masked token resets for gamma < 1 but calls a plain cumulative sum for gamma = 1: if
+    the mask has a hole, tokens before it get no credit from tokens after it, unless gamma is 1.
     """
     kept = jnp.where(mask, x, 0.0)
     total = _discounted(kept, mask, gamma)
@@ -149,14 +171,13 @@ def _discounted(
 def gigpo(
     scores: Float[Array, "N"],
     step_scores: Float[Array, "N"],
+    *,
     traj: Int[Array, "N"],
     group: Int[Array, "B"],
-    *,
     anchor: Int[Array, "N"],
-    step_weight: float,
-    cfg: GroupConfig,
+    cfg: RewardConfig,
 ) -> Float[Array, "N"]:
-    """GiGPO (arXiv 2505.10978): A = E + step_weight * S per row.
+    """GiGPO (arXiv 2505.10978): A = E + gigpo_weight * S per row.
 
     E is `group_relative` on the episode scores. S compares the step scores of rows that share a
     group and an anchor (identical observation): minus their mean, over deviation + eps if scaled;
@@ -168,18 +189,17 @@ def gigpo(
       traj: trajectory of each row, B on padding rows.
       group: group of each trajectory, ids below B.
       anchor: id of the observation the row answered.
-      step_weight: weight of S.
-      cfg: convention and scaling of E, scaling of S.
+      cfg: convention and scaling of E, scaling and weight of S.
     """
     num = traj.shape[0]
     row_group = masked.spread(group, traj, fill=group.shape[0])
     cluster = jnp.where(traj < group.shape[0], _pair_ids(row_group, anchor), num)
-    step = masked.segment_centre(step_scores, cluster, cluster, num=num)
+    step = masked.segment_centre(step_scores, cluster, samples=cluster, num=num)
     if cfg.scale:
         std = masked.segment_std(step_scores, cluster, num=num)
         step = step / (masked.spread(std, cluster, fill=0.0) + cfg.eps)
     step = jnp.where(cluster < num, step, 0.0)
-    return group_relative(scores, traj, group, cfg=cfg) + step_weight * step
+    return group_relative(scores, traj, group=group, cfg=cfg) + cfg.gigpo_weight * step
 
 
 def _pair_ids(a: Int[Array, "N"], b: Int[Array, "N"]) -> Int[Array, "N"]:

@@ -6,7 +6,7 @@ term is silent). All are (sum, weight), so they add up exactly.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from atod_jax.core import masked
 from atod_jax.types import Mean, Rows, TokenStats, TurnBatch
@@ -23,7 +23,7 @@ def real_rows(batch: TurnBatch) -> Bool[Array, "N"]:
 
 
 def of_student(batch: TurnBatch, student: TokenStats) -> dict[str, Mean]:
-    """Entropy, gap between sampler and trainer (nats), valid actions and mixed groups (shares)."""
+    """Entropy, gap between sampler and trainer (nats), share of groups with mixed returns."""
     rows = batch.rows
     num = batch.group.shape[0]
     best = masked.segment_max(batch.returns, batch.group, num=num)
@@ -33,14 +33,11 @@ def of_student(batch: TurnBatch, student: TokenStats) -> dict[str, Mean]:
     return {
         "student/entropy": masked.padded_mean(student.entropy, rows.action_mask),
         "student/sampler_gap": masked.padded_mean(gap, rows.action_mask),
-        "rollout/valid_action": masked.masked_mean(
-            rows.action_valid.astype(jnp.float32), real_rows(batch)
-        ),
         "rollout/mixed_groups": masked.masked_mean((best > worst).astype(jnp.float32), present),
     }
 
 
-def of_teacher(rows: Rows, student: TokenStats, teacher: TokenStats) -> dict[str, Mean]:
+def of_teacher(rows: Rows, student: TokenStats, *, teacher: TokenStats) -> dict[str, Mean]:
     """Sampled reverse KL, mean of lpS - lpT in nats: all tokens, the first ("verb"), the rest."""
     gap, mask = student.logp - teacher.logp, rows.action_mask
     whole = masked.masked_mean(gap, mask)
@@ -63,19 +60,3 @@ def of_weights(batch: TurnBatch, weight: Float[Array, "N"]) -> dict[str, Mean]:
         "turn_weight/min": scalar(jnp.min(weight, where=real, initial=jnp.inf)),
         "turn_weight/max": scalar(jnp.max(weight, where=real, initial=-jnp.inf)),
     }
-
-
-def by_turn(
-    x: Float[Array, "N R"],
-    mask: Bool[Array, "N R"],
-    turn: Int[Array, "N"],
-    *,
-    last: int,
-) -> tuple[Float[Array, "K"], Float[Array, "K"]]:
-    """(token mean of `x`, rows with tokens) per turn index 0..last; later turns join the last."""
-    bucket = jnp.minimum(turn, last)
-    tokens = jnp.sum(mask, axis=1, dtype=jnp.float32)
-    total = masked.segment_sum(jnp.sum(jnp.where(mask, x, 0.0), axis=1), bucket, num=last + 1)
-    weight = masked.segment_sum(tokens, bucket, num=last + 1)
-    rows = masked.segment_sum((tokens > 0).astype(jnp.float32), bucket, num=last + 1)
-    return total / jnp.maximum(weight, 1.0), rows

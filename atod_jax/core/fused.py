@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from atod_jax.core import head_pallas, head_tiles
 from atod_jax.core.head_tiles import Cotangents, Head, Partial, Saved
+from atod_jax.options.field import at_least, check, one_of, option
 from atod_jax.types import TokenStats
 
 BACKENDS = ("auto", "tiles", "rows", "pallas")
@@ -29,6 +30,7 @@ BATCH, VOCAB = ("data", "fsdp"), "tensor"  # mesh axes that split rows of the ba
 KEPT = PartitionSpec(VOCAB, BATCH)  # every device keeps logits of its own tiles
 CAPACITIES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # shares of all positions; one program each
 
+_OWN = "0 = the backend's own"
 _NEVER = -1e30  # logit of an id outside the support: exp is exactly 0, and 0 * logit stays 0
 
 
@@ -36,21 +38,19 @@ _NEVER = -1e30  # logit of an id outside the support: exp is exactly 0, and 0 * 
 class Tiling:
     """How the head is computed; changes memory and speed, never the numbers."""
 
-    backend: str = "auto"  # tiles (CPU) | rows (GPU: all vocabulary rows at once) | pallas (TPU)
-    token_block: int = 0  # tokens per tile; 0 = the backend's own
-    vocab_block: int = 0  # vocabulary rows per tile; 0 = the backend's own
-    keep_megabytes: float = 430.0  # logits kept for the backward pass; the rest is made again (XLA)
+    backend: str = option(
+        "auto", "tiles (CPU) | rows (GPU: all vocabulary rows at once) | pallas (TPU)",
+        one_of(*BACKENDS), pins=False,
+    )  # fmt: skip
+    token_block: int = option(0, "tokens per tile", at_least(0, _OWN), pins=False)
+    vocab_block: int = option(0, "vocabulary rows per tile", at_least(0, _OWN), pins=False)
+    keep_megabytes: float = option(
+        430.0, "logits kept for the backward pass; the rest is computed again (tiles, rows)",
+        at_least(0, "0 keeps nothing"), pins=False,
+    )  # fmt: skip
 
     def __post_init__(self):
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend={self.backend!r}: choose from {', '.join(BACKENDS)}")
-        if self.token_block < 0 or self.vocab_block < 0:
-            raise ValueError(
-                f"token_block={self.token_block}, vocab_block={self.vocab_block}: give sizes of at "
-                "least 1, or 0 for the backend's own"
-            )
-        if self.keep_megabytes < 0:
-            raise ValueError(f"keep_megabytes={self.keep_megabytes}: 0 keeps nothing")
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)

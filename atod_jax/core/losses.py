@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from atod_jax.core.aggregation import MODES
+from atod_jax.options.field import at_least, check, one_of, option, within
 from atod_jax.types import Mean, Signal, TokenStats
 
 SURROGATES = ("ppo", "gspo", "cispo")
@@ -27,36 +28,31 @@ _MAX_LOG_RATIO = 20.0
 class LossConfig:
     """Options of the objective; defaults are those of the released ATOD runs, bar the entropy."""
 
-    surrogate: str = "ppo"  # ppo | gspo | cispo
-    clip_low: float = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
-    clip_high: float = 0.2
-    dual_clip: float = 3.0  # where A < 0 the loss is at most -A * dual_clip; not with cispo
-    aggregation: str = "token-mean"  # or another of core.aggregation.MODES
-    entropy_coef: float = 0.0  # nats; released runs 0.001
-    kl_coef: float = 0.0  # of the k3 estimate of KL(student || start weights)
-    tis_cap: float = 0.0  # importance weight min(p_trainer / p_sampler, cap); 0 = off
-    gate_beta: float = 5.0  # sharpness of the gate of `gate_weight` (SDAR)
+    surrogate: str = option("ppo", "ppo | gspo | cispo", one_of(*SURROGATES))
+    clip_low: float = option(
+        0.2, "the ratio is clipped to [1 - clip_low, 1 + clip_high]", within(0, 1)
+    )
+    clip_high: float = option(0.2, "see clip_low", at_least(0))
+    dual_clip: float = option(3.0, "where A < 0 the loss is at most -A dual_clip; not with cispo")
+    aggregation: str = option("token-mean", "how tokens become one number", one_of(*MODES))
+    entropy_coef: float = option(
+        0.0, "entropy bonus; released runs 0.001", at_least(0, "0 turns it off")
+    )
+    kl_coef: float = option(
+        0.0, "of the k3 estimate of KL(student || start weights)", at_least(0, "0 turns it off")
+    )
+    tis_cap: float = option(
+        0.0, "importance weight min(p_trainer / p_sampler, cap)", at_least(0, "0 turns it off")
+    )
+    gate_beta: float = option(5.0, "1/nats; sharpness of the gate of SDAR", at_least(0))
 
     def __post_init__(self):
+        check(self)
         if not 1 + self.clip_high <= self.dual_clip <= 1e6:
             raise ValueError(
                 f"dual_clip={self.dual_clip}: must lie in [1 + clip_high, 1e6], "
                 f"clip_high={self.clip_high}; 3 is usual, 1e6 turns it off"
             )
-        if not (0 <= self.clip_low <= 1 and self.clip_high >= 0):
-            raise ValueError(
-                f"clip_low={self.clip_low}, clip_high={self.clip_high}: "
-                "need 0 <= clip_low <= 1 and clip_high >= 0"
-            )
-        for name, value, choices in (
-            ("surrogate", self.surrogate, SURROGATES),
-            ("aggregation", self.aggregation, MODES),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name}={value!r}: choose from {', '.join(choices)}")
-        for name, value in (("tis_cap", self.tis_cap), ("kl_coef", self.kl_coef)):
-            if value < 0:
-                raise ValueError(f"{name}={value}: must be at least 0; 0 turns it off")
 
 
 def surrogate(

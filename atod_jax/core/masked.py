@@ -63,7 +63,7 @@ def segment_max(x: Shaped[Array, "N"], ids: Int[Array, "N"], *, num: int) -> Sha
 
 
 def segment_centre(
-    x: Float[Array, "N"], ids: Int[Array, "N"], samples: Int[Array, "N"], *, num: int
+    x: Float[Array, "N"], ids: Int[Array, "N"], *, samples: Int[Array, "N"], num: int
 ) -> Float[Array, "N"]:
     """`x` minus the mean of its segment, the mean taken over the rows listed in `samples`.
 
@@ -78,7 +78,7 @@ def segment_centre(
 def segment_std(x: Float[Array, "N"], ids: Int[Array, "N"], *, num: int) -> Float[Array, "M"]:
     """Unbiased (n-1) standard deviation per segment, in two passes; 0 for a segment of one."""
     freedom = jnp.maximum(segment_count(ids, num=num) - 1.0, 1.0)
-    squares = segment_centre(x, ids, ids, num=num) ** 2
+    squares = segment_centre(x, ids, samples=ids, num=num) ** 2
     return jnp.sqrt(segment_sum(squares, ids, num=num) / freedom)
 
 
@@ -87,22 +87,3 @@ def spread(
 ) -> Shaped[Array, "N"]:
     """The value of each row's segment; `fill` on padding rows."""
     return per_segment.at[ids].get(mode="fill", fill_value=fill)
-
-
-def runs(
-    mask: Bool[Array, "N R"], *, limit: int
-) -> tuple[Int[Array, "N L"], Int[Array, "N L"], Int[Array, "N"]]:
-    """(start, end, count) of the maximal runs of True in each row; end is exclusive.
-
-    The turns of a whole conversation kept as one row. At most `limit` runs are listed per row,
-    unused entries are -1; `count` is the true number.
-    """
-    edge = jnp.pad(mask, ((0, 0), (1, 1)))
-    columns = jnp.arange(mask.shape[1] + 1)
-
-    def places(flags: Bool[Array, "L"]) -> Int[Array, "M"]:
-        found = jnp.flatnonzero(flags, size=limit, fill_value=-1)
-        return jnp.where(found < 0, -1, columns[found])
-
-    starts, ends = edge[:, 1:] & ~edge[:, :-1], ~edge[:, 1:] & edge[:, :-1]
-    return jax.vmap(places)(starts), jax.vmap(places)(ends), jnp.sum(starts, axis=1)

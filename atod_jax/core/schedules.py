@@ -5,45 +5,43 @@ it costs no recompilation and its value is logged like any other metric.
 """
 
 import dataclasses
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
+from atod_jax.options.field import above, at_least, check, one_of, option
+
 KINDS = ("linear", "cosine", "adaptive", "constant")
-Scalar = Float[Array, ""] | np.floating | float
 
 
 @dataclasses.dataclass(frozen=True)
 class AnnealConfig:
     """From distillation to reward; defaults are the paper's."""
 
-    kind: str = "linear"  # linear | cosine | adaptive | constant (stays at the start values)
-    kappa_start: float = 1.0  # of the distillation term
-    kappa_end: float = 0.1
-    rho_start: float = 1.0  # of the reward term
-    rho_end: float = 2.0
-    steps: int = 80  # updates of linear and cosine; 0 or less keeps the start values
-    gap: float = (
-        0.5  # nats; adaptive begins to anneal when student and teacher are closer than this
+    kind: str = option(
+        "linear",
+        "linear | cosine | adaptive (to the gap) | constant (start values)",
+        one_of(*KINDS),
+    )
+    kappa_start: float = option(1.0, "weight of the distillation term, at first", at_least(0))
+    kappa_end: float = option(0.1, "weight of the distillation term, in the end", at_least(0))
+    rho_start: float = option(1.0, "weight of the reward term, at first", at_least(0))
+    rho_end: float = option(2.0, "weight of the reward term, in the end", at_least(0))
+    steps: int = option(
+        80, "updates from start to end, linear and cosine; 0 or less keeps the start values"
+    )
+    gap: float = option(
+        0.5, "nats; the adaptive schedule anneals once student and teacher are closer", above(0)
     )
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"anneal kind {self.kind!r}: choose from {', '.join(KINDS)}")
-        if self.kind == "adaptive" and self.gap <= 0:
-            raise ValueError(f"gap={self.gap}: the adaptive schedule needs a distance > 0 nats")
+        check(self)
 
 
 def mix(
-    update: Int[Array, ""] | int,
-    *,
-    cfg: AnnealConfig,
-    gap: Float[Array, ""] | None = None,
-    xp: ModuleType = jnp,
-) -> tuple[Scalar, Scalar]:
+    update: Int[Array, ""] | int, *, cfg: AnnealConfig, gap: Float[Array, ""] | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(kappa, rho) at an update: kappa from start to end and rho likewise, at progress p.
 
     linear: p = clip(update / steps, 0, 1); kappa = max(kappa_end, start - (start - end) p).
@@ -56,47 +54,59 @@ def mix(
       update: from 1.
       cfg: the schedule.
       gap: mean |log p_teacher - log p_student| of this batch's action tokens, nats (adaptive).
-      xp: `jax.numpy`, or `numpy` to know the value on the host.
 
     Raises:
       ValueError: an adaptive schedule without a gap.
     """
-    p, annealed = _progress(update, cfg, gap, xp)
+    if _is_constant(cfg):
+        return jnp.array(cfg.kappa_start), jnp.array(cfg.rho_start)
+    p = _progress(update, cfg, gap)
     kappa = cfg.kappa_start - (cfg.kappa_start - cfg.kappa_end) * p
     rho = cfg.rho_start + (cfg.rho_end - cfg.rho_start) * p
-    return xp.maximum(cfg.kappa_end, kappa) if annealed else kappa, rho
+    return jnp.maximum(cfg.kappa_end, kappa), rho
 
 
 def needs_teacher(update: int, *, cfg: AnnealConfig) -> bool:
     """False where kappa is known to be 0 at this update, e.g. past the end of a schedule to 0."""
-    if cfg.kind == "adaptive":
-        return bool(cfg.kappa_start or cfg.kappa_end)
-    return bool(mix(update, cfg=cfg, xp=np)[0] != 0)
+    if _is_constant(cfg):
+        return cfg.kappa_start > 0
+    over = cfg.kind != "adaptive" and update >= cfg.steps
+    return cfg.kappa_end > 0 or (cfg.kappa_start > 0 and not over)
+
+
+def _is_constant(cfg: AnnealConfig) -> bool:
+    """True where kappa and rho keep their start values."""
+    return cfg.kind == "constant" or (cfg.kind != "adaptive" and cfg.steps <= 0)
 
 
 def _progress(
-    update: Int[Array, ""] | int, cfg: AnnealConfig, gap: Float[Array, ""] | None, xp: ModuleType
-) -> tuple[Scalar, bool]:
+    update: Int[Array, ""] | int, cfg: AnnealConfig, gap: Float[Array, ""] | None
+) -> Float[Array, ""]:
+    """p in [0, 1]: 0 at the start values, 1 at the end values."""
     if cfg.kind == "adaptive":
         if gap is None:
             raise ValueError("the adaptive schedule needs the gap to a teacher; score with one")
-        return xp.clip(1.0 - gap / cfg.gap, 0.0, 1.0), True
-    if cfg.kind == "constant" or cfg.steps <= 0:
-        return xp.zeros(())[()], False
-    p = xp.clip(update / cfg.steps, 0.0, 1.0)
-    return (p if cfg.kind == "linear" else 0.5 * (1.0 - xp.cos(xp.pi * p))), True
+        return jnp.clip(1.0 - gap / cfg.gap, 0.0, 1.0)
+    p = jnp.clip(update / cfg.steps, 0.0, 1.0)
+    return p if cfg.kind == "linear" else 0.5 * (1.0 - jnp.cos(jnp.pi * p))
 
 
 @dataclasses.dataclass(frozen=True)
 class CurriculumConfig:
     """Soft curriculum over turns; off in the released runs and not in the paper."""
 
-    updates_per_turn: float = 6.0  # the window grows by one turn every so many updates
-    softness: float = 1.0  # turns
-    bias: float = 0.5  # turns
-    weight_min: float = 0.05
-    weight_max: float = 1.0
-    warmup: int = 0  # updates with the largest weight on every turn
+    enabled: bool = option(False, "distil later turns later; otherwise every weight is 1")
+    updates_per_turn: float = option(
+        6.0, "the window grows by one turn every so many updates", above(0)
+    )
+    softness: float = option(1.0, "turns; width of the edge of the window", above(0))
+    bias: float = option(0.5, "turns; moves the edge to later turns")
+    weight_min: float = option(0.05, "smallest weight", at_least(0))
+    weight_max: float = option(1.0, "largest weight", at_least(0))
+    warmup: int = option(0, "updates with the largest weight on every turn", at_least(0))
+
+    def __post_init__(self):
+        check(self)
 
 
 def soft_curriculum(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from atod_jax.core import masked
+from atod_jax.options.field import above_to, at_least, check, one_of, option, within
 
 SCORES = ("softor", "divergence_only", "entropy_only")
 _DEGENERATE = 1e-8  # a range below this makes every turn 0.5 instead of stretching noise
@@ -22,27 +23,37 @@ _DEGENERATE = 1e-8  # a range below this makes every turn 0.5 instead of stretch
 class TdurConfig:
     """Options of the turn weights; defaults are those of the released runs."""
 
-    score: str = "softor"  # softor | divergence_only | entropy_only
-    min_turns: int = 3  # shorter trajectories keep weight 1
-    min_divergence: float = 0.01  # nats; below it on every turn: weight 1
-    top_rho: float = 1.0  # share of the turns of a trajectory that keep their score
-    smoothing: float = 0.0  # z <- (1 - smoothing) z + smoothing
-    mean_preserving: bool = False  # token-weighted mean 1 per trajectory; only with top_rho = 1
-    ratio_min: float = 0.5  # bounds of z over its mean before the mean is set to 1
-    ratio_max: float = 2.0
+    score: str = option(
+        "softor", "softor (of disagreement and uncertainty) | divergence_only | entropy_only",
+        one_of(*SCORES),
+    )  # fmt: skip
+    min_turns: int = option(3, "trajectories with fewer turns keep weight 1", at_least(0))
+    min_divergence: float = option(
+        0.01, "nats; a trajectory below it on every turn keeps weight 1", at_least(0)
+    )
+    top_rho: float = option(
+        1.0, "share of the turns of a trajectory that keep their score",
+        above_to(0, 1, "1 keeps every turn"),
+    )  # fmt: skip
+    smoothing: float = option(0.0, "w <- (1 - smoothing) w + smoothing", within(0, 1))
+    mean_preserving: bool = option(
+        False, "token-weighted mean weight 1 per trajectory; only with top_rho = 1"
+    )
+    ratio_min: float = option(
+        0.5, "mean_preserving: smallest weight over the mean weight", at_least(0)
+    )
+    ratio_max: float = option(
+        2.0, "mean_preserving: largest weight over the mean weight", at_least(0)
+    )
 
     def __post_init__(self):
-        if self.score not in SCORES:
-            raise ValueError(f"score={self.score!r}: choose from {', '.join(SCORES)}")
-        if not 0 < self.top_rho <= 1:
-            raise ValueError(f"top_rho={self.top_rho}: must lie in (0, 1]; 1 keeps every turn")
-        if not 0 <= self.smoothing <= 1:
-            raise ValueError(f"smoothing={self.smoothing}: must lie in [0, 1]")
+        check(self)
 
 
 def turn_signals(
     student_logp: Float[Array, "N R"],
     teacher_logp: Float[Array, "N R"],
+    *,
     action_mask: Bool[Array, "N R"],
 ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
     """(divergence d, uncertainty h) per row: token means of |lpS - lpT| and of -lpS, in nats.
@@ -56,8 +67,8 @@ def turn_signals(
 def turn_weights(
     divergence: Float[Array, "N"],
     uncertainty: Float[Array, "N"],
-    traj: Int[Array, "N"],
     *,
+    traj: Int[Array, "N"],
     length: Num[Array, "N"],
     num_traj: int,
     cfg: TdurConfig,
@@ -90,8 +101,8 @@ def turn_weights(
 def token_weights(
     student_logp: Float[Array, "N R"],
     teacher_logp: Float[Array, "N R"],
-    action_mask: Bool[Array, "N R"],
     *,
+    action_mask: Bool[Array, "N R"],
     min_divergence: float,
     smoothing: float,
     quantile: float = 0.98,

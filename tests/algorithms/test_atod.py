@@ -11,10 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atod_jax.algorithms import atod, grpo, opd
+from atod_jax.algorithms.base import Step
+from atod_jax.core.advantages import RewardConfig
+from atod_jax.core.schedules import AnnealConfig, CurriculumConfig
+from atod_jax.core.tdur import TdurConfig
 
-signal = jax.jit(atod.signal, static_argnums=0)
-ONLY_REWARD = atod.Config(anneal="constant", kappa_start=0.0)
-ONLY_TEACHER = atod.Config(anneal="constant", rho_start=0.0, weighting="uniform")
+ALGORITHM = atod.ALGORITHM
+ONLY_REWARD = atod.Config(anneal=AnnealConfig(kind="constant", kappa_start=0.0))
+ONLY_TEACHER = atod.Config(anneal=AnnealConfig(kind="constant", rho_start=0.0), weighting="uniform")
+compiled = {m: jax.jit(m.signal, static_argnums=0) for m in (atod, grpo, opd)}
+
+
+def signal(cfg, *step, module=atod):
+    return compiled[module](cfg, Step(*step))
+
+
+def weights_of(cfg, batch, student, teacher):
+    return np.asarray(atod.turn_weights(cfg, Step(batch, student, teacher, 0)))
+
+
+def annealed(cfg, **options):
+    return dataclasses.replace(cfg, anneal=dataclasses.replace(cfg.anneal, **options))
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -22,8 +39,8 @@ ONLY_TEACHER = atod.Config(anneal="constant", rho_start=0.0, weighting="uniform"
 @pytest.mark.parametrize("seed", range(2))
 def test_released_settings_agree_with_loops(seed, step, jit):
     batch, student, teacher = oracles.ragged_batch(seed)
-    fn = signal if jit else atod.signal
-    got = fn(atod.Config(), batch, student, teacher, jnp.array(step))
+    fn = compiled[atod] if jit else atod.signal
+    got = fn(atod.Config(), Step(batch, student, teacher, jnp.array(step)))
     kappa, rho = oracles.mix(step + 1)
     expected = oracles.atod_advantage(batch, student, teacher, kappa=kappa, rho=rho, penalty=0.1)
     np.testing.assert_allclose(got.advantage, expected, rtol=1e-5, atol=1e-5)
@@ -52,8 +69,7 @@ def test_paper_settings_agree_with_loops():
 def test_without_the_teacher_term_it_is_grpo_bit_for_bit(seed):
     batch, student, teacher = oracles.ragged_batch(seed)
     got = signal(ONLY_REWARD, batch, student, teacher, jnp.array(3))
-    grpo_signal = jax.jit(grpo.signal, static_argnums=0)
-    expected = grpo_signal(grpo.Config(), batch, student, None, jnp.array(3))
+    expected = signal(grpo.Config(), batch, student, None, jnp.array(3), module=grpo)
     np.testing.assert_array_equal(got.advantage, expected.advantage)
     np.testing.assert_array_equal(got.old_logp, expected.old_logp)
 
@@ -63,9 +79,7 @@ def test_without_the_teacher_term_it_is_grpo_bit_for_bit(seed):
 def test_without_the_reward_term_it_is_opd_bit_for_bit(seed):
     batch, student, teacher = oracles.ragged_batch(seed)
     got = signal(ONLY_TEACHER, batch, student, teacher, jnp.array(3))
-    expected = jax.jit(opd.signal, static_argnums=0)(
-        opd.Config(), batch, student, teacher, jnp.array(3)
-    )
+    expected = signal(opd.Config(), batch, student, teacher, jnp.array(3), module=opd)
     np.testing.assert_array_equal(got.advantage, expected.advantage)
 
 
@@ -78,7 +92,7 @@ def test_equal_returns_leave_exactly_the_teacher_term():
     got = signal(atod.Config(), batch, student, teacher, jnp.array(0))
     assert got.diagnostics["rl/abs_mean"].value() == 0.0
     assert got.diagnostics["rollout/mixed_groups"].value() == 0.0
-    no_reward = dataclasses.replace(atod.Config(), rho_start=0.0, rho_end=0.0)
+    no_reward = annealed(atod.Config(), rho_start=0.0, rho_end=0.0)
     expected = signal(no_reward, batch, student, teacher, jnp.array(0))
     np.testing.assert_array_equal(got.advantage, expected.advantage)
 
@@ -87,12 +101,12 @@ def test_weights_touch_only_the_teacher_term():
     batch, student, teacher = oracles.ragged_batch(1)
     uniform = atod.Config(weighting="uniform")
     zero = jnp.array(0)
-    table = atod.turn_table(atod.Config(), batch, student, teacher)
+    weight = weights_of(atod.Config(), batch, student, teacher)
     weighted = signal(atod.Config(), batch, student, teacher, zero).advantage
     plain = signal(uniform, batch, student, teacher, zero).advantage
-    reward = signal(dataclasses.replace(uniform, kappa_start=0.0, kappa_end=0.0), batch, student,
-                    teacher, zero).advantage  # fmt: skip
-    expected = np.asarray(table["weight"])[:, None] * np.asarray(plain - reward)
+    no_teacher = annealed(uniform, kappa_start=0.0, kappa_end=0.0)
+    reward = signal(no_teacher, batch, student, teacher, zero).advantage
+    expected = weight[:, None] * np.asarray(plain - reward)
     np.testing.assert_allclose(weighted - reward, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -111,7 +125,7 @@ def test_diagnostics_agree_with_numpy():
     rows, mask = batch.rows, np.asarray(batch.rows.action_mask)
     real = np.asarray(rows.traj) < len(batch.returns)
     gap = np.asarray(student.logp - teacher.logp)
-    weight = np.asarray(atod.turn_table(atod.Config(), batch, student, teacher)["weight"])[real]
+    weight = weights_of(atod.Config(), batch, student, teacher)[real]
     returns = np.asarray(batch.returns).reshape(2, 4)
     expected = {
         "mix/kappa": 0.98875,
@@ -121,7 +135,6 @@ def test_diagnostics_agree_with_numpy():
         "kl/argument": gap[:, 1:][mask[:, 1:]].mean(),
         "student/entropy": np.asarray(student.entropy)[mask].mean(),
         "student/sampler_gap": np.abs(np.asarray(rows.sampler_logp - student.logp))[mask].mean(),
-        "rollout/valid_action": np.asarray(rows.action_valid)[real].mean(),
         "rollout/mixed_groups": (returns.min(1) < returns.max(1)).mean(),
         "turn_weight/mean": weight.mean(),
         "turn_weight/min": weight.min(),
@@ -133,7 +146,7 @@ def test_diagnostics_agree_with_numpy():
 
 
 def test_the_teacher_is_needed_until_kappa_is_zero():
-    fading = atod.Config(kappa_end=0.0, anneal_steps=10)
+    fading = atod.Config(anneal=AnnealConfig(kappa_end=0.0, steps=10))
     assert [atod.needs_teacher(fading, s) for s in (0, 8, 9, 50)] == [True, True, False, False]
     assert atod.needs_teacher(atod.Config(), 10_000)
     assert not atod.needs_teacher(ONLY_REWARD, 0)
@@ -146,16 +159,33 @@ def test_the_teacher_is_needed_until_kappa_is_zero():
 def test_a_missing_teacher_is_an_error():
     batch, student, _ = oracles.ragged_batch(0)
     with pytest.raises(ValueError, match="teacher=None"):
-        atod.signal(atod.Config(), batch, student, None, jnp.array(0))
+        atod.signal(atod.Config(), Step(batch, student, None, jnp.array(0)))
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("weighting", "best"), ("anneal", "linea"), ("score", "sum"), ("token_signal", "full")],
+    [("weighting", "best"), ("token_signal", "full"), ("rtg_gamma", 1.5), ("token_quantile", -0.1)],
 )
 def test_bad_options_are_named(option, value):
-    with pytest.raises(ValueError, match=value):
+    with pytest.raises(ValueError, match=f"{option}={value!r}"):
         atod.Config(**{option: value})
+
+
+def test_presets_differ_where_paper_and_code_do():
+    paper = atod.Config(
+        tdur=TdurConfig(min_turns=1, min_divergence=0.0),
+        reward=RewardConfig(statistics="trajectories", invalid_penalty=0.0),
+    )
+    assert (atod.preset("released"), atod.preset("paper")) == (atod.Config(), paper)
+
+
+def test_weights_per_token_are_shown_as_their_mean_per_turn():
+    batch, student, teacher = oracles.ragged_batch(3)
+    cfg = atod.Config(weighting="token")
+    step = Step(batch, student, teacher, 0)
+    per_token, mask = np.asarray(atod.token_weights(cfg, step)), np.asarray(batch.rows.action_mask)
+    expected = [w[m].mean() if m.any() else 0.0 for w, m in zip(per_token, mask, strict=True)]
+    np.testing.assert_allclose(atod.turn_weights(cfg, step), expected, rtol=1e-6)
 
 
 def test_an_unknown_preset_is_named():
@@ -171,7 +201,7 @@ def test_return_to_go_replaces_the_gap_but_not_the_weights():
     cfg = dataclasses.replace(ONLY_TEACHER, weighting="tdur", token_signal="return_to_go")
     got = np.asarray(signal(cfg, batch, student, teacher, jnp.array(0)).advantage)
     mask, gap = (np.asarray(x) for x in (batch.rows.action_mask, teacher.logp - student.logp))
-    weight = np.asarray(atod.turn_table(cfg, batch, student, teacher)["weight"])
+    weight = weights_of(cfg, batch, student, teacher)
     for n, t in zip(*np.nonzero(mask)):
         later = [u for u in range(t, mask.shape[1]) if mask[n, u]]
         total = sum(0.99 ** (u - t) * gap[n, u] for u in later)
@@ -182,7 +212,9 @@ def test_return_to_go_replaces_the_gap_but_not_the_weights():
 def test_the_curriculum_dampens_late_turns_of_the_teacher_term_only():
     batch, student, teacher = oracles.ragged_batch(4)
     plain = atod.Config(weighting="uniform")
-    curved = dataclasses.replace(plain, curriculum=True, curriculum_updates=6.0)
+    curved = dataclasses.replace(
+        plain, curriculum=CurriculumConfig(enabled=True, updates_per_turn=6.0)
+    )
     a, b = (signal(c, batch, student, teacher, jnp.array(5)).advantage for c in (plain, curved))
     turn = np.asarray(batch.rows.turn, np.float64)
     weight = np.clip(1 / (1 + np.exp(-(1 + 6 / 6 - turn + 0.5))), 0.05, 1.0)
@@ -195,18 +227,18 @@ def test_the_curriculum_dampens_late_turns_of_the_teacher_term_only():
 
 def test_exact_moves_the_weighted_term_into_the_loss():
     batch, student, teacher = oracles.ragged_batch(5)
-    teacher = teacher.replace(hidden=jnp.ones((*teacher.logp.shape, 3)))
     cfg = atod.Config(token_signal="exact")
     got = signal(cfg, batch, student, teacher, jnp.array(9))
-    weight = np.asarray(atod.turn_table(cfg, batch, student, teacher)["weight"])
+    weight = weights_of(cfg, batch, student, teacher)
     kappa, _ = oracles.mix(10)
     mask = np.asarray(batch.rows.action_mask)
     expected = np.where(mask, kappa * weight[:, None], 0.0)
     np.testing.assert_allclose(got.kl_weight, expected, rtol=1e-6)
-    no_teacher = dataclasses.replace(cfg, kappa_start=0.0, kappa_end=0.0)
+    no_teacher = annealed(cfg, kappa_start=0.0, kappa_end=0.0)
     reward = signal(no_teacher, batch, student, teacher, jnp.array(9)).advantage
     np.testing.assert_array_equal(got.advantage, reward)
-    assert atod.teacher_context(cfg).states
+    assert ALGORITHM.teacher(cfg).exact_kl
+    assert not ALGORITHM.teacher(atod.Config()).exact_kl
 
 
 @pytest.mark.parametrize(("scale", "progress"), [(4.0, 0.0), (0.25, 0.75)])
@@ -214,7 +246,7 @@ def test_the_adaptive_schedule_follows_the_gap_of_the_batch(scale, progress):
     batch, student, teacher = oracles.ragged_batch(6)
     mask = np.asarray(batch.rows.action_mask)
     distance = np.abs(np.asarray(teacher.logp - student.logp))[mask].mean()
-    cfg = atod.Config(anneal="adaptive", adaptive_gap=float(distance / scale))
+    cfg = atod.Config(anneal=AnnealConfig(kind="adaptive", gap=float(distance / scale)))
     got = signal(cfg, batch, student, teacher, jnp.array(70)).diagnostics
     np.testing.assert_allclose(got["mix/kappa"].value(), 1 - 0.9 * progress, rtol=1e-5)
     np.testing.assert_allclose(got["mix/rho"].value(), 1 + progress, rtol=1e-5)
@@ -226,7 +258,7 @@ def test_other_trajectories_do_not_change_the_weights_of_one(name):
     """More turns of others may move the group statistics, never T-DUR's weights."""
     batch, student, teacher = oracles.ragged_batch(8)
     rows = batch.rows
-    table = atod.turn_table(atod.Config(), batch, student, teacher)["weight"]
+    table = weights_of(atod.Config(), batch, student, teacher)
     padding = np.flatnonzero(np.asarray(rows.traj) == 8)[:3]
     new = 7 if name == "extra turns" else 5
     changed = batch.replace(
@@ -234,9 +266,9 @@ def test_other_trajectories_do_not_change_the_weights_of_one(name):
             traj=rows.traj.at[padding].set(new), action_mask=rows.action_mask.at[padding].set(True)
         )
     )
-    after = atod.turn_table(atod.Config(), changed, student, teacher)["weight"]
+    after = weights_of(atod.Config(), changed, student, teacher)
     others = ~np.isin(np.asarray(changed.rows.traj), [new, 8])
-    np.testing.assert_array_equal(np.asarray(after)[others], np.asarray(table)[others])
+    np.testing.assert_array_equal(after[others], table[others])
 
 
 @pytest.mark.parametrize("cfg", [atod.Config(), atod.preset("paper")], ids=["released", "paper"])

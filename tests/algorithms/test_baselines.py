@@ -6,7 +6,8 @@ import numpy as np
 import oracles
 import pytest
 
-from atod_jax.algorithms import base, grpo, opd, opd_gated, sdar, sod, tcod
+from atod_jax.algorithms import base, grpo, opd, opd_gated, sdar, sft, sod, tcod
+from atod_jax.algorithms.base import Step
 
 ZERO = jnp.array(0)
 
@@ -27,7 +28,7 @@ def test_sod_attenuates_turns_where_the_teacher_has_drifted(seed, delta):
     batch, student, teacher = oracles.ragged_batch(seed)
     rows = batch.rows
     got = jax.jit(sod.signal, static_argnums=0)(
-        sod.Config(delta=delta, coef=2.0), batch, student, teacher, ZERO
+        sod.Config(delta=delta, coef=2.0), Step(batch, student, teacher, ZERO)
     )
     d, _ = oracles.turn_signals(
         np.asarray(student.logp), np.asarray(teacher.logp), np.asarray(rows.action_mask)
@@ -43,7 +44,7 @@ def test_sod_attenuates_turns_where_the_teacher_has_drifted(seed, delta):
 def test_weights_of_both_signs_exist():
     """Turns 0..2 with rising disagreement: SOD trusts the last least."""
     weight = sod.stepwise_weights(
-        jnp.array([0.1, 0.2, 0.4]), jnp.zeros(3, jnp.int32), jnp.arange(3), num_traj=1,
+        jnp.array([0.1, 0.2, 0.4]), jnp.zeros(3, jnp.int32), turn=jnp.arange(3), num_traj=1,
         delta=0.2, eps=0.0,
     )  # fmt: skip
     np.testing.assert_allclose(weight, [1.0, 0.5, 0.25], rtol=1e-6)
@@ -52,7 +53,7 @@ def test_weights_of_both_signs_exist():
 def test_the_gate_listens_to_the_teacher_where_rewards_are_bad():
     batch, student, teacher = oracles.ragged_batch(0)
     cfg = opd_gated.Config(gamma=2.0, beta_min=0.1, beta_max=0.5)
-    got = opd_gated.signal(cfg, batch, student, teacher, ZERO)
+    got = opd_gated.signal(cfg, Step(batch, student, teacher, ZERO))
     reward = reward_of(batch)
     beta = 0.1 + 0.4 / (1 + np.exp(2.0 * reward))
     expected = on_mask(batch, reward, 1.0) + on_mask(batch, beta, teacher.logp - student.logp)
@@ -78,8 +79,8 @@ def test_back_to_front_hands_over_earlier_and_earlier():
 
 def test_tcod_learns_like_plain_distillation():
     batch, student, teacher = oracles.ragged_batch(1)
-    got = tcod.signal(tcod.Config(), batch, student, teacher, ZERO)
-    want = opd.signal(opd.Config(), batch, student, teacher, ZERO)
+    got = tcod.signal(tcod.Config(), Step(batch, student, teacher, ZERO))
+    want = opd.signal(opd.Config(), Step(batch, student, teacher, ZERO))
     np.testing.assert_array_equal(got.advantage, want.advantage)
 
 
@@ -96,31 +97,57 @@ def test_bad_curricula_are_named(options):
 
 def test_sdar_is_grpo_and_a_gated_term_from_its_own_teacher():
     batch, student, teacher = oracles.ragged_batch(2)
-    got = sdar.signal(sdar.Config(coef=0.3), batch, student, teacher, ZERO)
-    want = grpo.signal(grpo.Config(), batch, student, None, ZERO)
+    got = sdar.signal(sdar.Config(coef=0.3), Step(batch, student, teacher, ZERO))
+    want = grpo.signal(grpo.Config(), Step(batch, student, None, ZERO))
     np.testing.assert_array_equal(got.advantage, want.advantage)
     mask = np.asarray(batch.rows.action_mask)
     np.testing.assert_array_equal(got.gate_weight, np.where(mask, np.float32(0.3), 0.0))
     np.testing.assert_array_equal(got.teacher_logp, teacher.logp)
-    context = sdar.teacher_context(sdar.Config())
+    context = sdar.ALGORITHM.teacher(sdar.Config())
     assert context.self_teacher
     assert context.privileged
 
 
-# ------------------------------------------------------------------------------------------ hooks
+# --------------------------------------------------------------------------------------- contract
 
 
-@pytest.mark.parametrize("module", [sod, tcod, sdar, opd_gated])
+@pytest.mark.parametrize("module", [opd, sod, tcod, sdar, opd_gated])
 def test_a_missing_teacher_is_an_error(module):
     batch, student, _ = oracles.ragged_batch(0)
-    name = module.__name__.rpartition(".")[2]
-    assert module.needs_teacher(module.Config(), 10_000)
-    with pytest.raises(ValueError, match=f"{name} has teacher=None"):
-        module.signal(module.Config(), batch, student, None, ZERO)
+    algorithm = module.ALGORITHM
+    assert algorithm.needs_teacher(algorithm.Config(), 10_000)
+    with pytest.raises(ValueError, match="teacher=None: the algorithm distils"):
+        algorithm.signal(algorithm.Config(), Step(batch, student, None, ZERO))
 
 
-def test_modules_without_a_hook_get_the_default():
-    plan = base.hook(grpo, "rollout_plan")(grpo.Config(), 3, 7)
+def test_an_algorithm_that_says_nothing_plays_whole_episodes_with_a_frozen_teacher():
+    algorithm = grpo.ALGORITHM
+    plan = algorithm.rollout_plan(grpo.Config(), 3, 7)
     assert (plan.max_turns, plan.prefix_by, plan.prefix(9)) == (7, "", 0)
-    assert base.hook(grpo, "teacher_context")(grpo.Config()) == base.TeacherContext()
-    assert base.hook(tcod, "rollout_plan") is tcod.rollout_plan
+    assert algorithm.teacher(grpo.Config()) == base.TeacherContext()
+    assert not algorithm.needs_teacher(grpo.Config(), 0)
+    assert tcod.ALGORITHM.rollout_plan is tcod.rollout_plan
+
+
+def test_only_supervised_training_learns_from_the_expert():
+    modules = (grpo, opd, opd_gated, sdar, sft, sod, tcod)
+    assert [m for m in modules if m.ALGORITHM.supervised] == [sft]
+
+
+def test_turn_weights_are_those_of_the_teachers_signal():
+    batch, student, teacher = oracles.ragged_batch(4)
+    step = Step(batch, student, teacher, ZERO)
+    for module in (opd, tcod):
+        assert np.all(module.ALGORITHM.turn_weights(module.Config(), step) == 1)
+    for module in (grpo, sdar, sft):
+        assert module.ALGORITHM.turn_weights is None
+    for module in (sod, opd_gated):
+        algorithm, cfg = module.ALGORITHM, module.Config(coef=1.0)
+        reward = grpo.signal(grpo.Config(), Step(batch, student, None, ZERO)).advantage
+        gap = base.log_gap(step)
+        expected = reward + algorithm.turn_weights(cfg, step)[:, None] * gap
+        got = algorithm.signal(cfg, step)
+        np.testing.assert_allclose(got.advantage, expected, rtol=1e-5, atol=1e-5)
+        real = np.asarray(batch.rows.traj) < 8
+        shown = np.asarray(algorithm.turn_weights(cfg, step))[real]
+        assert got.diagnostics["turn_weight/max"].value() == pytest.approx(shown.max(), rel=1e-6)

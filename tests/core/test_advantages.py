@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atod_jax.core import advantages
-from atod_jax.core.advantages import GroupConfig, group_relative, row_advantages, row_scores
+from atod_jax.core.advantages import RewardConfig, group_relative, row_advantages, row_scores
 
-TURNS = GroupConfig()
-TRAJECTORIES = GroupConfig(statistics="trajectories", invalid_penalty=0.0)
+TURNS = RewardConfig()
+TRAJECTORIES = RewardConfig(statistics="trajectories", invalid_penalty=0.0)
 compiled = jax.jit(row_advantages, static_argnames="cfg")
 
 
@@ -24,9 +24,9 @@ def test_hand_numbers():
     """
     scores = jnp.array([10.0, 10.0, 0.0, -0.1])
     traj, group = jnp.array([0, 0, 1, 1]), jnp.array([0, 0])
-    got = group_relative(scores, traj, group, cfg=TURNS)
+    got = group_relative(scores, traj, group=group, cfg=TURNS)
     np.testing.assert_allclose(got, [0.86600, 0.86600, -0.85739, -0.87462], atol=1e-5)
-    got = group_relative(scores, traj, group, cfg=TRAJECTORIES)
+    got = group_relative(scores, traj, group=group, cfg=TRAJECTORIES)
     np.testing.assert_allclose(got, [0.70711, 0.70711, -0.70711, -0.72125], atol=1e-5)
 
 
@@ -37,7 +37,7 @@ def test_hand_numbers():
 def test_agrees_with_loops(seed, statistics, scale, jit):
     batch, _, _ = oracles.ragged_batch(seed, trajectories=9, group_size=3)
     penalty = 0.1 if statistics == "turns" else 0.0
-    cfg = GroupConfig(statistics=statistics, scale=scale, invalid_penalty=penalty)
+    cfg = RewardConfig(statistics=statistics, scale=scale, invalid_penalty=penalty)
     rows = batch.rows
     scores = oracles.row_scores(batch.returns, rows.traj, rows.action_valid, penalty=penalty)
     traj, group = np.asarray(rows.traj), np.asarray(batch.group)
@@ -51,13 +51,13 @@ def test_agrees_with_loops(seed, statistics, scale, jit):
 def test_equal_scores_give_exactly_zero(score, cfg):
     """The plain float32 mean of 127 times 9.9 is off by an ulp; over eps that would be 0.5."""
     traj = jnp.arange(127) // 5
-    got = group_relative(jnp.full(127, score), traj, jnp.zeros(26, int), cfg=cfg)
+    got = group_relative(jnp.full(127, score), traj, group=jnp.zeros(26, int), cfg=cfg)
     assert not np.any(got)
 
 
 @pytest.mark.parametrize("cfg", [TURNS, TRAJECTORIES], ids=["turns", "trajectories"])
 def test_a_group_with_one_sample_keeps_its_score(cfg):
-    got = group_relative(jnp.array([10.0]), jnp.array([0]), jnp.array([0]), cfg=cfg)
+    got = group_relative(jnp.array([10.0]), jnp.array([0]), group=jnp.array([0]), cfg=cfg)
     np.testing.assert_allclose(got, [10.0 / (1 + 1e-6)], rtol=1e-7)
 
 
@@ -95,7 +95,7 @@ def test_the_penalty_is_per_row_and_spares_padding():
     got = row_scores(
         jnp.array([10.0, 0.0]),
         jnp.array([0, 0, 1, 2]),
-        jnp.array([True, False, False, False]),
+        action_valid=jnp.array([True, False, False, False]),
         invalid_penalty=0.5,
     )
     np.testing.assert_array_equal(got, [10.0, 9.5, -0.5, 0.0])
@@ -111,7 +111,7 @@ def test_first_rows_follow_the_order_and_then_the_position():
 def test_step_returns_agree_with_loops(seed):
     rows = oracles.ragged_batch(seed)[0].rows
     rewards = np.random.default_rng(seed).normal(size=len(rows.traj)).astype(np.float32)
-    got = advantages.step_returns(jnp.asarray(rewards), rows.traj, rows.turn, gamma=0.9)
+    got = advantages.step_returns(jnp.asarray(rewards), rows.traj, turn=rows.turn, gamma=0.9)
     traj, turn = np.asarray(rows.traj), np.asarray(rows.turn)
     expected = oracles.step_returns(rewards, traj, turn, gamma=0.9)
     np.testing.assert_allclose(np.asarray(got)[traj < 8], expected[traj < 8], rtol=1e-5, atol=1e-5)
@@ -122,15 +122,14 @@ def test_gigpo_hand_numbers():
     got = advantages.gigpo(
         jnp.array([6.0, 0.0, 0.0]),
         jnp.array([5.0, 3.0, 7.0]),
-        jnp.array([0, 1, 1]),
-        jnp.array([0, 0]),
+        traj=jnp.array([0, 1, 1]),
+        group=jnp.array([0, 0]),
         anchor=jnp.array([4, 4, 9]),
-        step_weight=0.5,
-        cfg=GroupConfig(scale=False),
+        cfg=RewardConfig(scale=False, gigpo_weight=0.5),
     )
     np.testing.assert_allclose(got, [4.5, -2.5, -2.0])
 
 
 def test_unknown_statistics_are_named():
     with pytest.raises(ValueError, match="statistics='rows'"):
-        GroupConfig(statistics="rows")
+        RewardConfig(statistics="rows")

@@ -18,13 +18,23 @@ def test_hand_numbers():
 
 
 @pytest.mark.parametrize("steps", [80, 7, 0, -1])
-def test_agrees_with_the_equation_on_device_and_host(steps):
+def test_agrees_with_the_equation_in_single_and_double_precision(steps):
     cfg = AnnealConfig(steps=steps)
     for update in (1, 2, 6, 7, 8, 79, 80, 200):
         expected = oracles.mix(update, steps=steps)
         jitted = jax.jit(mix, static_argnames="cfg")(jnp.array(update), cfg=cfg)
         np.testing.assert_allclose(jitted, expected, rtol=1e-6)
-        np.testing.assert_allclose(mix(update, cfg=cfg, xp=np), expected, rtol=1e-12)
+        with jax.enable_x64(True):
+            np.testing.assert_allclose(mix(jnp.array(update), cfg=cfg), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("steps", [6, 0])
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.0), (0.0, 0.3), (0.0, 0.0), (1.0, 0.1)])
+def test_the_host_knows_where_kappa_is_zero(kind, steps, start, end):
+    cfg = AnnealConfig(kind=kind, steps=steps, kappa_start=start, kappa_end=end)
+    for update in range(1, 9):
+        assert needs_teacher(update, cfg=cfg) == bool(mix(update, cfg=cfg)[0] != 0), update
 
 
 def test_the_constant_ablation_stays_at_the_start():

@@ -25,9 +25,9 @@ OPTIONS = [
 
 def weights_of(batch, student, teacher, cfg):
     rows = batch.rows
-    d, h = turn_signals(student.logp, teacher.logp, rows.action_mask)
+    d, h = turn_signals(student.logp, teacher.logp, action_mask=rows.action_mask)
     length = jnp.sum(rows.action_mask, axis=1)
-    return turn_weights(d, h, rows.traj, length=length, num_traj=len(batch.returns), cfg=cfg)
+    return turn_weights(d, h, traj=rows.traj, length=length, num_traj=len(batch.returns), cfg=cfg)
 
 
 compiled = jax.jit(weights_of, static_argnums=3)
@@ -37,7 +37,7 @@ def one_trajectory(d, h, cfg, length=None):
     n = len(d)
     length = jnp.ones(n, int) if length is None else jnp.asarray(length)
     d, h = jnp.asarray(d, jnp.float32), jnp.asarray(h, jnp.float32)
-    return turn_weights(d, h, jnp.zeros(n, int), length=length, num_traj=1, cfg=cfg)
+    return turn_weights(d, h, traj=jnp.zeros(n, int), length=length, num_traj=1, cfg=cfg)
 
 
 def test_the_papers_example():
@@ -55,7 +55,7 @@ def test_signals_hand_numbers():
     student = jnp.array([[-2.0, -4.0, -9.0], [-1.0, -1.0, -1.0]])
     teacher = jnp.array([[-1.0, -7.0, 99.0], [5.0, 5.0, 5.0]])
     mask = jnp.array([[True, True, False], [False, False, False]])
-    d, h = turn_signals(student, teacher, mask)
+    d, h = turn_signals(student, teacher, action_mask=mask)
     np.testing.assert_array_equal(d, [2.0, 0.0])
     np.testing.assert_array_equal(h, [3.0, 0.0])
 
@@ -97,7 +97,7 @@ def test_the_kept_share_is_rounded_up_in_double_precision():
     traj = jnp.asarray(np.repeat(np.arange(4), turns))
     d = jnp.asarray(np.random.default_rng(0).permutation(sum(turns)) / 10 + 0.1, jnp.float32)
     cfg = TdurConfig(score="divergence_only", top_rho=0.3)
-    weights = turn_weights(d, d, traj, length=jnp.ones_like(traj), num_traj=4, cfg=cfg)
+    weights = turn_weights(d, d, traj=traj, length=jnp.ones_like(traj), num_traj=4, cfg=cfg)
     np.testing.assert_array_equal(np.bincount(traj, weights=weights > 0), kept)
 
 
