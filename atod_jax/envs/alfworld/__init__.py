@@ -80,9 +80,9 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
     playable games of an official folder.
 
     Raises:
-        ValueError: unknown split, a split with no game in it, a damaged file, or an engine that
-            cannot play such games.
-        FileNotFoundError: nothing at `cfg.games`.
+      ValueError: unknown split, a split with no game in it, a damaged file, or an engine that
+        cannot play such games.
+      FileNotFoundError: nothing at `cfg.games`.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
@@ -128,7 +128,7 @@ class AlfworldEnv:
         """Plays one command; reward is `win_reward` on the winning step, else 0.
 
         Raises:
-            ValueError: no game is running (before `reset`, after the win or after `close`).
+          ValueError: no game is running (before `reset`, after the win or after `close`).
         """
         if self._engine is None:
             raise ValueError(f"step({command!r}) without a running game; call reset(task) first")
@@ -147,7 +147,7 @@ def make(cfg: Config) -> TextEnv:
     """A player for the tasks of `cfg`.
 
     Raises:
-        ValueError: `cfg.engine` is unknown, or is textworld and not installed.
+      ValueError: `cfg.engine` is unknown, or is textworld and not installed.
     """
     if cfg.engine == "textworld":
         from atod_jax.envs.alfworld.textworld import TextworldEnv

@@ -51,7 +51,7 @@ def parse_goal(task: str) -> Goal:
     """The `Goal` of a templated task sentence.
 
     Raises:
-        ValueError: the sentence follows none of the templates.
+      ValueError: the sentence follows none of the templates.
     """
     if match := _TWO.match(task):
         return Goal(match[1], match[2], two=True)
@@ -146,7 +146,7 @@ def decide(view: View) -> Decision:
     """The expert's command for a view, with the thought that leads to it.
 
     Raises:
-        ValueError: the task sentence follows no template, or the room is empty.
+      ValueError: the task sentence follows no template, or the room is empty.
     """
     if not view.room:
         raise ValueError(f"no receptacles in the first observation of task {view.task!r}")

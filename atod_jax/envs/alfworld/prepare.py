@@ -16,8 +16,8 @@ def prepare(games: str | Path, out: str | Path) -> Path:
     """Builds the data set below `out`; returns the folder to name as env.games.
 
     Raises:
-        FileNotFoundError: no file at `games`.
-        ValueError: it is damaged, or a line is not a game.
+      FileNotFoundError: no file at `games`.
+      ValueError: it is damaged, or a line is not a game.
     """
     from atod_jax.envs.alfworld.tfds_builder import HouseholdGames
 

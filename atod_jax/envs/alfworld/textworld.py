@@ -27,8 +27,8 @@ class TextworldEnv:
         """Loads the official game of a task and shows its opening.
 
         Raises:
-            ValueError: the task is not of an official data folder, or its file is damaged.
-            FileNotFoundError: the file is gone.
+          ValueError: the task is not of an official data folder, or its file is damaged.
+          FileNotFoundError: the file is gone.
         """
         entries = _entries(task)
         with _ONE_AT_A_TIME:
@@ -41,7 +41,7 @@ class TextworldEnv:
         """Plays one command; reward is `win_reward` on the winning step, else 0.
 
         Raises:
-            ValueError: no game is running (before `reset`, after the win or after `close`).
+          ValueError: no game is running (before `reset`, after the win or after `close`).
         """
         if not self._is_running:
             raise ValueError(f"step({command!r}) without a running game; call reset(task) first")

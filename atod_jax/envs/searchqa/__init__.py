@@ -43,8 +43,8 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
     """The questions of a split, of `cfg.data` or of the generated world.
 
     Raises:
-        ValueError: unknown split, a split without questions, or a damaged file.
-        FileNotFoundError: no questions in `cfg.data`.
+      ValueError: unknown split, a split without questions, or a damaged file.
+      FileNotFoundError: no questions in `cfg.data`.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
@@ -57,8 +57,8 @@ def make(cfg: Config) -> SearchEnv:
     """A player for the questions of `cfg`; the first in a process builds the index or connects.
 
     Raises:
-        ValueError: a damaged corpus, or a search server that does not answer.
-        FileNotFoundError: no corpus in `cfg.data`.
+      ValueError: a damaged corpus, or a search server that does not answer.
+      FileNotFoundError: no corpus in `cfg.data`.
     """
     return SearchEnv(
         _retriever(cfg),

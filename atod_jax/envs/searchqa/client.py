@@ -50,7 +50,7 @@ class HttpRetriever:
         """At most `topk` hits per query, best first.
 
         Raises:
-            RetrieverError: no usable answer after all retries, with the URL and the reason.
+          RetrieverError: no usable answer after all retries, with the URL and the reason.
         """
         if self._one_by_one:
             return [self._ask({"query": query}, 1, topk)[0] for query in queries]
@@ -101,7 +101,7 @@ def endpoint(url: str) -> str:
     """The URL that is posted to: `/retrieve` where `url` names a machine only.
 
     Raises:
-        ValueError: no http URL.
+      ValueError: no http URL.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -115,7 +115,7 @@ def connect(url: str) -> HttpRetriever:
     """A retriever behind `url`, after a look whether anything listens there.
 
     Raises:
-        ValueError: no http URL, or nothing listens, with the command that starts a server.
+      ValueError: no http URL, or nothing listens, with the command that starts a server.
     """
     retriever = HttpRetriever(url)
     parts = urlsplit(retriever.url)

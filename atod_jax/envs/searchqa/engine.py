@@ -39,8 +39,8 @@ class SearchEnv:
         """Plays one command; reward is `win_reward` on the last step if the answer matches.
 
         Raises:
-            ValueError: no question is being played (before `reset`, after the end or `close`).
-            RetrieverError: the search failed; the step did not take place and may be repeated.
+          ValueError: no question is being played (before `reset`, after the end or `close`).
+          RetrieverError: the search failed; the step did not take place and may be repeated.
         """
         if self._question is None:
             raise ValueError(f"step({command[:80]!r}) without a question; call reset(task) first")

@@ -14,8 +14,8 @@ def read(path: str | Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     """What `build` makes of every record, in file order.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a damaged file or a record that `build` refuses, with file and line.
+      FileNotFoundError: no such file.
+      ValueError: a damaged file or a record that `build` refuses, with file and line.
     """
     for number, record in _records(Path(path)):
         try:
@@ -38,8 +38,8 @@ def text_of(record: dict[str, Any], key: str) -> str:
     """A text field.
 
     Raises:
-        KeyError: no such field.
-        ValueError: it is no text.
+      KeyError: no such field.
+      ValueError: it is no text.
     """
     if not isinstance(record[key], str):
         raise ValueError(f"field {key!r} is {type(record[key]).__name__}; expected text")

@@ -21,7 +21,7 @@ def find_files(source: str | Path) -> dict[str, list[Path]]:
     """Question files per split, in name order.
 
     Raises:
-        FileNotFoundError: the folder has none.
+      FileNotFoundError: the folder has none.
     """
     names = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test",)}
     found = {
@@ -49,8 +49,8 @@ def read_file(path: Path, split: str) -> Iterator[questions.Question]:
     """The questions of one file; the folder's name is the set, where records do not say.
 
     Raises:
-        ValueError: a damaged file or record, with file and line (row of a parquet file).
-        ImportError: a parquet file, and pyarrow is missing.
+      ValueError: a damaged file or record, with file and line (row of a parquet file).
+      ImportError: a parquet file, and pyarrow is missing.
     """
 
     def build(record: dict[str, Any]) -> questions.Question:

@@ -25,8 +25,8 @@ def load(folder: str, split: str) -> tuple[Question, ...]:
     """The questions of a split: of questions.jsonl[.gz], or of a prepared TFDS folder.
 
     Raises:
-        FileNotFoundError: neither is there.
-        ValueError: a damaged file, with file and line, or a split without questions.
+      FileNotFoundError: neither is there.
+      ValueError: a damaged file, with file and line, or a split without questions.
     """
     path = jsonl.find(folder, "questions.jsonl")
     if path:
@@ -53,8 +53,8 @@ def question_of(record: dict[str, Any]) -> Question:
     """The question of a record {id, dataset, split, question, answers}.
 
     Raises:
-        KeyError: a field is missing.
-        ValueError: a field is empty or of the wrong type, or the split is unknown.
+      KeyError: a field is missing.
+      ValueError: a field is empty or of the wrong type, or the split is unknown.
     """
     answers = record["answers"]
     if not isinstance(answers, list) or not answers or not all(map(_is_filled, answers)):

@@ -24,7 +24,7 @@ def answer(retriever: Retriever, request: Any) -> dict[str, Any]:
     """The reply to a request.
 
     Raises:
-        ValueError: a request that is none, with the key and what is expected.
+      ValueError: a request that is none, with the key and what is expected.
     """
     queries, topk, scores = _checked(request)
     found = retriever.search(queries, topk)

@@ -46,8 +46,8 @@ def open_shop(data: str, seed: int, people: bool = False) -> shop.Shop:
     """The shop of a config, once per process.
 
     Raises:
-        FileNotFoundError: no folder `data`, or a file missing in it.
-        ValueError: a damaged file in it.
+      FileNotFoundError: no folder `data`, or a file missing in it.
+      ValueError: a damaged file in it.
     """
     if data:
         return shop.cached(Path(data), people=people)
@@ -82,8 +82,8 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
     """The goals of a split: the first 500 are `valid`, all others `train`.
 
     Raises:
-        ValueError: unknown split, no goal in it, or a damaged file.
-        FileNotFoundError: no folder `cfg.data`, or a file missing in it.
+      ValueError: unknown split, no goal in it, or a damaged file.
+      FileNotFoundError: no folder `cfg.data`, or a file missing in it.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
@@ -117,7 +117,7 @@ class WebshopEnv:
         The reward is `win_reward` for a purchase of score 1, else 0.
 
         Raises:
-            ValueError: no visit is under way (before `reset`, after a purchase or after `close`).
+          ValueError: no visit is under way (before `reset`, after a purchase or after `close`).
         """
         engine = self._engine
         if engine is None:

@@ -59,7 +59,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     Streams: a file of any size is read with a megabyte or two of memory.
 
     Raises:
-        ValueError: damaged or cut-off content, with file and line.
+      ValueError: damaged or cut-off content, with file and line.
     """
     decoder = json.JSONDecoder()
     text, line, at_end = "", 1, False
@@ -103,7 +103,7 @@ def read_notes(path: Path) -> dict[str, dict[str, Any]]:
     """Attributes and requests by product id: one JSON object, plain or .gz.
 
     Raises:
-        ValueError: damaged or cut-off content, with file and line where there is one.
+      ValueError: damaged or cut-off content, with file and line where there is one.
     """
     try:
         with open_text(path) as file:
@@ -127,13 +127,13 @@ def products(
     """The usable products of raw `rows`, each id once.
 
     Args:
-        rows: objects of the products file.
-        notes: attributes and requests by product id.
-        source: what errors call the rows.
-        people: requests of people by product id; those that name no attribute are left out.
+      rows: objects of the products file.
+      notes: attributes and requests by product id.
+      source: what errors call the rows.
+      people: requests of people by product id; those that name no attribute are left out.
 
     Raises:
-        ValueError: a row without a needed key, or with a value that cannot be one; names `source`,
+      ValueError: a row without a needed key, or with a value that cannot be one; names `source`,
         the number of the row (from 1) and the key.
     """
     seen: set[str] = set()

@@ -16,7 +16,7 @@ def prepare(cfg: webshop.Config, out: str | Path) -> Path:
     """Builds the data set of the goals of `cfg` below `out`; returns its folder.
 
     Raises:
-        ValueError, FileNotFoundError: as `webshop.tasks`.
+      ValueError, FileNotFoundError: as `webshop.tasks`.
     """
     from atod_jax.envs.webshop.tfds_builder import ShopGoals
 

@@ -107,7 +107,7 @@ def _build(
     """Fills the arrays of a `Shop` in one pass over its products.
 
     Raises:
-        ValueError: no product can be searched for, or none has a request.
+      ValueError: no product can be searched for, or none has a request.
     """
     builder, rng = IndexBuilder(), goals.make_rng()
     ids, prices, sizes = [], [], [0]
@@ -189,8 +189,8 @@ def cached(folder: Path, *, people: bool = False) -> Shop:
     With `people`, the goals are the requests of people, from a file of their own.
 
     Raises:
-        FileNotFoundError: no such folder, or no file of products or of instructions in it.
-        ValueError: several such files, or a damaged one.
+      FileNotFoundError: no such folder, or no file of products or of instructions in it.
+      ValueError: several such files, or a damaged one.
     """
     items = _find(folder, "products", ("items_shuffle", "products"))
     notes = _find(folder, "instructions", ("items_ins",))
