@@ -26,7 +26,7 @@ NO_GOAL = "UNKNOWN GOAL"  # what a grammar says before a goal sentence is writte
 
 _GOAL = re.compile(r'Your task is to: (.*?)\."')
 _TEXTS = ("pddl_domain", "grammar", "pddl_problem")
-_HELP = f"point env.games at $ALFWORLD_DATA or its {RELEASE}, filled by alfworld-download"
+_HELP = f"point env.alfworld.games at $ALFWORLD_DATA or its {RELEASE}, filled by alfworld-download"
 
 
 @dataclasses.dataclass(frozen=True)

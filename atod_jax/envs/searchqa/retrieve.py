@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import Stemmer
 
-from atod_jax.envs.searchqa import jsonl
+from atod_jax.envs import jsonl
 
 K1, B = 0.9, 0.4
 WORD = re.compile(r"\w\w+")

@@ -210,7 +210,9 @@ def cached(folder: Path, *, people: bool = False) -> Shop:
 
 def _find(folder: Path, what: str, stems: Sequence[str]) -> Path:
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; set env.data to one with the shop's files")
+        raise FileNotFoundError(
+            f"no folder {folder}; set env.webshop.data to one with the shop's files"
+        )
     endings = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
     found = [
         path
