@@ -5,10 +5,14 @@ an entry point of the group `atod_jax.envs`, or any module that `env.name` names
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from atod_jax.options.field import Check
 from atod_jax.records import Task
+
+FINITE = Check("must be a finite number", math.isfinite)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Reads task sets that TFDS prepared, record by record, without TensorFlow."""
+"""Task sets as TFDS data sets: written and read record by record, without TensorFlow."""
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def records(folder: str | Path, split: str) -> Iterator[dict[str, Any]]:
 
 
 def _builder(folder: str | Path) -> Any:
-    import tensorflow_datasets as tfds  # slow to import, and most runs do not need it
+    import tensorflow_datasets as tfds
 
     return tfds.builder_from_directory(str(folder))
 
@@ -37,3 +38,66 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     return value if np.isscalar(value) else [item.decode() for item in value]
+
+
+def write(
+    name: str,
+    fields: Mapping[str, type],
+    *,
+    splits: Mapping[str, Iterable[Mapping[str, Any]]],
+    out: str | Path,
+) -> Path:
+    """Builds a data set below `out`; returns its folder.
+
+    Args:
+      name: of the data set.
+      fields: of every record: str, float, or list for a list of texts; `id` is unique.
+      splits: the records of each split.
+      out: folder of data sets.
+    """
+    builder = _writer(name, fields, splits=splits, out=out)
+    builder.download_and_prepare()
+    return Path(builder.data_path)
+
+
+def _writer(
+    name: str,
+    fields: Mapping[str, type],
+    *,
+    splits: Mapping[str, Iterable[Mapping[str, Any]]],
+    out: str | Path,
+) -> Any:
+    import tensorflow_datasets as tfds  # slow to import, and most runs do not need it
+
+    text = tfds.features.Text()
+    kinds: dict[type, Any] = {
+        str: text,
+        float: tfds.features.Scalar(np.float32),
+        list: tfds.features.Sequence(text),
+    }
+    features = tfds.features.FeaturesDict({field: kinds[kind] for field, kind in fields.items()})
+
+    class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            return self.dataset_info_from_configs(features=features)
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict]]]:
+            return {split: self._generate_examples(split) for split in splits}
+
+        def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+            for record in splits[split]:
+                yield record["id"], dict(record)
+
+    Records.name = name
+    return Records(file_format="array_record", data_dir=str(out))
+
+
+def main(prepare: Callable[[str, str], Path], *, source: str, default: str | None = None) -> None:
+    """A command line with two options: `source`, what is read, and `--out`, where to."""
+    parser = argparse.ArgumentParser(description="Writes a TFDS data set; prints its folder.")
+    parser.add_argument(f"--{source}", dest="source", default=default, required=default is None)
+    parser.add_argument("--out", required=True)
+    options = parser.parse_args()
+    print(prepare(options.source, options.out))

@@ -5,12 +5,14 @@ Everything that is no piece falls back to bytes, so no text is ever lost. A word
 leading space, wherever it stands, which is what lets a tiny model copy it.
 """
 
+import argparse
 import pathlib
 import string
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 MODEL_MAX_LENGTH = 4096
@@ -29,11 +31,14 @@ _BYTE_SCORE = -100.0
 CHARACTERS = ("\n", "\t", *(c for c in string.printable if c.isprintable()))
 
 
-def make_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
+def make_tokenizer(pieces: Sequence[str]) -> "PreTrainedTokenizerFast":
     """A tokenizer with these pieces in id order; END is the end-of-sequence token.
 
     `pieces` begins with PAD, START, END and holds CHARACTERS; the byte tokens come after it.
     """
+    from tokenizers import AddedToken, Tokenizer, decoders, models  # slow to import
+    from transformers import PreTrainedTokenizerFast
+
     scored = [(piece, _PIECE_SCORE) for piece in pieces]
     scored += [(f"<0x{byte:02X}>", _BYTE_SCORE) for byte in range(256)]
     # Byte fallback covers every unknown character, so the "unknown" id 0 is never produced.
@@ -55,3 +60,10 @@ def make_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
 def build(pieces: Sequence[str], out_dir: str | pathlib.Path) -> None:
     """Writes the tokenizer as a Hugging Face folder for `AutoTokenizer.from_pretrained`."""
     make_tokenizer(pieces).save_pretrained(str(out_dir))
+
+
+def main(pieces: Sequence[str]) -> None:
+    """Command line: `--out DIR` names the folder to write."""
+    parser = argparse.ArgumentParser(description="Writes the tokenizer of the built-in models.")
+    parser.add_argument("--out", required=True, help="folder to write")
+    build(pieces, parser.parse_args().out)

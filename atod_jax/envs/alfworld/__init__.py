@@ -18,27 +18,31 @@ from atod_jax.envs.alfworld.games import read_games
 from atod_jax.envs.alfworld.generate import SPLITS
 from atod_jax.envs.alfworld.official import Trial, find_trials, read_trial
 from atod_jax.envs.alfworld.prompts import TEMPLATES
-from atod_jax.envs.base import Observation, StepResult, TextEnv
+from atod_jax.envs.base import FINITE, Environment, Expert, Observation, StepResult, TextEnv
+from atod_jax.options.field import SEED, check, one_of, option
 from atod_jax.records import Task
 
-__all__ = ["DATA", "SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
-
 GENERATED = {"train": 100_000, "valid_seen": 2048, "valid_unseen": 2048}
-DATA = (
-    "pip install alfworld==0.4.2 && alfworld-download, then --config.env.games=$ALFWORLD_DATA;"
-    " without it generated rooms are played"
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Which games are played."""
 
-    # a games.jsonl[.xz|.gz], a data set made of one, or an official folder; empty: generated games
-    games: str = ""
-    engine: str = "native"  # native | textworld, which plays official folders only
-    seed: int = 0  # of the generated games
-    win_reward: float = 10.0  # paid once, on the winning step; every other step pays 0
+    games: str = option(
+        "",
+        "a games.jsonl[.xz|.gz], a data set made of one, or an official folder; empty: generated",
+    )
+    engine: str = option(
+        "native",
+        "what plays the games; textworld takes official folders only, and is slow",
+        one_of("native", "textworld"),
+    )
+    seed: int = option(0, "of the generated games", SEED)
+    win_reward: float = option(10.0, "paid on the winning step; every other step pays 0", FINITE)
+
+    def __post_init__(self):
+        check(self)
 
 
 class GeneratedTasks(collections.abc.Sequence[Task]):
@@ -80,9 +84,9 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
     playable games of an official folder.
 
     Raises:
-        ValueError: unknown split, a split with no game in it, a damaged file, or an engine that
-            cannot play such games.
-        FileNotFoundError: nothing at `cfg.games`.
+      ValueError: unknown split, a split with no game in it, a damaged file, or an engine that
+        cannot play such games.
+      FileNotFoundError: nothing at `cfg.games`.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
@@ -90,8 +94,9 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
         return _folder_tasks(cfg.games, split)
     if cfg.engine == "textworld":
         raise ValueError(
-            f"env.engine='textworld' with env.games={cfg.games!r}: it plays the game.tw-pddl files"
-            " of an official data folder; name one, or set env.engine=native"
+            f"env.alfworld.engine='textworld' with env.alfworld.games={cfg.games!r}: it plays the"
+            " game.tw-pddl files of an official data folder; name one, or set"
+            " env.alfworld.engine=native"
         )
     if not cfg.games:
         return GeneratedTasks(split, cfg.seed)
@@ -128,7 +133,7 @@ class AlfworldEnv:
         """Plays one command; reward is `win_reward` on the winning step, else 0.
 
         Raises:
-            ValueError: no game is running (before `reset`, after the win or after `close`).
+          ValueError: no game is running (before `reset`, after the win or after `close`).
         """
         if self._engine is None:
             raise ValueError(f"step({command!r}) without a running game; call reset(task) first")
@@ -143,11 +148,11 @@ class AlfworldEnv:
         self._engine = None
 
 
-def make(cfg: Config) -> TextEnv:
-    """A player for the tasks of `cfg`.
+def make(cfg: Config, max_turns: int = 0) -> TextEnv:
+    """A player for the tasks of `cfg`; it needs no turn limit.
 
     Raises:
-        ValueError: `cfg.engine` is unknown, or is textworld and not installed.
+      ValueError: `cfg.engine` is textworld and that is not installed.
     """
     if cfg.engine == "textworld":
         from atod_jax.envs.alfworld.textworld import TextworldEnv
@@ -165,3 +170,18 @@ def demonstration(cfg: Config, task: Task, max_turns: int) -> tuple[str, ...]:
     if game.plan is not None and len(game.plan) <= max_turns:
         return game.plan
     return expert.solve(game, max_turns=max_turns) or ()
+
+
+ENVIRONMENT = Environment(
+    Config=Config,
+    splits=SPLITS,
+    templates=TEMPLATES,
+    tasks=tasks,
+    make=make,
+    demonstration=demonstration,
+    expert=Expert(expert.act, expert.thought, expert.disturb),
+    data=(
+        "pip install alfworld==0.4.2 && alfworld-download, then"
+        " --config.env.alfworld.games=$ALFWORLD_DATA; without it generated rooms are played"
+    ),
+)

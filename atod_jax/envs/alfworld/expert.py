@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import re
 from collections.abc import Sequence
-from typing import Protocol
 
 from atod_jax.envs.alfworld.affordances import CAN_CONTAIN
 from atod_jax.envs.alfworld.engine import Engine
@@ -18,6 +17,7 @@ from atod_jax.envs.alfworld.furniture import RECEPTACLE_NAMES
 from atod_jax.envs.alfworld.game import Game
 from atod_jax.envs.alfworld.prompts import View, make_view
 from atod_jax.envs.base import Episode, Observation
+from atod_jax.envs.scripted import Decision, Uniform, pick
 
 HISTORY = 2
 _TAKES_IN = frozenset((holder.lower(), held.lower()) for holder, held in CAN_CONTAIN)
@@ -51,7 +51,7 @@ def parse_goal(task: str) -> Goal:
     """The `Goal` of a templated task sentence.
 
     Raises:
-        ValueError: the sentence follows none of the templates.
+      ValueError: the sentence follows none of the templates.
     """
     if match := _TWO.match(task):
         return Goal(match[1], match[2], two=True)
@@ -127,14 +127,6 @@ def _next(view: View, place: str) -> str:
 # ------------------------------------------------------------------------------------------- policy
 
 
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """A command and the reasoning that led to it."""
-
-    command: str
-    thought: str
-
-
 DEVICES = {
     "hot": ("heat", "microwave"),
     "cool": ("cool", "fridge"),
@@ -146,7 +138,7 @@ def decide(view: View) -> Decision:
     """The expert's command for a view, with the thought that leads to it.
 
     Raises:
-        ValueError: the task sentence follows no template, or the room is empty.
+      ValueError: the task sentence follows no template, or the room is empty.
     """
     if not view.room:
         raise ValueError(f"no receptacles in the first observation of task {view.task!r}")
@@ -294,12 +286,6 @@ def solve(game: Game, *, max_turns: int) -> tuple[str, ...] | None:
     return None
 
 
-class Uniform(Protocol):
-    """A source of uniform numbers in [0, 1): Python's `random.Random` or a NumPy generator."""
-
-    def random(self) -> float: ...
-
-
 def disturb(rng: Uniform, commands: Sequence[str], *, absent: float = 0.3) -> str:
     """A random exploratory command, for noisy demonstrations.
 
@@ -307,11 +293,7 @@ def disturb(rng: Uniform, commands: Sequence[str], *, absent: float = 0.3) -> st
     lack; else it is admissible: a verb drawn uniformly, then one of its commands (never `help`).
     """
     if rng.random() < absent:
-        return f"go to {_pick(rng, RECEPTACLE_NAMES)}"
+        return f"go to {pick(rng, RECEPTACLE_NAMES)}"
     usable = [c for c in commands if c != "help"]
-    verb = _pick(rng, sorted({_kind(c) for c in usable}))
-    return _pick(rng, [c for c in usable if _kind(c) == verb])
-
-
-def _pick(rng: Uniform, options: Sequence[str]) -> str:
-    return options[int(rng.random() * len(options))]
+    verb = pick(rng, sorted({_kind(c) for c in usable}))
+    return pick(rng, [c for c in usable if _kind(c) == verb])

@@ -127,7 +127,7 @@ def generate(split: str, index: int, *, seed: int = 0, size: Size = DEFAULT_SIZE
     `plan` holds the scripted expert's winning commands, at most `size.max_turns` of them.
 
     Raises:
-        ValueError: unknown split, negative index, or a size that no game satisfies.
+      ValueError: unknown split, negative index, or a size that no game satisfies.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")

@@ -26,7 +26,7 @@ NO_GOAL = "UNKNOWN GOAL"  # what a grammar says before a goal sentence is writte
 
 _GOAL = re.compile(r'Your task is to: (.*?)\."')
 _TEXTS = ("pddl_domain", "grammar", "pddl_problem")
-_HELP = f"point env.games at $ALFWORLD_DATA or its {RELEASE}, filled by alfworld-download"
+_HELP = f"point env.alfworld.games at $ALFWORLD_DATA or its {RELEASE}, filled by alfworld-download"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,8 @@ def find_trials(root: str | Path, split: str) -> tuple[Trial, ...]:
     game file, and games not marked solvable.
 
     Raises:
-        FileNotFoundError: no folder for the split.
-        ValueError: a damaged game file, or a split without a playable game; both name the path.
+      FileNotFoundError: no folder for the split.
+      ValueError: a damaged game file, or a split without a playable game; both name the path.
     """
     base = Path(root).absolute()
     folder = (base / RELEASE if (base / RELEASE).is_dir() else base) / split
@@ -88,8 +88,8 @@ def read_game_file(path: str | Path) -> dict[str, Any]:
     """The entries of a `game.tw-pddl`; `solvable` and `walkthrough` are None where absent.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged or lacks an entry; names it.
+      FileNotFoundError: no such file.
+      ValueError: the file is damaged or lacks an entry; names it.
     """
     path = Path(path)
     if not path.is_file():
@@ -111,8 +111,8 @@ def read_trial(trial: Trial) -> Game:
     """The game of a trial; its walkthrough is the plan.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file or the problem in it is damaged; names the file.
+      FileNotFoundError: no such file.
+      ValueError: the file or the problem in it is damaged; names the file.
     """
     entries = read_game_file(trial.path)
     plan = entries["walkthrough"]
@@ -133,7 +133,7 @@ def goal_of(grammar: str) -> str:
     """The goal sentence in the text grammar, without its final dot; "" where none is filled in.
 
     Raises:
-        ValueError: the grammar has no place for a goal.
+      ValueError: the grammar has no place for a goal.
     """
     match = _GOAL.search(grammar)
     if match is None:

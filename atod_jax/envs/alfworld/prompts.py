@@ -83,7 +83,7 @@ def read_opening(opening: str) -> tuple[str, tuple[str, ...]]:
     The list is empty where the player does not start in the middle of the room.
 
     Raises:
-        ValueError: the text has no task line.
+      ValueError: the text has no task line.
     """
     scene, marker, task = opening.partition(TASK_MARKER)
     if not marker:
@@ -118,7 +118,7 @@ def make_view(episode: Episode, history: int) -> View:
     """Rebuild the `View` from shown texts; the last `history` (>= 1) answered commands are kept.
 
     Raises:
-        ValueError: the first observation has no task line.
+      ValueError: the first observation has no task line.
     """
     task, room = read_opening(episode.opening)
     room = room or _room_of(episode.current.commands)
@@ -203,7 +203,7 @@ def paper_prompt(episode: Episode, history: int) -> str:
     """The full prompt: with `history` = 0 or on the first turn only the current observation.
 
     Raises:
-        ValueError: a history is shown and the first observation has no task line.
+      ValueError: a history is shown and the first observation has no task line.
     """
     if history <= 0 or not episode.past:
         middle = [PAPER_ROLE, f"{PAPER_NOW}{episode.current.text}"]

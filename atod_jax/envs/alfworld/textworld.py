@@ -27,8 +27,8 @@ class TextworldEnv:
         """Loads the official game of a task and shows its opening.
 
         Raises:
-            ValueError: the task is not of an official data folder, or its file is damaged.
-            FileNotFoundError: the file is gone.
+          ValueError: the task is not of an official data folder, or its file is damaged.
+          FileNotFoundError: the file is gone.
         """
         entries = _entries(task)
         with _ONE_AT_A_TIME:
@@ -41,7 +41,7 @@ class TextworldEnv:
         """Plays one command; reward is `win_reward` on the winning step, else 0.
 
         Raises:
-            ValueError: no game is running (before `reset`, after the win or after `close`).
+          ValueError: no game is running (before `reset`, after the win or after `close`).
         """
         if not self._is_running:
             raise ValueError(f"step({command!r}) without a running game; call reset(task) first")
@@ -59,16 +59,16 @@ class TextworldEnv:
 def _new_player() -> Any:
     """A PDDL player that calls things by the names ALFWorld gives them."""
     try:
-        import textworld
-        from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-        from textworld.envs import PddlEnv
+        from alfworld.agents.environment import alfred_tw_env  # pyright: ignore  # optional
+        from textworld import EnvInfos  # pyright: ignore
+        from textworld.envs import PddlEnv  # pyright: ignore
     except ImportError as error:
         raise ValueError(
-            f"env.engine='textworld' cannot start ({error}); run `pip install alfworld==0.4.2`"
-            " (it builds C++ sources), or set env.engine=native"
+            f"env.alfworld.engine='textworld' cannot start ({error}); run `pip install"
+            " alfworld==0.4.2` (it builds C++ sources), or set env.alfworld.engine=native"
         ) from error
-    infos = textworld.EnvInfos(won=True, admissible_commands=True)
-    return AlfredDemangler(PddlEnv(infos))
+    infos = EnvInfos(won=True, admissible_commands=True)
+    return alfred_tw_env.AlfredDemangler(PddlEnv(infos))
 
 
 def _entries(task: Task) -> dict[str, Any]:

@@ -6,8 +6,6 @@ its leading space wherever it stands, in prompts and in commands alike.
     python -m atod_jax.envs.alfworld.tokenizer --out DIR
 """
 
-import argparse
-import pathlib
 from collections.abc import Iterable
 
 from atod_jax.envs import vocabulary
@@ -87,17 +85,5 @@ def pieces() -> tuple[str, ...]:
     return tuple(dict.fromkeys(piece for group in groups for piece in group if piece))
 
 
-def build(out_dir: str | pathlib.Path) -> None:
-    """Writes the tokenizer as a Hugging Face folder for `AutoTokenizer.from_pretrained`."""
-    vocabulary.build(pieces(), out_dir)
-
-
-def main() -> None:
-    """Command line: `--out DIR` names the folder to write."""
-    parser = argparse.ArgumentParser(description="Writes the household tokenizer.")
-    parser.add_argument("--out", required=True, help="folder to write")
-    build(parser.parse_args().out)
-
-
 if __name__ == "__main__":
-    main()
+    vocabulary.main(pieces())

@@ -14,7 +14,7 @@ import urllib3
 
 from atod_jax.envs.searchqa.retrieve import Hit, RetrieverError
 
-START = "python -m atod_jax.envs.searchqa.server --corpus FILE --port N"
+START = "python -m atod_jax.envs.searchqa.server --corpus FILE --port N [--host 0.0.0.0]"
 RETRIES, TIMEOUT = 10, 30.0
 _CONNECTIONS = 64  # kept open; a thread waits for one where all are in use
 _BUSY = (429, 500, 502, 503, 504)
@@ -50,7 +50,7 @@ class HttpRetriever:
         """At most `topk` hits per query, best first.
 
         Raises:
-            RetrieverError: no usable answer after all retries, with the URL and the reason.
+          RetrieverError: no usable answer after all retries, with the URL and the reason.
         """
         if self._one_by_one:
             return [self._ask({"query": query}, 1, topk)[0] for query in queries]
@@ -101,12 +101,12 @@ def endpoint(url: str) -> str:
     """The URL that is posted to: `/retrieve` where `url` names a machine only.
 
     Raises:
-        ValueError: no http URL.
+      ValueError: no http URL.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(
-            f"env.retriever={url!r}: give a URL such as http://localhost:8000/retrieve"
+            f"env.searchqa.retriever={url!r}: give a URL such as http://localhost:8000/retrieve"
         )
     return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/retrieve"
 
@@ -115,7 +115,7 @@ def connect(url: str) -> HttpRetriever:
     """A retriever behind `url`, after a look whether anything listens there.
 
     Raises:
-        ValueError: no http URL, or nothing listens, with the command that starts a server.
+      ValueError: no http URL, or nothing listens, with the command that starts a server.
     """
     retriever = HttpRetriever(url)
     parts = urlsplit(retriever.url)
@@ -124,6 +124,7 @@ def connect(url: str) -> HttpRetriever:
         socket.create_connection((parts.hostname, port), timeout=10).close()
     except OSError as error:
         raise ValueError(
-            f"env.retriever={url!r}: nothing answers there ({error}); start a server with: {START}"
+            f"env.searchqa.retriever={url!r}: nothing answers there ({error}); start a server with:"
+            f" {START}"
         ) from error
     return retriever

@@ -17,7 +17,7 @@ class SearchEnv:
     uses up the turn and shows nothing. The episode ends with an answer, or with the last turn,
     whose search is not carried out any more. In the "json" form the last answer block of the
     transcript counts; in the "plain" form the transcript begins with the prompt, whose example
-    counts as one, so that two are needed.
+    counts as one, so that two are needed. `max_turns` 0: there is no last turn.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class SearchEnv:
         """Plays one command; reward is `win_reward` on the last step if the answer matches.
 
         Raises:
-            ValueError: no question is being played (before `reset`, after the end or `close`).
-            RetrieverError: the search failed; the step did not take place and may be repeated.
+          ValueError: no question is being played (before `reset`, after the end or `close`).
+          RetrieverError: the search failed; the step did not take place and may be repeated.
         """
         if self._question is None:
             raise ValueError(f"step({command[:80]!r}) without a question; call reset(task) first")
-        question, last = self._question, self._turns + 1 >= self._max_turns
+        question, last = self._question, self._turns + 1 == self._max_turns
         done = last or bool(tags.blocks("answer", command))
         text = "" if done else self._search(command)
         self._turns += 1

@@ -7,9 +7,10 @@ of no known form is searched for as it stands and answered with the title of the
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from atod_jax.envs.base import Episode
+from atod_jax.envs.scripted import Decision, Uniform, pick
 from atod_jax.envs.searchqa import generate, information
 from atod_jax.envs.searchqa.generate import KINDS, RELATIONS, SENTENCES, Relation
 from atod_jax.envs.searchqa.prompts import answered, bare
@@ -48,13 +49,6 @@ def _read_phrase(phrase: str) -> Plan:
         if match := means.match(phrase):
             return Plan(match["x"], (relation,))
     return Plan(phrase, ())
-
-
-class Decision(NamedTuple):
-    """A command and the reasoning that led to it."""
-
-    command: str
-    thought: str
 
 
 def decide(episode: Episode) -> Decision:
@@ -105,14 +99,7 @@ def thought(episode: Episode, command: str) -> str:
     return decision.thought if command == decision.command else f"try {bare(command)}"
 
 
-class Uniform(Protocol):
-    """A source of uniform numbers in [0, 1): Python's `random.Random` or a NumPy generator."""
-
-    def random(self) -> float: ...
-
-
 def disturb(rng: Uniform, commands: Sequence[str], *, absent: float = 0.3) -> str:
     """A random command: with probability `absent` an answer, else a search, for a random name."""
     kind = "answer" if rng.random() < absent else "search"
-    names = generate.all_names(KINDS[int(rng.random() * len(KINDS))])
-    return f"<{kind}>{names[int(rng.random() * len(names))]}</{kind}>"
+    return f"<{kind}>{pick(rng, generate.all_names(pick(rng, KINDS)))}</{kind}>"

@@ -5,23 +5,27 @@
 FOLDER holds what a user downloaded: NAME/SPLIT.jsonl as in FlashRAG_datasets, with records
 {id, question, golden_answers}, and SPLIT.parquet as in nq_hotpotqa_train, which needs pyarrow and
 has `data_source` besides. Validation files are called dev. The result can be read from DIR by
-`tfds.builder_from_directory` and be named as env.data.
+`tfds.builder_from_directory` and be named as env.searchqa.data.
 """
 
-import argparse
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from atod_jax.envs.searchqa import jsonl, questions
+from atod_jax.envs import jsonl, prepared
+from atod_jax.envs.searchqa import questions
+
+FIELDS: dict[str, type] = {
+    **dict.fromkeys(("id", "dataset", "split", "question"), str),
+    "answers": list,
+}
 
 
 def find_files(source: str | Path) -> dict[str, list[Path]]:
     """Question files per split, in name order.
 
     Raises:
-        FileNotFoundError: the folder has none.
+      FileNotFoundError: the folder has none.
     """
     names = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test",)}
     found = {
@@ -49,8 +53,8 @@ def read_file(path: Path, split: str) -> Iterator[questions.Question]:
     """The questions of one file; the folder's name is the set, where records do not say.
 
     Raises:
-        ValueError: a damaged file or record, with file and line (row of a parquet file).
-        ImportError: a parquet file, and pyarrow is missing.
+      ValueError: a damaged file or record, with file and line (row of a parquet file).
+      ImportError: a parquet file, and pyarrow is missing.
     """
 
     def build(record: dict[str, Any]) -> questions.Question:
@@ -71,31 +75,17 @@ def read_file(path: Path, split: str) -> Iterator[questions.Question]:
     import pyarrow.parquet
 
     for row, record in enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1):
-        try:
-            yield build(record)
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path}, row {row}: {error}") from None
+        yield jsonl.build_at(f"{path}, row {row}", record, build)
 
 
 def prepare(source: str | Path, out: str | Path) -> Path:
-    """Builds the data set below `out`; returns the folder to name as env.data."""
-    from atod_jax.envs.searchqa.tfds_builder import SearchQa
-
-    files = find_files(source)
-    read = {split: functools.partial(read_files, paths, split) for split, paths in files.items()}
-    builder = SearchQa(read=read, data_dir=str(out))
-    builder.download_and_prepare()
-    return Path(builder.data_path)
-
-
-def main() -> None:
-    """Command line: `--source` folder of downloaded files, `--out` folder of the data set."""
-    parser = argparse.ArgumentParser(description="Prepares question sets for env.data.")
-    parser.add_argument("--source", required=True)
-    parser.add_argument("--out", required=True)
-    arguments = parser.parse_args()
-    print(prepare(arguments.source, arguments.out))
+    """Builds the data set below `out`; returns the folder to name as env.searchqa.data."""
+    questions_of = {
+        split: (q._asdict() | {"answers": list(q.answers)} for q in read_files(paths, split))
+        for split, paths in find_files(source).items()
+    }
+    return prepared.write("search_qa", FIELDS, splits=questions_of, out=out)
 
 
 if __name__ == "__main__":
-    main()
+    prepared.main(prepare, source="source")

@@ -4,8 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atod_jax.envs import prepared
-from atod_jax.envs.searchqa import jsonl
+from atod_jax.envs import jsonl, prepared
 
 SPLITS = ("train", "dev", "test")
 
@@ -25,8 +24,8 @@ def load(folder: str, split: str) -> tuple[Question, ...]:
     """The questions of a split: of questions.jsonl[.gz], or of a prepared TFDS folder.
 
     Raises:
-        FileNotFoundError: neither is there.
-        ValueError: a damaged file, with file and line, or a split without questions.
+      FileNotFoundError: neither is there.
+      ValueError: a damaged file, with file and line, or a split without questions.
     """
     path = jsonl.find(folder, "questions.jsonl")
     if path:
@@ -38,8 +37,8 @@ def load(folder: str, split: str) -> tuple[Question, ...]:
         found = tuple(question_of(r) for r in prepared.records(folder, split))
     else:
         raise FileNotFoundError(
-            f"env.data={folder!r}: no questions.jsonl, questions.jsonl.gz or prepared TFDS data"
-            f" set (dataset_info.json) there"
+            f"env.searchqa.data={folder!r}: no questions.jsonl, questions.jsonl.gz or prepared TFDS"
+            " data set (dataset_info.json) there"
         )
     if not found:
         raise ValueError(
@@ -53,18 +52,18 @@ def question_of(record: dict[str, Any]) -> Question:
     """The question of a record {id, dataset, split, question, answers}.
 
     Raises:
-        KeyError: a field is missing.
-        ValueError: a field is empty or of the wrong type, or the split is unknown.
+      KeyError: a field is missing.
+      ValueError: a field is empty or of the wrong type, or the split is unknown.
     """
     answers = record["answers"]
     if not isinstance(answers, list) or not answers or not all(map(_is_filled, answers)):
         raise ValueError(f"answers={answers!r}: give a list of at least one answer")
-    texts = [jsonl.text_of(record, key) for key in ("id", "dataset", "split", "question")]
-    if not _is_filled(texts[3]):
+    texts = {key: jsonl.text_of(record, key) for key in ("id", "dataset", "split", "question")}
+    if not _is_filled(texts["question"]):
         raise ValueError("the question is empty")
-    if texts[2] not in SPLITS:
-        raise ValueError(f"split={texts[2]!r}: use one of {', '.join(SPLITS)}")
-    return Question(*texts, tuple(answers))
+    if texts["split"] not in SPLITS:
+        raise ValueError(f"split={texts['split']!r}: use one of {', '.join(SPLITS)}")
+    return Question(**texts, answers=tuple(answers))
 
 
 def _is_filled(text: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import Stemmer
 
-from atod_jax.envs.searchqa import jsonl
+from atod_jax.envs import jsonl
 
 K1, B = 0.9, 0.4
 WORD = re.compile(r"\w\w+")
@@ -52,7 +52,7 @@ class Retriever(Protocol):
         """At most `topk` hits per query, best first.
 
         Raises:
-            RetrieverError: the search could not be carried out.
+          RetrieverError: the search could not be carried out.
         """
         ...
 
@@ -61,8 +61,8 @@ def read_passages(path: str | Path) -> list[Passage]:
     """The passages of a file of {id, title, text} or {id, contents} records.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a damaged file, with file and line, or one without passages.
+      FileNotFoundError: no such file.
+      ValueError: a damaged file, with file and line, or one without passages.
     """
     passages = list(jsonl.read(path, _passage))
     if not passages:
@@ -131,7 +131,7 @@ def _postings(words: Sequence[np.ndarray], terms: int) -> tuple[np.ndarray, np.n
     """(passages i32[n], weights f32[n], starts i64[terms + 1]) of an inverted index.
 
     Args:
-        words: per passage, the term of every word, -1 for words that do not count.
+      words: per passage, the term of every word, -1 for words that do not count.
     """
     words = [w[w >= 0] for w in words]
     lengths = np.array([len(w) for w in words], np.float64)

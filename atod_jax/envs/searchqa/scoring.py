@@ -25,9 +25,9 @@ def final_answer(transcript: str, *, given: int = 0) -> str | None:
     """The last answer block of a transcript, None where the player wrote none.
 
     Args:
-        transcript: all texts of an episode in order, joined.
-        given: answer blocks that the transcript holds before the player begins, such as the
-            example of a prompt; only what exceeds them counts.
+      transcript: all texts of an episode in order, joined.
+      given: answer blocks that the transcript holds before the player begins, such as the
+        example of a prompt; only what exceeds them counts.
     """
     found = tags.blocks("answer", transcript)
     return found[-1].strip() if len(found) > given else None

@@ -1,6 +1,8 @@
-"""Serves a corpus to every machine of a run, in the Search-R1 protocol (see `client.py`).
+"""Serves a corpus to the processes of a run, in the Search-R1 protocol (see `client.py`).
 
     python -m atod_jax.envs.searchqa.server --corpus=corpus.jsonl.gz --port=8000
+
+Only this machine can ask, unless `--host=0.0.0.0` opens it to every machine of a pod.
 
 POST /retrieve takes {"queries": [...]} or {"query": "..."}, with "topk" (default 3) and
 "return_scores" (default false: the documents themselves); GET /health says how much is served.
@@ -24,7 +26,7 @@ def answer(retriever: Retriever, request: Any) -> dict[str, Any]:
     """The reply to a request.
 
     Raises:
-        ValueError: a request that is none, with the key and what is expected.
+      ValueError: a request that is none, with the key and what is expected.
     """
     queries, topk, scores = _checked(request)
     found = retriever.search(queries, topk)
@@ -68,7 +70,7 @@ class Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Server
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]  # the one that runs it
     protocol_version = "HTTP/1.1"  # connections stay open between requests
     timeout = _IDLE
     # One packet per reply: the header alone would wait for the client's delayed acknowledgement.
@@ -111,11 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Command line: `--corpus` file, `--port`, `--host` (default all interfaces)."""
-    parser = argparse.ArgumentParser(description="Serves a corpus for env.retriever.")
+    """Command line: `--corpus` file, `--port`, `--host`."""
+    parser = argparse.ArgumentParser(description="Serves a corpus for env.searchqa.retriever.")
     parser.add_argument("--corpus", required=True, help="a .jsonl or .jsonl.gz file of passages")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines ask too")
     options = parser.parse_args()
     index = retrieve.load(options.corpus)
     with Server(index, host=options.host, port=options.port, size=len(index.passages)) as server:

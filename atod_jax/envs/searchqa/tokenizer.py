@@ -5,8 +5,6 @@ Pieces are the fixed parts of questions and passages, the words of names, and si
     python -m atod_jax.envs.searchqa.tokenizer --out DIR
 """
 
-import argparse
-import pathlib
 import re
 from collections.abc import Iterable
 
@@ -40,17 +38,5 @@ def _fixed_parts() -> list[str]:
     return [part.rstrip() for text in texts for part in re.split(r"\{\w+\}", text)]
 
 
-def build(out_dir: str | pathlib.Path) -> None:
-    """Writes the tokenizer as a Hugging Face folder for `AutoTokenizer.from_pretrained`."""
-    vocabulary.build(pieces(), out_dir)
-
-
-def main() -> None:
-    """Command line: `--out DIR` names the folder to write."""
-    parser = argparse.ArgumentParser(description="Writes the tokenizer of the search models.")
-    parser.add_argument("--out", required=True, help="folder to write")
-    build(parser.parse_args().out)
-
-
 if __name__ == "__main__":
-    main()
+    vocabulary.main(pieces())

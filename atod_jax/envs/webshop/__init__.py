@@ -7,37 +7,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from atod_jax.envs.base import Observation, StepResult
+from atod_jax.envs import scripted
+from atod_jax.envs.base import FINITE, Environment, Expert, Observation, StepResult
 from atod_jax.envs.webshop import expert, generate, pages, shop
 from atod_jax.envs.webshop.engine import Engine
 from atod_jax.envs.webshop.prompts import TEMPLATES
+from atod_jax.options.field import SEED, check, option
 from atod_jax.records import Task
-
-__all__ = ["DATA", "SPLITS", "TEMPLATES", "Config", "demonstration", "expert", "make", "tasks"]
 
 SPLITS = ("train", "valid")
 VALID_GOALS = 500  # the first goals are for testing, the others for training
-DATA = (
-    "items_shuffle.json and items_ins_v2.json of princeton-nlp/WebShop (its setup.sh fetches them;"
-    " for people's requests also items_human_ins.json), then --config.env.data=FOLDER; without them"
-    " a generated shop is visited"
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Which shop is visited."""
 
-    data: str = ""  # folder with the official product files; empty: a generated catalogue
-    human_goals: bool = False  # requests of people instead of made-up ones; needs data
-    seed: int = 0  # of the generated catalogue
-    win_reward: float = 10.0  # paid at the end for a purchase of score 1, else 0
+    data: str = option("", "folder with the official product files; empty: a generated catalogue")
+    human_goals: bool = option(False, "requests of people instead of made-up ones; needs data")
+    seed: int = option(0, "of the generated catalogue", SEED)
+    win_reward: float = option(10.0, "paid at the end for a purchase of score 1, else 0", FINITE)
 
     def __post_init__(self):
+        check(self)
         if self.human_goals and not self.data:
             raise ValueError(
-                "env.human_goals=True: nobody has asked for generated products; set env.data to "
-                "the folder of the official files"
+                "human_goals=True: nobody has asked for generated products; set env.webshop.data "
+                "to the folder of the official files"
             )
 
 
@@ -46,8 +42,8 @@ def open_shop(data: str, seed: int, people: bool = False) -> shop.Shop:
     """The shop of a config, once per process.
 
     Raises:
-        FileNotFoundError: no folder `data`, or a file missing in it.
-        ValueError: a damaged file in it.
+      FileNotFoundError: no folder `data`, or a file missing in it.
+      ValueError: a damaged file in it.
     """
     if data:
         return shop.cached(Path(data), people=people)
@@ -82,8 +78,8 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
     """The goals of a split: the first 500 are `valid`, all others `train`.
 
     Raises:
-        ValueError: unknown split, no goal in it, or a damaged file.
-        FileNotFoundError: no folder `cfg.data`, or a file missing in it.
+      ValueError: unknown split, no goal in it, or a damaged file.
+      FileNotFoundError: no folder `cfg.data`, or a file missing in it.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
@@ -117,7 +113,7 @@ class WebshopEnv:
         The reward is `win_reward` for a purchase of score 1, else 0.
 
         Raises:
-            ValueError: no visit is under way (before `reset`, after a purchase or after `close`).
+          ValueError: no visit is under way (before `reset`, after a purchase or after `close`).
         """
         engine = self._engine
         if engine is None:
@@ -141,11 +137,27 @@ def observe(engine: Engine) -> Observation:
     return Observation(pages.text(engine.page), search + clicks)
 
 
-def make(cfg: Config) -> WebshopEnv:
-    """A visitor for the tasks of `cfg`."""
+def make(cfg: Config, max_turns: int = 0) -> WebshopEnv:
+    """A visitor for the tasks of `cfg`, who needs no turn limit."""
     return WebshopEnv(cfg)
 
 
 def demonstration(cfg: Config, task: Task, max_turns: int) -> tuple[str, ...]:
     """What the scripted expert does to win the task within `max_turns`, () where it does not."""
-    return expert.solve(make(cfg), task, max_turns=max_turns)
+    return scripted.solve(make(cfg), expert.act, task=task, max_turns=max_turns)
+
+
+ENVIRONMENT = Environment(
+    Config=Config,
+    splits=SPLITS,
+    templates=TEMPLATES,
+    tasks=tasks,
+    make=make,
+    demonstration=demonstration,
+    expert=Expert(expert.act, expert.thought, expert.disturb),
+    data=(
+        "items_shuffle.json and items_ins_v2.json of princeton-nlp/WebShop (its setup.sh fetches"
+        " them; for people's requests also items_human_ins.json), then"
+        " --config.env.webshop.data=FOLDER; without them a generated shop is visited"
+    ),
+)

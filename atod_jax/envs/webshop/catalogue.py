@@ -1,13 +1,14 @@
 """Products: from the raw rows of a shop file to what a page shows and a purchase is judged by."""
 
 import dataclasses
-import gzip
 import json
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
+
+from atod_jax.envs import jsonl
 
 NO_PRICE = 100.0  # what a product without a price costs
 _BLOCK = 1 << 20  # characters read at a time
@@ -59,13 +60,15 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     Streams: a file of any size is read with a megabyte or two of memory.
 
     Raises:
-        ValueError: damaged or cut-off content, with file and line.
+      ValueError: damaged or cut-off content, with file and line.
     """
     decoder = json.JSONDecoder()
     text, line, at_end = "", 1, False
-    with open_text(path) as file:
+    with jsonl.open_text(path) as file:
         while True:
-            start = _BETWEEN.match(text).end()  # type: ignore[union-attr]  # matches always
+            between = _BETWEEN.match(text)
+            assert between is not None  # it matches always
+            start = between.end()
             line += text.count("\n", 0, start)
             text = text[start:]
             try:
@@ -86,12 +89,6 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             text = text[end:]
 
 
-def open_text(path: Path) -> TextIO:
-    """A text file, unpacked where its name ends in .gz."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8")  # type: ignore[return-value]
-
-
 def _read(file: TextIO, path: Path, line: int) -> str:
     try:
         return file.read(_BLOCK)
@@ -99,14 +96,14 @@ def _read(file: TextIO, path: Path, line: int) -> str:
         raise ValueError(f"{path}: cannot be read after line {line}: {error}") from None
 
 
-def read_notes(path: Path) -> dict[str, dict[str, Any]]:
+def read_notes(path: Path) -> dict[str, Any]:
     """Attributes and requests by product id: one JSON object, plain or .gz.
 
     Raises:
-        ValueError: damaged or cut-off content, with file and line where there is one.
+      ValueError: damaged or cut-off content, with file and line where there is one.
     """
     try:
-        with open_text(path) as file:
+        with jsonl.open_text(path) as file:
             notes = json.load(file)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
@@ -127,13 +124,13 @@ def products(
     """The usable products of raw `rows`, each id once.
 
     Args:
-        rows: objects of the products file.
-        notes: attributes and requests by product id.
-        source: what errors call the rows.
-        people: requests of people by product id; those that name no attribute are left out.
+      rows: objects of the products file.
+      notes: attributes and requests by product id.
+      source: what errors call the rows.
+      people: requests of people by product id; those that name no attribute are left out.
 
     Raises:
-        ValueError: a row without a needed key, or with a value that cannot be one; names `source`,
+      ValueError: a row without a needed key, or with a value that cannot be one; names `source`,
         the number of the row (from 1) and the key.
     """
     seen: set[str] = set()

@@ -7,23 +7,15 @@ an option is missing.
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
 
-from atod_jax.envs.base import Episode, TextEnv
+from atod_jax.envs.base import Episode
+from atod_jax.envs.scripted import Decision, Uniform, pick
 from atod_jax.envs.webshop.generate import AISLES, PRODUCTS, product_id
 from atod_jax.envs.webshop.prompts import is_useful
 from atod_jax.envs.webshop.view import Offer, View, make_view
-from atod_jax.records import Task
 
 _WORD = re.compile(r"\w+")
 _LAST_PAGE = 5
-
-
-class Decision(NamedTuple):
-    """A command and, in a few words, why."""
-
-    command: str
-    thought: str
 
 
 def decide(view: View) -> Decision:
@@ -79,26 +71,6 @@ def thought(episode: Episode, command: str) -> str:
     return decision.thought if command == decision.command else "not sure so try something"
 
 
-def solve(env: TextEnv, task: Task, *, max_turns: int) -> tuple[str, ...]:
-    """The expert's winning commands, () where it does not win within `max_turns`."""
-    now = env.reset(task)
-    past: tuple[tuple[str, str], ...] = ()
-    for _ in range(max_turns):
-        command = act(Episode(past, now))
-        past = (*past, (now.text, command))
-        result = env.step(command)
-        now = result.observation
-        if result.done:
-            return tuple(sent for _, sent in past) if result.won else ()
-    return ()
-
-
-class Uniform(Protocol):
-    """A source of uniform numbers in [0, 1): Python's `random.Random` or a NumPy generator."""
-
-    def random(self) -> float: ...
-
-
 def disturb(rng: Uniform, commands: Sequence[str], *, absent: float = 0.3) -> str:
     """A random exploratory command, for noisy demonstrations.
 
@@ -107,11 +79,7 @@ def disturb(rng: Uniform, commands: Sequence[str], *, absent: float = 0.3) -> st
     """
     usable = [c for c in commands if c.startswith("click[") and is_useful(c, commands)]
     if not usable:
-        return f"search[{_pick(rng, [kind for aisle in AISLES for kind in aisle.kinds])}]"
+        return f"search[{pick(rng, [kind for aisle in AISLES for kind in aisle.kinds])}]"
     if rng.random() < absent:
         return f"click[{product_id(int(rng.random() * PRODUCTS)).lower()}]"
-    return _pick(rng, usable)
-
-
-def _pick(rng: Uniform, options: Sequence[str]) -> str:
-    return options[int(rng.random() * len(options))]
+    return pick(rng, usable)

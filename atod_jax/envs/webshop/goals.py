@@ -37,7 +37,8 @@ def make_rng() -> random.Random:
 
 def draw_price(product: Product, rng: random.Random) -> float:
     """What the product costs: drawn once where its price is a range."""
-    return rng.uniform(*product.prices) if len(product.prices) > 1 else product.prices[0]
+    low, high = product.prices[0], product.prices[-1]
+    return rng.uniform(low, high) if len(product.prices) > 1 else low
 
 
 def choices(product: Product) -> int:

@@ -63,7 +63,7 @@ class IndexBuilder:
         """Fills the arrays; `ids` [N] holds the document ids that break ties.
 
         Raises:
-            ValueError: no document, or two terms with one key.
+          ValueError: no document, or two terms with one key.
         """
         self._flush()
         lengths = np.concatenate(self._lengths)

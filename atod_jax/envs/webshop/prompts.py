@@ -20,7 +20,7 @@ def compact_prompt(episode: Episode, history: int) -> str:
     """The terse prompt: the wish, then the open page; `history` is not needed.
 
     Raises:
-        ValueError: the first observation states no goal.
+      ValueError: the first observation states no goal.
     """
     view = make_view(episode)
     wish = "".join(f" {name} {value}" for name, value in view.wish.options)
@@ -88,7 +88,7 @@ def paper_prompt(episode: Episode, history: int) -> str:
     """The full prompt, with the last `history` turns where there are some and they fit.
 
     Raises:
-        ValueError: the first observation states no goal.
+      ValueError: the first observation states no goal.
     """
     task = read_task(episode.opening)
     now = f"{PAPER_NOW}{shown_text(episode.current.text, task)}"

@@ -107,7 +107,7 @@ def _build(
     """Fills the arrays of a `Shop` in one pass over its products.
 
     Raises:
-        ValueError: no product can be searched for, or none has a request.
+      ValueError: no product can be searched for, or none has a request.
     """
     builder, rng = IndexBuilder(), goals.make_rng()
     ids, prices, sizes = [], [], [0]
@@ -189,8 +189,8 @@ def cached(folder: Path, *, people: bool = False) -> Shop:
     With `people`, the goals are the requests of people, from a file of their own.
 
     Raises:
-        FileNotFoundError: no such folder, or no file of products or of instructions in it.
-        ValueError: several such files, or a damaged one.
+      FileNotFoundError: no such folder, or no file of products or of instructions in it.
+      ValueError: several such files, or a damaged one.
     """
     items = _find(folder, "products", ("items_shuffle", "products"))
     notes = _find(folder, "instructions", ("items_ins",))
@@ -210,7 +210,9 @@ def cached(folder: Path, *, people: bool = False) -> Shop:
 
 def _find(folder: Path, what: str, stems: Sequence[str]) -> Path:
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; set env.data to one with the shop's files")
+        raise FileNotFoundError(
+            f"no folder {folder}; set env.webshop.data to one with the shop's files"
+        )
     endings = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
     found = [
         path

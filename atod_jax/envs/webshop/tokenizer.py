@@ -6,8 +6,6 @@ them from a compact prompt into a command, and single characters.
     python -m atod_jax.envs.webshop.tokenizer --out DIR
 """
 
-import argparse
-import pathlib
 from collections.abc import Iterable
 
 from atod_jax.envs import vocabulary
@@ -42,17 +40,5 @@ def pieces() -> tuple[str, ...]:
     return tuple(dict.fromkeys([PAD, START, END, *CHARACTERS, *_PHRASES.split("|"), *names]))
 
 
-def build(out_dir: str | pathlib.Path) -> None:
-    """Writes the tokenizer as a Hugging Face folder for `AutoTokenizer.from_pretrained`."""
-    vocabulary.build(pieces(), out_dir)
-
-
-def main() -> None:
-    """Command line: `--out DIR` names the folder to write."""
-    parser = argparse.ArgumentParser(description="Writes the tokenizer of the built-in shop.")
-    parser.add_argument("--out", required=True, help="folder to write")
-    build(parser.parse_args().out)
-
-
 if __name__ == "__main__":
-    main()
+    vocabulary.main(pieces())

@@ -21,7 +21,7 @@ def read_task(opening: str) -> str:
     """The goal: the third field of a first observation.
 
     Raises:
-        ValueError: the text has no such field.
+      ValueError: the text has no such field.
     """
     fields = opening.split(SEPARATOR)
     if len(fields) < 3 or fields[1] != "Instruction:":
@@ -90,7 +90,7 @@ def make_view(episode: Episode) -> View:
     """Rebuilds the `View` of an episode.
 
     Raises:
-        ValueError: the first observation states no goal.
+      ValueError: the first observation states no goal.
     """
     wish = read_wish(read_task(episode.opening))
     now = episode.current
