@@ -1,198 +1,301 @@
-"""`python -m atod_jax.compare --out=DIR WORKDIR…`: several finished runs side by side.
+"""`python -m atod_jax.compare --out=DIR [NAME=]WORKDIR ...`: several runs side by side.
 
-Runs with the same algorithm and teacher are seeds of one line. Writes comparison.md (final success,
-differences to the teacher, early diagnostics) and comparison.png (the success curves).
+Runs that differ in their seed only are one line; a line is called after the options in which it
+differs from the others, or NAME. Environments, splits and sets of tasks each have a section of
+their own. Runs may still be going on. Writes comparison.md and a picture per section.
 """
 
 import argparse
-import collections
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from atod_jax.results.intervals import EvalResult, Interval, paired_difference
-from atod_jax.results.report import markdown_table, percent, points, read_curve
+from atod_jax.options.tree import flatten
+from atod_jax.results import plots
+from atod_jax.results.files import write_text
+from atod_jax.results.intervals import EvalResult, Interval, clustered, paired_difference
+from atod_jax.results.runs import (
+    Group,
+    RunRecord,
+    Section,
+    read_run,
+    repeated_seeds,
+    sections,
+    short,
+)
+from atod_jax.results.tables import markdown_table, percent, points
 
-COLOURS = {"atod": "#0b5fa5", "opd": "#c2571a", "grpo": "#3a8f3a"}
-NO_TEACHER = "none"
 DIAGNOSTICS = ("kl/verb", "kl/token", "rollout/mixed_groups", "rollout/valid_actions")
+MOST_COLUMNS = 12  # of the table of curves
+AFTER = (
+    "Percent of the tasks solved, seeds pooled, with 95 % intervals. They speak of new tasks, not "
+    "of new training seeds; the difference to the teacher pairs the same tasks."
+)
+ALONG = "Mean over the seeds that have the point, percent, at the temperature of the curve."
+EARLY = (
+    "Mean over seeds and over ten steps. The KL on the first token of a command (verb) halves "
+    "early in runs that work; without mixed groups there is no reward signal."
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One finished workdir."""
-
-    algorithm: str
-    teacher: str
-    seed: int
-    steps: int
-    curve: list[tuple[int, Interval]]
-    records: list[dict[str, Any]]  # one per training step
-    results: Mapping[str, Mapping[float, EvalResult]]  # role -> temperature -> result
-
-    @property
-    def line(self) -> tuple[str, str]:
-        """Runs that differ in the seed only share this."""
-        return self.teacher, self.algorithm
-
-
-def read_run(workdir: Path) -> Run:
-    """Reads a workdir.
+def definition(workdir: Path) -> dict[str, Any]:
+    """All that defines the run in a folder: path of an option -> value.
 
     Raises:
-      FileNotFoundError: it holds no finished run.
+      FileNotFoundError: the folder holds no run.
     """
     record = workdir / "run_config.json"
-    if not record.is_file() or not list((workdir / "evaluations").glob("final-T*.json")):
-        raise FileNotFoundError(f"{workdir} holds no finished run; train it to the end first")
-    cfg = json.loads(record.read_text())
-    results: dict[str, dict[float, EvalResult]] = collections.defaultdict(dict)
-    for path in sorted((workdir / "evaluations").glob("*-T*.json")):
-        role, _, temperature = path.stem.rpartition("-T")
-        results[role][float(temperature)] = EvalResult.from_json(json.loads(path.read_text()))
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    algorithm = cfg["algorithm"]["name"]
-    taught = algorithm != "grpo"  # a grpo run may name a teacher, for its transcripts only
-    return Run(
-        algorithm=algorithm,
-        teacher=(taught and Path(cfg["teacher"]["path"]).name) or NO_TEACHER,
-        seed=cfg["seed"],
-        steps=cfg["total_steps"],
-        curve=read_curve(workdir),
-        records=[r for r in map(json.loads, lines) if "loss/total" in r],
-        results=results,
-    )
+    if not record.is_file():
+        raise FileNotFoundError(f"{workdir} holds no run; name the --workdir of one of train")
+    return flatten(json.loads(record.read_text(encoding="utf-8")))
 
 
-def compare(runs: Sequence[Run], out: Path) -> Path:
-    """Writes comparison.md and comparison.png; returns the page's path."""
-    lines: dict[tuple[str, str], list[Run]] = collections.defaultdict(list)
-    for run in sorted(runs, key=lambda r: (r.line, r.seed)):
-        lines[run.line].append(run)
-    out.mkdir(parents=True, exist_ok=True)
-    _draw(out / "comparison.png", lines)
-    count = len(next(iter(runs[0].results["final"].values())).task_ids)
-    parts = [
-        "# Algorithms side by side",
-        "![Share of held-out tasks solved over training steps](comparison.png)",
-        f"## After training\n\nPercent of {count} held-out tasks solved; one value per seed. "
-        "The difference to the teacher pairs the same tasks and pools the seeds; its 95 % interval "
-        "speaks of new tasks, not of new training seeds.",
-        *(_final_table(lines, t) for t in sorted(runs[0].results["final"], reverse=True)),
-        "## Success along the way\n\nMean over seeds, percent, at the temperature of the curve.",
-        _curve_table(lines),
-        "## Early signs\n\nMean over seeds and over ten steps. The KL on the first token of a "
-        "command (verb) halves early in runs that work; without mixed groups there is no reward "
-        "signal.",
-        _diagnostics_table(lines),
-    ]
+def read(argument: str) -> RunRecord:
+    """The run that `[NAME=]WORKDIR` says.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: something in the folder is damaged.
+    """
+    name, equals, folder = argument.partition("=")
+    if not equals or Path(argument).is_dir():  # the name of a folder may hold a "="
+        name, folder = "", argument
+    return read_run(Path(folder), definition(Path(folder)), name)
+
+
+def compare(runs: Sequence[RunRecord], out: Path) -> Path:
+    """Writes comparison.md and a picture per section; returns the page's path.
+
+    Raises:
+      ValueError: one name for different settings, or one folder twice.
+    """
+    if len({run.workdir.resolve() for run in runs}) < len(runs):
+        raise ValueError("a workdir is named twice; name each run once")
+    parts = ["# Runs side by side"]
+    for number, section in enumerate(sections(runs), 1):
+        picture = f"comparison-{number}.png" if number > 1 else "comparison.png"
+        parts += _page(section, picture)
+        draw(out / picture, section)
     page = out / "comparison.md"
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(page, "\n\n".join(parts) + "\n")
     return page
 
 
-Lines = Mapping[tuple[str, str], Sequence[Run]]
+def seed_warnings(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence for every seed that occurs more than once in a group."""
+    return [text for section in sections(runs) for text in _warnings(section)]
 
 
-def _final_table(lines: Lines, temperature: float) -> str:
-    rows = []
-    for (teacher, algorithm), runs in lines.items():
-        final = [run.results["final"][temperature] for run in runs]
-        start = runs[0].results["start"][temperature].rate()
-        row = [algorithm, teacher, percent(start)]
-        row.append(" / ".join(f"{100 * result.rate().value:.1f}" for result in final))
-        judge = runs[0].results.get("teacher", {}).get(temperature)
-        if judge and teacher != NO_TEACHER:
-            gap = paired_difference(np.concatenate([r.success for r in final]), judge.success)
-            row += [percent(judge.rate()), points(gap)]
-        rows.append(row + [""] * (6 - len(row)))
-    header = ["algorithm", "teacher", "start", "final, per seed", "teacher solves", "minus teacher"]
-    return f"Temperature {temperature:g}:\n\n" + markdown_table(header, rows)
-
-
-def _curve_table(lines: Lines) -> str:
-    steps = sorted({step for runs in lines.values() for run in runs for step, _ in run.curve})
-    rows = [
-        [algorithm, teacher, *(_mean_at(runs, step) for step in steps)]
-        for (teacher, algorithm), runs in lines.items()
+def _warnings(section: Section) -> list[str]:
+    return [
+        f"{group.label}: seed {seed} is there {len(same)} times "
+        f"({', '.join(str(run.workdir) for run in same)}); equal seeds are no further evidence"
+        for group in section.groups
+        for seed, same in repeated_seeds(group).items()
     ]
-    return markdown_table(["algorithm", "teacher", *map(str, steps)], rows)
 
 
-def _mean_at(runs: Sequence[Run], step: int) -> str:
-    values = [rate.value for run in runs for s, rate in run.curve if s == step]
-    return f"{100 * np.mean(values):.0f}" if values else ""
+# --------------------------------------------------------------------------------------------- page
 
 
-def _diagnostics_table(lines: Lines) -> str:
-    rows = []
-    for (teacher, algorithm), runs in lines.items():
-        for name in DIAGNOSTICS:
-            if name not in runs[0].records[0]:
-                continue
-            series = np.mean([[r[name] for r in run.records] for run in runs], axis=0)
-            tens = [series[i : i + 10].mean() for i in (0, 10, 20)]
-            cells = [f"{x:.2f}" for x in [*tens, series[-10:].mean()]]
-            rows.append([algorithm, teacher, name, *cells])
-    return markdown_table(
-        ["algorithm", "teacher", "", "steps 0-9", "10-19", "20-29", "last 10"], rows
-    )
+def _page(section: Section, picture: str) -> list[str]:
+    tables = [
+        f"Temperature {temperature:g}:\n\n{_final_table(section, temperature)}"
+        for temperature in section.temperatures
+    ]
+    return [
+        f"## {section.heading}",
+        *(f"**Warning:** {text}." for text in _warnings(section)),
+        f"![Share of held-out tasks solved over training steps]({picture})",
+        _runs_table(section),
+        *([f"### After training\n\n{AFTER}", *tables] if tables else []),
+        *_titled("Success along the way", ALONG, _curve_table(section)),
+        *_titled("Early signs", EARLY, _diagnostics_table(section)),
+    ]
 
 
-def _draw(path: Path, lines: Lines) -> None:
-    """One panel per teacher, runs without one in all; thin lines are seeds, thick their mean."""
-    teachers = sorted({teacher for teacher, _ in lines} - {NO_TEACHER}) or [NO_TEACHER]
-    figure = Figure(figsize=(1.4 + 4.6 * len(teachers), 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(teachers), sharey=True, squeeze=False)[0]
-    for panel, teacher in zip(panels, teachers):
-        for (of, algorithm), runs in lines.items():
-            if of in (teacher, NO_TEACHER):
-                _draw_line(panel, algorithm, runs)
-        panel.set_title(teacher, fontsize=11)
-        panel.set_xlabel("training step")
-        panel.set_ylim(0, 100)
-        panel.grid(axis="y", color="0.88", lw=0.8)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("held-out tasks solved (%)")
-    named = {
-        label: handle
-        for panel in panels
-        for handle, label in zip(*panel.get_legend_handles_labels())
-    }
-    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=160)
+def _titled(title: str, text: str, table: str) -> list[str]:
+    return [f"### {title}\n\n{text}", table] if table else []
 
 
-def _draw_line(panel: Axes, algorithm: str, runs: Sequence[Run]) -> None:
-    colour = COLOURS.get(algorithm, "#555555")
-    curves = [[100 * rate.value for _, rate in run.curve] for run in runs]
-    steps = [step for step, _ in runs[0].curve]
-    for curve in curves:
-        panel.plot(steps, curve, color=colour, lw=0.8, alpha=0.5)
-    panel.plot(steps, np.mean(curves, axis=0), color=colour, lw=2.2, label=algorithm)
-    judge = runs[0].results.get("teacher")
-    if judge and algorithm == "atod":
-        level = 100 * max(judge.items())[1].rate().value
-        panel.axhline(level, color="0.35", lw=1.4, ls=(0, (5, 3)), label="teacher")
+def _runs_table(section: Section) -> str:
+    rows = [
+        [group.label, run.seed, _progress(run), _last_point(run), run.workdir]
+        for group in section.groups
+        for run in group.runs
+    ]
+    return markdown_table(["line", "seed", "steps", "end of the curve", "folder"], rows)
 
 
-def main() -> None:
+def _progress(run: RunRecord) -> str:
+    total = run.definition.get("total_steps", run.steps)
+    return str(run.steps) if run.finished else f"{run.steps} of {total}, unfinished"
+
+
+def _last_point(run: RunRecord) -> str:
+    if not run.curve:
+        return ""
+    step, rate = run.curve[-1]
+    return f"{percent(rate)} at step {step}"
+
+
+def _final_table(section: Section, temperature: float) -> str:
+    header = ["line", "start", "final", "per seed", "teacher", "final minus teacher"]
+    return markdown_table(header, [_final_row(group, temperature) for group in section.groups])
+
+
+def _final_row(group: Group, temperature: float) -> list[str]:
+    final, teacher = (group.results(role, temperature) for role in ("final", "teacher"))
+    gap = ""
+    if final and teacher and len(final[0].task_ids) > 1:
+        gap = points(paired_difference(_success(final), _success(teacher)))
+    finals = " / ".join(_final(run, temperature) for run in group.runs)
+    start = group.results("start", temperature)
+    return [group.label, _pooled(start), _pooled(final), finals, _pooled(teacher), gap]
+
+
+def _final(run: RunRecord, temperature: float) -> str:
+    result = run.results.get("final", {}).get(temperature)
+    if result is not None:
+        return f"{100 * result.rate().value:.1f}"
+    return "-" if run.finished else "unfinished"
+
+
+def _success(results: Sequence[EvalResult]) -> np.ndarray:
+    return np.concatenate([result.success for result in results])
+
+
+def _pooled(results: Sequence[EvalResult]) -> str:
+    return percent(clustered(_success(results))) if results else ""
+
+
+def _curve_table(section: Section) -> str:
+    every = sorted({step for run in section.runs for step, _ in run.curve})
+    steps = _some(every, MOST_COLUMNS)
+    means = [(group.label, dict(_mean_curve(group))) for group in section.groups]
+    rows = [[label, *(_cell(curve.get(step), ".0f") for step in steps)] for label, curve in means]
+    return markdown_table(["line", *steps], rows) if steps else ""
+
+
+def _mean_curve(group: Group) -> list[tuple[int, float]]:
+    """(step, percent): the mean over the seeds that have the step."""
+    by_step: dict[int, list[float]] = {}
+    for run in group.runs:
+        for step, rate in run.curve:
+            by_step.setdefault(step, []).append(100 * rate.value)
+    return [(step, statistics.fmean(values)) for step, values in sorted(by_step.items())]
+
+
+def _some(steps: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the steps, evenly chosen, the first and the last among them."""
+    if len(steps) <= count:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]
+
+
+def _diagnostics_table(section: Section) -> str:
+    spans = {"steps 0-9": (0, 10), "10-19": (10, 20), "20-29": (20, 30)}
+    rows = [
+        [group.label, name, *(_cell(_mean(group, name, *span), ".2f") for span in spans.values()),
+         _cell(_mean(group, name, -10, None), ".2f")]
+        for group in section.groups
+        for name in DIAGNOSTICS
+        if any(record.get(name) is not None for run in group.runs for record in run.training)
+    ]  # fmt: skip
+    return markdown_table(["line", "", *spans, "last 10"], rows) if rows else ""
+
+
+def _mean(group: Group, name: str, first: int, end: int | None) -> float | None:
+    """Over the steps of a span and the seeds; a first step below 0 counts from a run's end."""
+    values = [
+        record[name]
+        for run in group.runs
+        for record in run.training
+        if record["step"] >= (first if first >= 0 else run.steps + first)
+        and (end is None or record["step"] < end)
+        and record.get(name) is not None
+    ]
+    return statistics.fmean(values) if values else None
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+# ------------------------------------------------------------------------------------------ picture
+
+
+def draw(path: Path, section: Section) -> None:
+    """The curves of a section: seeds thin, their mean thick, teachers as levels."""
+    levels = _teacher_levels(section)
+    count = len(section.groups) + len(levels)
+    figure, axes = plots.success_figure("held-out tasks solved (%)", 4.2 + 0.19 * count)
+    for number, group in enumerate(section.groups):
+        _draw_group(axes, group, plots.line_style(number))
+    for number, (label, rate) in enumerate(levels.items()):
+        colour, dashes = plots.level_style(number)
+        axes.axhline(100 * rate.value, color=colour, ls=dashes, lw=1.4, label=label)
+    axes.set_title(section.heading, fontsize=11)
+    if count:
+        figure.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plots.save(figure, path)
+
+
+def _draw_group(axes: Any, group: Group, style: plots.Style) -> None:
+    for run in group.runs if len(group.runs) > 1 else ():
+        steps, values = [step for step, _ in run.curve], [100 * rate.value for _, rate in run.curve]
+        axes.plot(steps, values, color=style.colour, lw=0.8, alpha=0.45)
+    mean = _mean_curve(group)
+    unfinished = "" if all(run.finished for run in group.runs) else " (unfinished)"
+    axes.plot(
+        [step for step, _ in mean], [value for _, value in mean], color=style.colour,
+        ls=style.dashes, lw=2.2, marker="o", ms=3.5, label=group.label + unfinished,
+    )  # fmt: skip
+
+
+def _teacher_levels(section: Section) -> dict[str, Interval]:
+    """What each teacher solves, at the temperature of the curve or the one next to it."""
+    taught = [run for run in section.runs if run.results.get("teacher")]
+    paths = list(dict.fromkeys(run.teacher for run in taught))
+    levels = {}
+    for path, name in zip(paths, short(paths, "/"), strict=True):
+        results: dict[float, list[EvalResult]] = {}
+        runs = [run for run in taught if run.teacher == path]
+        for run in runs:
+            for temperature, result in run.results["teacher"].items():
+                results.setdefault(temperature, []).append(result)
+        wanted = runs[0].definition.get("eval.curve_temperature", max(results))
+        nearest = min(results, key=lambda t: abs(t - wanted))
+        label = f"teacher {name}" + (f" at temperature {nearest:g}" if nearest != wanted else "")
+        levels[label] = clustered(_success(results[nearest]))
+    return levels
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Compares finished runs.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the page and picture")
-    parser.add_argument("workdirs", type=Path, nargs="+")
-    arguments = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        prog="python -m atod_jax.compare", description=__doc__.partition("\n\n")[2],
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for comparison.md and .png"
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="[NAME=]WORKDIR",
+        help="folder of a run of train; NAME is what its line is called",
+    )  # fmt: skip
+    given = parser.parse_args(None if arguments is None else list(arguments))
     try:
-        print(compare([read_run(w) for w in arguments.workdirs], arguments.out))
-    except FileNotFoundError as error:
+        runs = [read(argument) for argument in given.runs]
+        for text in seed_warnings(runs):
+            print(f"warning: {text}", file=sys.stderr)
+        print(compare(runs, given.out))
+    except (FileNotFoundError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
 
 

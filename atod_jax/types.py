@@ -103,6 +103,7 @@ class TrainState:
     step: Int[Array, ""]
     params: Any
     opt_state: Any
+    frozen: Any = None
 
 
 def trained_part(params: Any) -> Any:

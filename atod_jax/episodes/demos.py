@@ -6,28 +6,48 @@ states are what keeps a policy useful after its own mistakes (DAgger/DART style)
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
+from atod_jax.envs.base import Expert
 from atod_jax.envs.pool import EnvPool
 from atod_jax.episodes.render import Renderer
 from atod_jax.episodes.rollout import Slot
+from atod_jax.options.field import Check, check, each, one_of, option, within
 from atod_jax.records import Task, Trajectory, Turn
+
+_A_RANGE = Check("give two numbers, the lower one first", lambda x: len(x) == 2 and x[0] <= x[1])
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
     """How the expert is disturbed and what is taught."""
 
-    noise: tuple[float, float]  # chance of a random command: uniform in this range, per trajectory
-    label: str  # "expert": what it would do here; "executed": what was played, mistakes included
-    absent: float  # share of random commands that name a receptacle which may be absent
-    thoughts: bool  # write a short thought before the command
+    noise: tuple[float, float] = option(
+        (0.0, 0.0),
+        "chance of a random command instead of the expert's; drawn for each trajectory, uniform in "
+        "this range",
+        each(within(0, 1)),
+        _A_RANGE,
+    )
+    label: str = option(
+        "expert",
+        "what a turn teaches; expert: what it would do here, executed: what was played, mistakes "
+        "included",
+        one_of("expert", "executed"),
+    )
+    absent: float = option(
+        0.3, "share of random commands that name a receptacle which may be absent", within(0, 1)
+    )
+    thoughts: bool = option(False, "write a short thought before the command")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def collect_demos(
-    expert: ModuleType,
+    expert: Expert,
     renderer: Renderer,
     pool: EnvPool,
     tasks: Sequence[Task],
@@ -39,11 +59,20 @@ def collect_demos(
 ) -> list[Trajectory]:
     """One disturbed expert trajectory per task; `action` holds the label's ids, `logp` is zero.
 
-    Args:
-      expert: a module with act(episode), thought(episode, command) and disturb(rng, commands, ...).
+    Raises:
+      ValueError: `cfg` asks for noise and the expert knows none.
     """
+    if cfg.noise[1] > 0 and expert.disturb is None:
+        raise ValueError(
+            f"demos.noise={cfg.noise}: the expert of this environment has no `disturb`; set "
+            "demos.noise=0,0"
+        )
+    stage = _Stage(expert, renderer, pool, max_turns, cfg, rng)
     first = pool.reset(tasks)
-    slots = [Slot.open(b, task, b, shown) for b, (task, shown) in enumerate(zip(tasks, first))]
+    slots = [
+        Slot.open(b, task, b, shown)
+        for b, (task, shown) in enumerate(zip(tasks, first, strict=True))
+    ]
     noise = rng.uniform(*cfg.noise, size=len(slots))
     for _ in range(max_turns):
         live = [b for b, slot in enumerate(slots) if slot.stop is None]
@@ -51,38 +80,40 @@ def collect_demos(
             break
         between_turns()
         prompts = renderer.prompts([slots[b].episode for b in live])
-        for b, prompt in zip(live, prompts):
-            _play(expert, renderer, pool, slots[b], prompt, noise[b], max_turns, cfg, rng)
+        for b, prompt in zip(live, prompts, strict=True):
+            stage.play(slots[b], prompt, noise[b])
     return [slot.trajectory() for slot in slots]
 
 
-def _play(
-    expert: ModuleType,
-    renderer: Renderer,
-    pool: EnvPool,
-    slot: Slot,
-    prompt: np.ndarray,
-    noise: float,
-    max_turns: int,
-    cfg: DemoConfig,
-    rng: np.random.Generator,
-) -> None:
-    best = expert.act(slot.episode)
-    executed = best
-    if rng.random() < noise:
-        executed = expert.disturb(rng, slot.episode.current.commands, absent=cfg.absent)
-    label = best if cfg.label == "expert" else executed
-    thought = expert.thought(slot.episode, label) if cfg.thoughts else ""
-    action = renderer.target(label, thought)
-    (result,) = pool.step([(slot.number, executed)])
-    turn = Turn(
-        prompt=prompt,
-        action=action,
-        logp=np.zeros(len(action), np.float32),
-        observation=slot.episode.current.text,
-        response=renderer.response(action),
-        command=executed,
-        valid=True,
-        reward=0.0,
-    )
-    slot.record(turn, result, max_turns)
+class _Stage(NamedTuple):
+    """What all episodes of one collection have in common."""
+
+    expert: Expert
+    renderer: Renderer
+    pool: EnvPool
+    max_turns: int
+    cfg: DemoConfig
+    rng: np.random.Generator
+
+    def play(self, slot: Slot, prompt: np.ndarray, noise: float) -> None:
+        """Plays one turn of one episode."""
+        best = self.expert.act(slot.episode)
+        executed = best
+        if self.rng.random() < noise and self.expert.disturb is not None:
+            commands = slot.episode.current.commands
+            executed = self.expert.disturb(self.rng, commands, absent=self.cfg.absent)
+        label = best if self.cfg.label == "expert" else executed
+        thought = self.expert.thought(slot.episode, label) if self.cfg.thoughts else ""
+        action = self.renderer.target(label, thought)
+        (result,) = self.pool.step([(slot.number, executed)])
+        turn = Turn(
+            prompt=prompt,
+            action=action,
+            logp=np.zeros(len(action), np.float32),
+            observation=slot.episode.current.text,
+            response=self.renderer.response(action),
+            command=executed,
+            valid=True,
+            reward=0.0,
+        )
+        slot.record(turn, result, self.max_turns)

@@ -74,14 +74,17 @@ def split_name(step: int) -> str:
 # ------------------------------------------------------------------------------------------ writing
 
 
-class Recorder:
-    """Writes the episodes of a run, a step whole or not at all.
+class EpisodeWriter:
+    """Writes the episodes of a run, every step atomically.
 
     A step that is written again, as after a resume, takes the place of its earlier version.
+
+    Args:
+      folder: of the data set; made when needed.
+      tokenizer: digest of the tokenizer that the ids belong to.
     """
 
     def __init__(self, folder: Path, tokenizer: str):
-        """Args: the folder of the data set (made when needed), the digest of the tokenizer."""
         self._folder, self._scratch = folder / VERSION, folder / VERSION / ".partial"
         self._tokenizer = tokenizer
 
@@ -215,7 +218,7 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------ reading
 
 
-class Recording:
+class EpisodeReader:
     """Recorded episodes, opened for reading.
 
     Args:

@@ -2,8 +2,8 @@
 
 One folder per step holds the state (step, parameters, optimiser) and the resolved config as JSON.
 What is frozen is never saved, since the config names it: the teacher, and the weights beside a
-student's adapters. A step gets its name only once it is whole, so a run may be killed at any moment
-and started again with the same command.
+student's adapters. Steps appear atomically, so a run may be killed at any moment and started again
+with the same command.
 """
 
 import contextlib
@@ -16,21 +16,27 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from atod_jax.types import TrainState, frozen_part, trained_part, with_frozen
+from atod_jax.options.tree import flatten
+from atod_jax.types import TrainState
+
+# Orbax's names (0.12): the mark of a finished step, and the index of its arrays.
+MARK, STAMP, INDEX = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs", Path("state", "_METADATA")
+SHAPING = ("student.", "optim.")  # options that say which arrays there are; named first
 
 
 class Checkpointer:
     """The checkpoints of one run; saving happens in the background.
 
     Args:
-        directory: the folder with one sub-folder per step; made when missing, unless `read_only`.
-        keep: how many of the latest steps to keep; None keeps all.
-        config: the resolved configuration, as JSON-compatible values; saved with every step.
-        read_only: touch nothing, so that the folder of a live run can be evaluated.
+      directory: the folder with one sub-folder per step; made when missing, unless `read_only`.
+      keep: how many of the latest steps to keep; None keeps all.
+      config: the resolved options, nested and JSON-compatible; saved with every step, and compared
+        with the saved ones to explain why a step does not fit.
+      read_only: touch nothing, so that the folder of a live run can be evaluated.
 
     Raises:
-        FileNotFoundError: `read_only` and no such folder.
-        ValueError: `directory` is a file or a URL.
+      FileNotFoundError: `read_only` and no such folder.
+      ValueError: `directory` is a file or a URL.
     """
 
     def __init__(
@@ -90,22 +96,23 @@ class Checkpointer:
         """Reads one step straight into the shardings of `abstract_state`.
 
         Args:
-            step: a step that was saved.
-            abstract_state: the same tree of `jax.ShapeDtypeStruct`s (or arrays) with shardings,
-                which may differ from those it was saved with. What is frozen is taken from it, so
-                that part should be arrays.
+          step: a step that was saved.
+          abstract_state: the same tree of `jax.ShapeDtypeStruct`s (or arrays) with shardings, which
+            may differ from those it was saved with. `frozen` is taken from it as it is.
 
         Raises:
-            FileNotFoundError: there is no such step.
-            ValueError: the files are damaged, belong to another model, or a sharding is missing.
+          FileNotFoundError: there is no such step.
+          ValueError: the files are damaged, belong to another model, or a sharding is missing.
         """
         target = jax.tree.map_with_path(_with_sharding, _as_dict(abstract_state))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        with self._readable(step), jax.transfer_guard("allow"):
-            _require_fit(self._manager.item_metadata(step)["state"].tree, target)
-            state = TrainState(**self._manager.restore(step, args=args)["state"])
-        params = with_frozen(state.params, frozen_part(abstract_state.params))
-        return state.replace(params=params)
+        with jax.transfer_guard("allow"):
+            with self._readable(step):
+                saved = self._manager.item_metadata(step)["state"].tree
+            self._require_fit(step, saved, target)
+            with self._readable(step):
+                state = self._manager.restore(step, args=args)["state"]
+        return TrainState(**state, frozen=abstract_state.frozen)
 
     def saved_config(self, step: int) -> dict[str, Any]:
         """The config that was saved with `step`; raises like `restore`."""
@@ -133,10 +140,30 @@ class Checkpointer:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(
-                f"cannot restore {folder}: it is damaged or belongs to another model or optimiser. "
-                "Use the config it was saved with, or delete that folder to fall back to the step "
-                f"before it. ({type(error).__name__}: {reason})"
+                f"cannot restore {folder}: it is damaged; delete that folder to fall back to the "
+                f"step before it ({type(error).__name__}: {reason})"
             ) from error
+
+    def _require_fit(self, step: int, saved: Any, target: Any) -> None:
+        """Compares names and shapes before any array is read, to say which one differs and why."""
+        misfit = _misfit(saved, target)
+        if misfit:
+            raise ValueError(
+                f"cannot restore {self._directory / str(step)}: it belongs to another model or "
+                f"optimiser: {misfit}. {self._other_options(step)}use the configuration it was "
+                "saved with (config/metadata in that folder; run_config.json of the run)"
+            )
+
+    def _other_options(self, step: int) -> str:
+        """The options that differ from the saved ones, where both are known."""
+        there = flatten(self.saved_config(step))
+        here = flatten(json.loads(json.dumps(self._config)))
+        if not there or not here:
+            return ""
+        paths = [k for k in there.keys() | here.keys() if there.get(k) != here.get(k)]
+        paths.sort(key=lambda k: (not k.startswith(SHAPING), k))
+        shown = ", ".join(f"{k} ({there.get(k)!r} there, {here.get(k)!r} here)" for k in paths[:5])
+        return f"{len(paths)} options differ: {shown}; " if paths else "No option differs; "
 
 
 def _checked(directory: str | Path, *, must_exist: bool) -> Path:
@@ -152,7 +179,7 @@ def _checked(directory: str | Path, *, must_exist: bool) -> Path:
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
     """The state with names instead of a class, so that what is on disk outlives the class."""
-    return {"step": state.step, "params": trained_part(state.params), "opt_state": state.opt_state}
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
 def _with_sharding(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
@@ -163,17 +190,18 @@ def _with_sharding(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _require_fit(saved: Any, target: Any) -> None:
-    """Compares names and shapes before any array is read, to say which one differs."""
+def _misfit(saved: Any, target: Any) -> str:
+    """In what two trees of arrays differ; "" where they are alike."""
     there, here = _shapes(saved), _shapes(target)
     differing = [k for k in there.keys() | here.keys() if there.get(k) != here.get(k)]
-    if differing:
-        # Parameters first: the optimiser's arrays mirror them under less telling names.
-        name = min(differing, key=lambda k: (not k.startswith("params"), k))
-        raise ValueError(
-            f"{len(differing)} of {len(here)} arrays differ; the first, {name}, is "
-            f"{there.get(name, 'absent')} on disk and {here.get(name, 'absent')} in this model"
-        )
+    if not differing:
+        return ""
+    # Parameters first: the optimiser's arrays mirror them under less telling names.
+    name = min(differing, key=lambda k: (not k.startswith("params"), k))
+    return (
+        f"{len(differing)} of {len(here)} arrays differ; the first, {name}, is "
+        f"{there.get(name, 'absent')} on disk and {here.get(name, 'absent')} in this model"
+    )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -203,7 +231,7 @@ def _steps(directory: Path) -> list[Path]:
 def _is_whole(folder: Path) -> bool:
     """True where Orbax's mark of a finished step and the state are there."""
     try:
-        mark = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+        mark = json.loads((folder / MARK).read_text())
     except (OSError, ValueError):
         return False
-    return bool(mark.get("commit_timestamp_nsecs")) and (folder / "state" / "_METADATA").is_file()
+    return bool(mark.get(STAMP)) and (folder / INDEX).is_file()

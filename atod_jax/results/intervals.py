@@ -32,7 +32,8 @@ class EvalResult:
     """A split of tasks, each played once per sampling seed at one temperature.
 
     Raises:
-        ValueError: the fields disagree in shape, are empty, or a task id occurs twice.
+      ValueError: the fields disagree in shape, are empty, a task id occurs twice, or the stops do
+        not add up to the episodes.
     """
 
     temperature: float
@@ -43,6 +44,8 @@ class EvalResult:
     score: np.ndarray  # f32[k, n], graded outcome in [0, 1]; equals success where there is none
     valid_rate: float  # share of responses that parsed into an action, over all turns
     failed: tuple[str, ...] = ()  # tasks the environment could not play; counted as not solved
+    # why the episodes stopped -> how many of the k n did; empty: not known (older results)
+    stops: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.task_ids)
@@ -55,11 +58,25 @@ class EvalResult:
             )
         if len(set(self.task_ids)) != n:
             raise ValueError("an EvalResult needs distinct task_ids; evaluate each task once")
+        if self.stops and sum(self.stops.values()) != self.episodes:
+            raise ValueError(
+                f"the stops of an EvalResult must add up to its {self.episodes} episodes, got "
+                f"{dict(self.stops)}"
+            )
 
     @property
     def seeds(self) -> int:
         """How often each task was played."""
         return len(self.success)
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes were played, k n."""
+        return self.success.size
+
+    def stop_share(self, reason: str) -> float | None:
+        """Share of the episodes that stopped for this reason; None where that is not known."""
+        return self.stops.get(reason, 0) / self.episodes if self.stops else None
 
     def rate(self) -> Interval:
         """Share of episodes won, with an interval clustered by task."""
@@ -96,17 +113,18 @@ class EvalResult:
             "score": np.asarray(self.score, float).tolist(),
             "valid_rate": float(self.valid_rate),
             "failed": list(self.failed),
+            "stops": {reason: int(count) for reason, count in self.stops.items()},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote; results from before `stops` have none.
 
         Raises:
-            ValueError: a field is missing or unknown.
+          ValueError: a field is missing or unknown.
         """
         expected = {field.name for field in dataclasses.fields(cls)}
-        if set(data) != expected:
+        if set(data) | {"stops"} != expected:
             raise ValueError(f"an EvalResult has the fields {sorted(expected)}, got {sorted(data)}")
         return cls(
             temperature=float(data["temperature"]),
@@ -117,6 +135,7 @@ class EvalResult:
             score=np.asarray(data["score"], np.float32),
             valid_rate=float(data["valid_rate"]),
             failed=tuple(data["failed"]),
+            stops=dict(data.get("stops", {})),
         )
 
 
@@ -153,7 +172,7 @@ def wilson(successes: float, trials: float) -> Interval:
     centre = (p + z^2/2n) / (1 + z^2/n), half-width = z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).
 
     Raises:
-        ValueError: no trials, or more successes than trials.
+      ValueError: no trials, or more successes than trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"need 0 <= successes <= trials and a trial, got {successes} of {trials}")
@@ -175,11 +194,11 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Interval:
     for some tens of tasks on which the two sides differ.
 
     Args:
-        first: 0/1 outcomes, [n] or [seeds, n].
-        second: likewise; task t is column t on both sides, the numbers of seeds may differ.
+      first: 0/1 outcomes, [n] or [seeds, n].
+      second: likewise; task t is column t on both sides, the numbers of seeds may differ.
 
     Raises:
-        ValueError: the task axes differ in length or hold fewer than two tasks.
+      ValueError: the task axes differ in length or hold fewer than two tasks.
     """
     sides = [np.atleast_2d(np.asarray(side, np.float64)) for side in (first, second)]
     shapes = [side.shape for side in sides]

@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from atod_jax.results import plots
+from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult, Interval, paired_difference
+from atod_jax.results.metrics import read_records
+from atod_jax.results.tables import markdown_table, percent, points
 
 ROLES = {"start": "before training", "final": "after training", "teacher": "teacher"}
 COMPARISONS = (("final", "start"), ("final", "teacher"))
 COLOURS = {"final": "#0b5fa5", "teacher": "#c2571a", "start": "#7a7a7a"}
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-
+TOO_LONG, MOST_TOO_LONG = "prompt_too_long", 0.05  # a share of the episodes that is worth a warning
 CURVE_KEYS = ("eval/success", "eval/success_low", "eval/success_high")
 
 Evaluations = Mapping[str, Mapping[float, EvalResult]]  # role -> temperature -> result
@@ -43,22 +45,27 @@ def write_report(
     """Writes `report.md` and, with a curve, `success_curve.png`; returns the report's path.
 
     Args:
-        workdir: the run's folder.
-        title: heading of the page.
-        command: the command line that made the run.
-        evaluations: results under "start", "final" and, where there is one, "teacher", each by
-            sampling temperature.
-        curve: success of the student during training; `read_curve` finds it.
-        curve_temperature: the sampling temperature of the curve.
-        settings: name -> value, shown as a table (config digest, seeds, wall time, device, ...).
-        artifacts: what -> where, e.g. {"transcripts": "transcripts/"}.
+      workdir: the run's folder.
+      title: heading of the page.
+      command: the command line that made the run.
+      evaluations: results under "start", "final" and, where there is one, "teacher", each by
+        sampling temperature.
+      curve: success of the student during training; `read_curve` finds it.
+      curve_temperature: the sampling temperature of the curve.
+      settings: name -> value, shown as a table (config digest, seeds, wall time, device, ...).
+      artifacts: what -> where, e.g. {"transcripts": "transcripts/"}.
 
     Raises:
-        ValueError: a role is unknown or missing, or two results are on different tasks.
+      ValueError: a role is unknown or missing, or two results are on different tasks.
     """
     _check(evaluations)
     temperatures = sorted({t for results in evaluations.values() for t in results}, reverse=True)
     parts = [f"# {title}", "\n".join(f"- {_sentence(evaluations, t)}" for t in temperatures)]
+    parts += [
+        f"**Warning:** {text}"
+        for t in temperatures
+        for text in too_long_warnings(_at(evaluations, t), f" at temperature {t:g}")
+    ]
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if curve:
@@ -67,23 +74,24 @@ def write_report(
         parts.append("![Share of evaluation tasks solved over training](success_curve.png)")
     parts += ["## Success", SUCCESS]
     for temperature in temperatures:
-        parts += [f"Temperature {temperature:g}:", _success_table(evaluations, temperature)]
+        parts += [f"Temperature {temperature:g}:", evaluation_table(_at(evaluations, temperature))]
     parts += ["## Differences", DIFFERENCES, _difference_table(evaluations, temperatures)]
     parts += ["## How it was made", f"```\n{command}\n```", _list(settings, "setting", "value")]
     parts += ["## Where things are", _list(artifacts, "what", "where")]
     path = workdir / "report.md"
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(parts) + "\n")
     return path
 
 
 def evaluation_table(results: Mapping[str, EvalResult]) -> str:
     """Markdown: one column per result, rows for all tasks, each task type, turns and validity.
 
-    With several tries per task also pass@k, with graded outcomes also mean scores, and a row for
-    the tasks that could not be played, if any.
+    With several tries per task also pass@k, with graded outcomes also mean scores; where they are
+    known the reasons why episodes stopped, and a row for the tasks that could not be played, if
+    any.
 
     Raises:
-        ValueError: the results are on different tasks.
+      ValueError: the results are on different tasks.
     """
     _check_same_tasks(results.values())
     every, kinds = list(results.values()), results[next(iter(results))].kinds
@@ -100,9 +108,33 @@ def evaluation_table(results: Mapping[str, EvalResult]) -> str:
         _row("turns per episode", "", [f"{r.turns.mean():.1f}" for r in every]),
         _row("valid responses (%)", "", [f"{100 * r.valid_rate:.1f}" for r in every]),
     ]
+    for reason in dict.fromkeys(reason for r in every for reason in sorted(r.stops)):
+        shares = [_share(r.stop_share(reason)) for r in every]
+        rows.append(_row(f"stopped by {reason} (%)", "", shares))
     if any(r.failed for r in every):
         rows.append(_row("could not be played", "", [len(r.failed) for r in every]))
     return markdown_table(["task type", "tasks", *results], rows)
+
+
+def too_long_warnings(results: Mapping[str, EvalResult], where: str = "") -> list[str]:
+    """A sentence per result of which many episodes stopped because a prompt was too long.
+
+    Args:
+      results: who played -> result.
+      where: said after who played, e.g. " at temperature 1".
+    """
+    shares = {who: result.stop_share(TOO_LONG) or 0.0 for who, result in results.items()}
+    return [
+        f"{100 * share:.1f} % of the episodes {who}{where} stopped because the prompt was too long "
+        "for the model, which counts as not solved; add a longer bucket to sampling.prompt_buckets "
+        "or show fewer past turns (env.history)."
+        for who, share in shares.items()
+        if share > MOST_TOO_LONG
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
 
 
 def _row(name: str, count: Any, values: Sequence[Any]) -> list[Any]:
@@ -126,12 +158,16 @@ def _pass_at_k(result: EvalResult) -> str:
 
 def read_curve(workdir: str | Path) -> list[tuple[int, Interval]]:
     """The success curve that a run has recorded in its `metrics.jsonl`, in order of steps."""
+    return curve_of(read_records(workdir))
+
+
+def curve_of(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, Interval]]:
+    """The success curve in the records of a run, in order of steps."""
     points = {}
-    with (Path(workdir) / "metrics.jsonl").open(encoding="utf-8") as lines:
-        for record in map(json.loads, lines):
-            values = [record.get(key) for key in CURVE_KEYS]
-            if None not in values:
-                points[record["step"]] = Interval(*values)
+    for record in records:
+        value, low, high = (record.get(key) for key in CURVE_KEYS)
+        if value is not None and low is not None and high is not None:
+            points[record["step"]] = Interval(value, low, high)
     return sorted(points.items())
 
 
@@ -164,6 +200,15 @@ def _check_same_tasks(results: Iterable[EvalResult]) -> None:
         raise ValueError("results to be compared must be on the same tasks in the same order")
 
 
+def _at(evaluations: Evaluations, temperature: float) -> dict[str, EvalResult]:
+    """The results at one temperature, by what the roles are called in tables."""
+    return {
+        label: evaluations[role][temperature]
+        for role, label in ROLES.items()
+        if temperature in evaluations.get(role, {})
+    }
+
+
 def _comparisons(evaluations: Evaluations, temperature: float) -> dict[tuple[str, str], Interval]:
     """The differences of which both sides were evaluated at this temperature."""
     at = {role: r[temperature] for role, r in evaluations.items() if temperature in r}
@@ -184,28 +229,6 @@ DIFFERENCES = (
 SOLVED = {"start": "before training", "final": "after training", "teacher": "by the teacher"}
 
 
-def percent(interval: Interval) -> str:
-    """A share as "12.3 [10.0, 15.0]", in percent."""
-    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def points(interval: Interval) -> str:
-    """A difference of shares as "+1.2 [-0.5, +2.9]", in percentage points."""
-    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table whose first column is text and the others numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
 def _list(values: Mapping[str, Any], first: str, second: str) -> str:
     return markdown_table([first, second], list(values.items()))
 
@@ -221,16 +244,6 @@ def _sentence(evaluations: Evaluations, temperature: float) -> str:
         return text
     side = "above" if gap.low > 0 else "below" if gap.high < 0 else "not distinguishable from"
     return f"{text} The trained student is {side} the teacher: {points(gap)} points."
-
-
-def _success_table(evaluations: Evaluations, temperature: float) -> str:
-    return evaluation_table(
-        {
-            label: evaluations[role][temperature]
-            for role, label in ROLES.items()
-            if temperature in evaluations.get(role, {})
-        }
-    )
 
 
 def _difference_table(evaluations: Evaluations, temperatures: Sequence[float]) -> str:
@@ -254,24 +267,17 @@ def _draw_curve(
     path: Path, curve: Curve, temperature: float, levels: Mapping[str, EvalResult | None]
 ) -> None:
     """The student over training steps; the start and the teacher as levels."""
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, axes = plots.success_figure("tasks solved (%)")
     _draw_student(axes, curve)
     for role in ("teacher", "start"):
         result = levels.get(role)
         if result is not None:
             _draw_level(axes, role, result.rate())
-    axes.set_xlabel("training step")
-    axes.set_ylabel("tasks solved (%)")
-    axes.set_ylim(0, 100)
-    axes.grid(axis="y", color="0.88", lw=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(
         f"Success at sampling temperature {temperature:g}, with 95 % intervals", fontsize=11
     )
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=160)
+    plots.save(figure, path)
 
 
 def _draw_student(axes: Axes, curve: Curve) -> None:

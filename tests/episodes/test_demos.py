@@ -5,12 +5,14 @@ import pytest
 from atod_jax.run.assembly import ASSETS
 
 from atod_jax.envs import alfworld
-from atod_jax.envs.alfworld import expert
+from atod_jax.envs.alfworld import expert as scripted
+from atod_jax.envs.base import Expert
 from atod_jax.envs.pool import EnvPool
 from atod_jax.episodes.demos import DemoConfig, collect_demos
 from atod_jax.episodes.render import Renderer, load_tokenizer
 
 SETTINGS = alfworld.Config()
+EXPERT = Expert(scripted.act, scripted.thought, scripted.disturb)
 RENDERER = Renderer(
     load_tokenizer(str(ASSETS / "household" / "tokenizer")),
     alfworld.TEMPLATES["compact"],
@@ -18,7 +20,7 @@ RENDERER = Renderer(
 )
 
 
-def collect(noise=(0.0, 0.0), label="expert", thoughts=False, seed=0):
+def collect(noise=(0.0, 0.0), label="expert", thoughts=False, seed=0, expert=EXPERT):
     tasks = alfworld.tasks(SETTINGS, "train")[:12]
     return collect_demos(
         expert,
@@ -61,3 +63,25 @@ def test_demonstrations_are_a_function_of_the_generator_seed(noise):
 
     assert commands(1) == commands(1)
     assert (commands(1) == commands(2)) == (noise == (0.0, 0.0))
+
+
+def test_noise_needs_an_expert_that_can_be_disturbed():
+    with pytest.raises(ValueError, match=r"demos\.noise=.* no `disturb`; set demos\.noise=0,0"):
+        collect((0.0, 0.5), expert=Expert(scripted.act))
+    assert all(t.success for t in collect(expert=Expert(scripted.act)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"noise": (0.0, 1.5)}, r"noise=.* must lie in \[0, 1\]"),
+        ({"noise": (0.5, 0.1)}, "the lower one first"),
+        ({"noise": (0.5,)}, "two numbers"),
+        ({"label": "player"}, "choose from expert, executed"),
+        ({"absent": -0.1}, r"absent=-0\.1: must lie in \[0, 1\]"),
+    ],
+)
+def test_settings_are_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        DemoConfig(**change)
+    assert DemoConfig() == DemoConfig((0.0, 0.0), "expert", 0.3, False)

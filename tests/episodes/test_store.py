@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from atod_jax.episodes import store as recording
-from atod_jax.episodes.store import FIELDS, Recorder, Recording, split_name
+from atod_jax.episodes import store
+from atod_jax.episodes.store import FIELDS, EpisodeReader, EpisodeWriter, split_name
 from atod_jax.records import StopReason, Task, Trajectory, Turn
 
 
@@ -64,12 +64,12 @@ def assert_same(read, written):
 
 
 def test_what_is_read_is_what_was_written_bit_for_bit(tmp_path):
-    recorder = Recorder(tmp_path / "episodes", "digest")
+    writer = EpisodeWriter(tmp_path / "episodes", "digest")
     columns = [{c: list(np.arange(len(e.turns)) / 4) for c in "dhw"} for e in episodes()]
-    recorder.write(7, episodes(7))
-    recorder.write(2, episodes(2), columns)
+    writer.write(7, episodes(7))
+    writer.write(2, episodes(2), columns)
     for path in (tmp_path, tmp_path / "episodes", tmp_path / "episodes" / "1.0.0"):
-        there = Recording(path)
+        there = EpisodeReader(path)
         assert (there.steps, there.tokenizer) == ([2, 7], "digest")
     assert_same(there.read(7)[0], episodes(7))
     read, read_columns = there.read(2)
@@ -81,9 +81,9 @@ def test_what_is_read_is_what_was_written_bit_for_bit(tmp_path):
 def test_the_ecosystem_reads_a_flat_record_per_turn(tmp_path):
     import tensorflow_datasets as tfds
 
-    recorder = Recorder(tmp_path / "episodes", "digest")
+    writer = EpisodeWriter(tmp_path / "episodes", "digest")
     for step in range(2):
-        recorder.write(step, episodes(step))
+        writer.write(step, episodes(step))
     builder = tfds.builder("episodes", data_dir=tmp_path)
     turns = builder.as_data_source("step_000001")
     assert len(turns) == 6
@@ -97,11 +97,11 @@ def test_the_ecosystem_reads_a_flat_record_per_turn(tmp_path):
 
 
 def test_a_step_played_again_takes_the_place_of_its_first_version(tmp_path):
-    recorder = Recorder(tmp_path, "digest")
-    recorder.write(0, episodes(0))
-    recorder.write(1, episodes(1))
-    Recorder(tmp_path, "digest").write(1, episodes(8)[:2])
-    there = Recording(tmp_path)
+    writer = EpisodeWriter(tmp_path, "digest")
+    writer.write(0, episodes(0))
+    writer.write(1, episodes(1))
+    EpisodeWriter(tmp_path, "digest").write(1, episodes(8)[:2])
+    there = EpisodeReader(tmp_path)
     assert there.steps == [0, 1]
     assert_same(there.read(0)[0], episodes(0))
     assert_same(there.read(1)[0], episodes(8)[:2])
@@ -115,9 +115,9 @@ def test_a_kill_at_any_moment_leaves_whole_steps_only(tmp_path, monkeypatch):
     """Dies at each renaming in turn while step 1 is written a second time."""
     for moment in itertools.count():
         folder = tmp_path / str(moment)
-        recorder = Recorder(folder, "digest")
-        recorder.write(0, episodes(0))
-        recorder.write(1, episodes(1))
+        writer = EpisodeWriter(folder, "digest")
+        writer.write(0, episodes(0))
+        writer.write(1, episodes(1))
         calls = itertools.count()
 
         def rename(old, new, calls=calls, moment=moment, replace=os.replace):
@@ -126,19 +126,19 @@ def test_a_kill_at_any_moment_leaves_whole_steps_only(tmp_path, monkeypatch):
             replace(old, new)
 
         with monkeypatch.context() as patch:
-            patch.setattr(recording.os, "replace", rename)
+            patch.setattr(store.os, "replace", rename)
             try:
-                recorder.write(1, episodes(8)[:2])
+                writer.write(1, episodes(8)[:2])
                 survived = True
             except Killed:
                 survived = False
-        there = Recording(folder)
+        there = EpisodeReader(folder)
         assert_same(there.read(0)[0], episodes(0))
         if 1 in there.steps:
             read = there.read(1)[0]
             assert_same(read, episodes(1) if len(read) == 4 else episodes(8)[:2])
-        Recorder(folder, "digest").write(1, episodes(8)[:2])
-        assert_same(Recording(folder).read(1)[0], episodes(8)[:2])
+        EpisodeWriter(folder, "digest").write(1, episodes(8)[:2])
+        assert_same(EpisodeReader(folder).read(1)[0], episodes(8)[:2])
         assert not (folder / "1.0.0" / ".partial").exists()
         if survived:
             break
@@ -150,38 +150,38 @@ def test_a_kill_at_any_moment_leaves_whole_steps_only(tmp_path, monkeypatch):
 
 def test_a_folder_without_recordings_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no recorded episodes in .*--config\.record=true"):
-        Recording(tmp_path / "nowhere")
+        EpisodeReader(tmp_path / "nowhere")
 
 
 def test_a_missing_step_names_those_there(tmp_path):
-    Recorder(tmp_path, "digest").write(3, episodes())
+    EpisodeWriter(tmp_path, "digest").write(3, episodes())
     with pytest.raises(ValueError, match=r"no step 4 in .*recorded steps: 3 to 3"):
-        Recording(tmp_path).read(4)
+        EpisodeReader(tmp_path).read(4)
 
 
 @pytest.mark.parametrize("keep", [0, 1000, 70_000])
 def test_a_truncated_file_is_named(keep, tmp_path):
-    Recorder(tmp_path, "digest").write(0, episodes())
+    EpisodeWriter(tmp_path, "digest").write(0, episodes())
     (shard,) = (tmp_path / "1.0.0").glob(f"*{split_name(0)}*")
     shard.write_bytes(shard.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"episodes-step_000000\.\* is damaged"):
-        Recording(tmp_path).read(0)
+        EpisodeReader(tmp_path).read(0)
 
 
 def test_a_damaged_index_is_named(tmp_path):
-    Recorder(tmp_path, "digest").write(0, episodes())
+    EpisodeWriter(tmp_path, "digest").write(0, episodes())
     (tmp_path / "1.0.0" / "dataset_info.json").write_text("{")
     with pytest.raises(ValueError, match=r"1\.0\.0 is not a readable data set"):
-        Recording(tmp_path)
+        EpisodeReader(tmp_path)
 
 
 def test_a_data_set_of_something_else_is_refused(tmp_path):
-    Recorder(tmp_path, "digest").write(0, episodes())
+    EpisodeWriter(tmp_path, "digest").write(0, episodes())
     (tmp_path / "1.0.0" / "metadata.json").write_text(json.dumps({}))
     with pytest.raises(ValueError, match=r"holds no recorded episodes: it lacks tokenizer"):
-        Recording(tmp_path)
+        EpisodeReader(tmp_path)
 
 
 def test_columns_must_fit_the_episodes(tmp_path):
     with pytest.raises(ValueError, match="zip"):
-        Recorder(tmp_path, "digest").write(0, episodes(), [{}])
+        EpisodeWriter(tmp_path, "digest").write(0, episodes(), [{}])

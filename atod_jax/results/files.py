@@ -1,0 +1,19 @@
+"""Files that a reader never finds half written."""
+
+import os
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file atomically: a kill leaves the old content or the new.
+
+    The text goes to a second file beside it, to the disk, and then takes the name. The folder is
+    made when missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

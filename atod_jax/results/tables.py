@@ -1,0 +1,48 @@
+"""Markdown tables, and results as they stand in them."""
+
+from collections.abc import Sequence
+
+from atod_jax.results.intervals import Interval
+
+
+def markdown_table(
+    header: Sequence[object], rows: Sequence[Sequence[object]], *, padded: bool = False
+) -> str:
+    """A Markdown table whose first column is text and the others numbers.
+
+    Args:
+      header: names of the columns.
+      rows: one cell per column.
+      padded: for a terminal: all columns as wide as their widest cell, aligned on the left.
+    """
+    lines = [[_cell(cell) for cell in line] for line in (header, *rows)]
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    if padded:
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        lines = [[c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines]
+        return "\n".join([_line(lines[0]), _rule(widths), *map(_line, lines[1:])])
+    return "\n".join(map(_line, [lines[0], rule, *lines[1:]]))
+
+
+def percent(interval: Interval) -> str:
+    """A share as "12.3 [10.0, 15.0]", in percent."""
+    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def points(interval: Interval) -> str:
+    """A difference of shares as "+1.2 [-0.5, +2.9]", in percentage points."""
+    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _rule(widths: Sequence[int]) -> str:
+    return "|" + "|".join("-" * (width + 2) for width in widths) + "|"
