@@ -19,7 +19,7 @@ import numpy as np
 from atod_jax.algorithms.base import Step
 from atod_jax.config import Run
 from atod_jax.device.scoring import teacher_rows
-from atod_jax.episodes.store import EpisodeStore
+from atod_jax.episodes.store import EpisodeReader
 from atod_jax.records import Trajectory
 from atod_jax.results.transcripts import episode_text
 from atod_jax.run import cli
@@ -99,7 +99,7 @@ def replay(
       FileNotFoundError: there are no recordings.
       ValueError: no such step, damage, or another tokenizer.
     """
-    recording = EpisodeStore(episodes)
+    recording = EpisodeReader(episodes)
     if not recording.steps:
         raise ValueError(f"{recording.folder} holds no step; record at least one")
     if checkpoint and cfg is None:
@@ -124,7 +124,7 @@ def replay(
 
 
 def _rescore(
-    recording: EpisodeStore,
+    recording: EpisodeReader,
     step: int,
     trajectories: Sequence[Trajectory],
     cfg: Run,

@@ -15,7 +15,8 @@ from atod_jax.estimate import dry_run, memory, roofline
 from atod_jax.estimate.hardware import Hardware, parse
 from atod_jax.estimate.plan import Plan
 from atod_jax.estimate.suggestions import suggest
-from atod_jax.estimate.text import amount, digits, table
+from atod_jax.estimate.text import amount, digits
+from atod_jax.results.tables import padded_table
 
 from .presets import MODELS
 from .sweeps import TASKS
@@ -101,7 +102,7 @@ def released_runs() -> str:
     ]
     changes = "changes that make it fit"
     heads = ("run", "on", "as released", changes, "then", "steps/hour", "slowest phase")
-    return table(heads, rows)
+    return padded_table(heads, rows)
 
 
 def released(task: str, student: str, hardware: Hardware) -> Plan:
@@ -187,7 +188,9 @@ def scaled(make: Callable[[int], Plan], shown: Sequence[int] = CHIPS) -> tuple[s
     ]
     heads = ("chips", "mesh", "episodes", "peak memory", "seconds", "steps/hour", "efficiency")
     parts = ("chips", "phase", "operations", "memory traffic", "links", "seconds", "binds")
-    return table(heads, summary), "Per chip and phase of an iteration:\n\n" + table(parts, detail)
+    return padded_table(heads, summary), "Per chip and phase of an iteration:\n\n" + padded_table(
+        parts, detail
+    )
 
 
 if __name__ == "__main__":

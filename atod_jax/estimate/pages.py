@@ -6,13 +6,14 @@ from atod_jax.estimate import memory, roofline
 from atod_jax.estimate.compiled import Measured
 from atod_jax.estimate.hardware import Hardware
 from atod_jax.estimate.plan import Placed, Plan, added, count, parameters
-from atod_jax.estimate.text import amount, digits, table
+from atod_jax.estimate.text import amount, digits
 from atod_jax.models import AXES
+from atod_jax.results.tables import padded_table
 
 
 def placement(plan: Plan) -> str:
     """The meshes and the tables that place parameters, and what they make of every parameter."""
-    patterns = table(
+    patterns = padded_table(
         ("parameters", "logical axes"), [(pattern, _axes(logical)) for pattern, logical in AXES]
     )
     found = [_meshes(plan), _rules(plan), patterns, _parameters("student", _student_layouts(plan))]
@@ -43,7 +44,7 @@ def _rules(plan: Plan) -> str:
     if theirs != ours:
         columns = {"of the student": ours, "of the teacher": theirs}
     rows = [(axis, *(rules[axis] or "-" for rules in columns.values())) for axis in ours]
-    return table(("logical axis", *columns), rows)
+    return padded_table(("logical axis", *columns), rows)
 
 
 def _student_layouts(plan: Plan) -> Mapping[str, Placed]:
@@ -64,7 +65,9 @@ def _parameters(whose: str, layouts: Mapping[str, Placed]) -> str:
         )
         for p, *others in zip(*found)
     ]
-    return table((f"{whose} parameter", "shape", "logical axes", "mesh axes", *layouts), rows)
+    return padded_table(
+        (f"{whose} parameter", "shape", "logical axes", "mesh axes", *layouts), rows
+    )
 
 
 def memory_report(plan: Plan, hardware: Hardware) -> str:
@@ -86,7 +89,7 @@ def _memory_table(kind: memory.Needs) -> str:
     for phase, parts in kind.phases.items():
         rows += [(phase, name, amount(size)) for name, size in parts.items()]
         rows.append((phase, "in all", amount(sum(parts.values()))))
-    return table(("while", "what", f"per {_device(kind)}"), rows)
+    return padded_table(("while", "what", f"per {_device(kind)}"), rows)
 
 
 def _peak(kind: memory.Needs, hardware: Hardware) -> str:
@@ -107,7 +110,7 @@ def compiled_report(plan: Plan, measured: Mapping[str, Measured]) -> str:
         for name, m in measured.items()
         if name in ours
     ]
-    return table(("compiled here", "arguments", "temporary", "estimated"), rows)
+    return padded_table(("compiled here", "arguments", "temporary", "estimated"), rows)
 
 
 def time_report(plan: Plan, hardware: Hardware, total_steps: int) -> str:
@@ -133,7 +136,7 @@ def time_report(plan: Plan, hardware: Hardware, total_steps: int) -> str:
         (
             f"one iteration, per device of {where}; every episode {plan.turns} turns long, "
             f"prompts of {plan.prompt} and actions of {plan.response} tokens",
-            table(columns, rows),
+            padded_table(columns, rows),
             f"{digits(3600 / seconds)} steps per hour, {digits(seconds * total_steps / 3600)} "
             f"hours for {total_steps} steps, evaluations and environments aside",
         )

@@ -1,15 +1,4 @@
-"""Numbers and tables as people read them, in plain text that is also Markdown."""
-
-from collections.abc import Sequence
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table with columns padded to equal width."""
-    cells = [[str(c) for c in row] for row in (head, *rows)]
-    wide = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, wide)) + " |" for row in cells]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in wide) + "|")
-    return "\n".join(lines)
+"""Amounts as people read them."""
 
 
 def amount(value: float, unit: str = "B") -> str:

@@ -24,6 +24,11 @@ def markdown_table(
     return "\n".join(map(_line, [lines[0], rule, *lines[1:]]))
 
 
+def padded_table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table for a terminal."""
+    return markdown_table(header, rows, padded=True)
+
+
 def percent(interval: Interval) -> str:
     """A share as "12.3 [10.0, 15.0]", in percent."""
     value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))

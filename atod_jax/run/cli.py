@@ -183,9 +183,10 @@ def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
     if not word.startswith("-"):
         return f"{word!r} is not understood: flags begin with --, options with --config."
     name = word.lstrip("-").partition("=")[0]
-    known = {f"--{action.dest}": action.help or "" for action in parser._actions}
-    known |= {f"--config.{p}": leaf.about.meaning for p, leaf in config.catalogue().items()}
-    match = tree.nearest(f"--{name}", known) or tree.nearest(f"--config.{name}", known)
+    flags = {f"--{action.dest}": action.help or "" for action in parser._actions}
+    options = {f"--config.{p}": leaf.about.meaning for p, leaf in config.catalogue().items()}
+    same = [path for path in options if path.endswith(f".{name}")]
+    match = same[0] if same else tree.nearest(f"--{name}", flags | options)
     return f"there is no flag --{name}" + (f"; did you mean {match}?" if match else "")
 
 

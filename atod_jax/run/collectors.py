@@ -13,7 +13,7 @@ from atod_jax.device.policy import Policy
 from atod_jax.episodes import demos, rollout
 from atod_jax.episodes.render import demonstration_text
 from atod_jax.episodes.shared import play_shared
-from atod_jax.episodes.store import EpisodeStore
+from atod_jax.episodes.store import EpisodeReader
 from atod_jax.episodes.tasks import TaskSource
 from atod_jax.records import RolloutPlan, Task, Trajectory
 from atod_jax.run.models import Model, to_sampling, tokenizer_digest
@@ -171,7 +171,7 @@ class Recorded:
     """The episodes of an earlier run, step by step."""
 
     def __init__(self, cfg: Run, student: Model, between_turns: Callable[[], None]):
-        self._store, self._between_turns = EpisodeStore(cfg.rollout.episodes), between_turns
+        self._store, self._between_turns = EpisodeReader(cfg.rollout.episodes), between_turns
         require_tokenizer(self._store, student)
         missing = sorted(set(range(cfg.total_steps)) - set(self._store.steps))
         if missing:
@@ -187,7 +187,7 @@ class Recorded:
         return self._store.read(step)[0]
 
 
-def require_tokenizer(store: EpisodeStore, student: Model) -> None:
+def require_tokenizer(store: EpisodeReader, student: Model) -> None:
     """Ids mean something to the tokenizer that made them only.
 
     Raises:

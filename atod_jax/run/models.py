@@ -212,6 +212,13 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class Saved(NamedTuple):
+    """The checkpoints of a run."""
+
+    workdir: Path
+    step: int | None  # None: the latest
+
+
 def load_policy(cfg: Run, checkpoint: str, layouts: Layouts) -> Model:
     """The student of a config with the weights that --checkpoint names.
 
@@ -262,13 +269,6 @@ def require_same_base(cfg: Student, saved: Mapping[str, Any], workdir: Path) -> 
                 f"student.{name}={ours!r}, but the adapters in {workdir} were trained with "
                 f"{theirs!r}; set --config.student.{name} to that"
             )
-
-
-class Saved(NamedTuple):
-    """The checkpoints of a run."""
-
-    workdir: Path
-    step: int | None  # None: the latest
 
 
 def saved_run(checkpoint: str) -> Saved | None:

@@ -28,7 +28,7 @@ def make_row_table(algorithm: Algorithm) -> RowTable:
     def compute(step: Step) -> dict[str, jax.Array]:
         assert step.teacher is not None
         mask = step.batch.rows.action_mask
-        d, h = turn_signals(step.student.logp, step.teacher.logp, mask)
+        d, h = turn_signals(step.student.logp, step.teacher.logp, action_mask=mask)
         weights = algorithm.turn_weights
         return {"d": d, "h": h} | ({"w": weights(step)} if weights else {})
 
