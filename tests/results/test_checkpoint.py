@@ -216,7 +216,7 @@ def test_errors_name_the_folder_and_the_fix(tmp_path):
         checkpoints.restore(5, make_state(0, width=4))
     assert "\n" not in str(caught.value)
     assert "delete" not in str(caught.value)
-    assert "use the configuration it was saved with" in str(caught.value)
+    assert "use the configuration of its run" in str(caught.value)
     assert "params/embed, is (8, 16) on disk and (8, 4) in this model" in str(caught.value)
     with pytest.raises(ValueError, match=r"params/embed, is \(8, 16\) on disk and absent in this"):
         checkpoints.restore(5, make_state(0).replace(params={"head": jnp.zeros(8)}))
@@ -235,8 +235,8 @@ def test_a_state_of_another_run_is_explained_by_its_options(tmp_path):
     ours["optim"] = {"lr": 1e-2, "betas": (0.9, 0.95)}
     for config, said in (
         (ours, "2 options differ: student.path ('small' there, 'large' here), seed (0 there, 1"),
-        (theirs, "No option differs; use the configuration it was saved with"),
-        (None, "in this model. use the configuration it was saved with"),
+        (theirs, "in this model. use the configuration of its run"),
+        (None, "It was saved with student.path='small', optim.lr=0.01, optim.betas=[0.9, 0.95]; "),
     ):
         reader = Checkpointer(tmp_path, config=config, read_only=True)
         with pytest.raises(ValueError, match="it belongs to another model") as caught:
@@ -296,5 +296,5 @@ def test_damaged_files_give_one_clear_line(tmp_path):
     lines = child.stdout.splitlines()
     assert len(lines) == 2
     for line in lines:
-        assert line.startswith(f"cannot restore {tmp_path}/5: it is damaged; ")
+        assert line.startswith(f"cannot restore {tmp_path}/5: it cannot be read (")
         assert "delete that folder" in line
