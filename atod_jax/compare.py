@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from atod_jax.options.tree import flatten
 from atod_jax.results import plots
@@ -31,7 +32,9 @@ from atod_jax.results.runs import (
 from atod_jax.results.tables import markdown_table, percent, points
 
 DIAGNOSTICS = ("kl/verb", "kl/token", "rollout/mixed_groups", "rollout/valid_actions")
+ROLES = ("start", "final", "teacher")
 MOST_COLUMNS = 12  # of the table of curves
+LEGEND_LINE, TWO_COLUMNS = 0.19, 45  # inches; characters that fit half the picture
 AFTER = (
     "Percent of the tasks solved, seeds pooled, with 95 % intervals. They speak of new tasks, not "
     "of new training seeds; the difference to the teacher pairs the same tasks."
@@ -146,7 +149,8 @@ def _last_point(run: RunRecord) -> str:
 
 def _final_table(section: Section, temperature: float) -> str:
     header = ["line", "start", "final", "per seed", "teacher", "final minus teacher"]
-    return markdown_table(header, [_final_row(group, temperature) for group in section.groups])
+    there = [g for g in section.groups if any(g.results(role, temperature) for role in ROLES)]
+    return markdown_table(header, [_final_row(group, temperature) for group in there])
 
 
 def _final_row(group: Group, temperature: float) -> list[str]:
@@ -233,29 +237,38 @@ def _cell(value: float | None, form: str) -> str:
 def draw(path: Path, section: Section) -> None:
     """The curves of a section: seeds thin, their mean thick, teachers as levels."""
     levels = _teacher_levels(section)
-    count = len(section.groups) + len(levels)
-    figure, axes = plots.success_figure("held-out tasks solved (%)", 4.2 + 0.19 * count)
+    names = [_legend(group) for group in section.groups] + list(levels)
+    columns = 2 if max(map(len, names)) <= TWO_COLUMNS else 1
+    height = 4.2 + LEGEND_LINE * -(-len(names) // columns)
+    figure, axes = plots.success_figure("held-out tasks solved (%)", height)
     for number, group in enumerate(section.groups):
         _draw_group(axes, group, plots.line_style(number))
     for number, (label, rate) in enumerate(levels.items()):
         colour, dashes = plots.level_style(number)
         axes.axhline(100 * rate.value, color=colour, ls=dashes, lw=1.4, label=label)
     axes.set_title(section.heading, fontsize=11)
-    if count:
-        figure.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=9)
+    figure.legend(
+        loc="outside lower left", ncols=columns, frameon=False, fontsize=9, handlelength=3.5
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     plots.save(figure, path)
 
 
-def _draw_group(axes: Any, group: Group, style: plots.Style) -> None:
+def _legend(group: Group) -> str:
+    missing, count = sum(not run.finished for run in group.runs), len(group.runs)
+    if not missing:
+        return group.label
+    return f"{group.label} ({f'{missing} of {count} ' if count > 1 else ''}unfinished)"
+
+
+def _draw_group(axes: Axes, group: Group, style: plots.Style) -> None:
     for run in group.runs if len(group.runs) > 1 else ():
         steps, values = [step for step, _ in run.curve], [100 * rate.value for _, rate in run.curve]
         axes.plot(steps, values, color=style.colour, lw=0.8, alpha=0.45)
     mean = _mean_curve(group)
-    unfinished = "" if all(run.finished for run in group.runs) else " (unfinished)"
     axes.plot(
         [step for step, _ in mean], [value for _, value in mean], color=style.colour,
-        ls=style.dashes, lw=2.2, marker="o", ms=3.5, label=group.label + unfinished,
+        ls=style.dashes, lw=2.2, marker="o", ms=3.5, label=_legend(group),
     )  # fmt: skip
 
 
@@ -272,7 +285,9 @@ def _teacher_levels(section: Section) -> dict[str, Interval]:
                 results.setdefault(temperature, []).append(result)
         wanted = runs[0].definition.get("eval.curve_temperature", max(results))
         nearest = min(results, key=lambda t: abs(t - wanted))
-        label = f"teacher {name}" + (f" at temperature {nearest:g}" if nearest != wanted else "")
+        label = f"teacher: {name or '?'}" + (
+            f" at temperature {nearest:g}" if nearest != wanted else ""
+        )
         levels[label] = clustered(_success(results[nearest]))
     return levels
 
@@ -280,7 +295,7 @@ def _teacher_levels(section: Section) -> dict[str, Interval]:
 def main(arguments: Iterable[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m atod_jax.compare", description=__doc__.partition("\n\n")[2],
+        prog="python -m atod_jax.compare", description=(__doc__ or "").partition("\n\n")[2],
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for comparison.md and .png"

@@ -1,7 +1,8 @@
 """From trajectories to fixed-shape rows (NumPy). Padding lives here and nowhere else."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -52,25 +53,25 @@ def pack_turns(
         [(trajectories[b].group, turn.observation) for b, _, turn in turns], anchor_similarity
     )
     for destination, source in zip(
-        _spread(len(turns), minibatches, minibatch_rows), rng.permutation(len(turns))
+        _spread(len(turns), minibatches, minibatch_rows), rng.permutation(len(turns)), strict=True
     ):
         b, k, turn = turns[source]
         _fill(rows, int(destination), turn)
-        rows.traj[destination] = b
-        rows.turn[destination] = k
-        rows.anchor[destination] = anchors[source]
+        rows["traj"][destination] = b
+        rows["turn"][destination] = k
+        rows["anchor"][destination] = anchors[source]
         if teacher_prompt_columns:
             teacher_length[destination] = _right_align(
                 teacher_prompt[destination], turn.teacher_prompt, "teacher prompt"
             )
     _, group = np.unique([t.group for t in trajectories], return_inverse=True)
-    return TurnBatch(
-        rows=rows,
-        returns=np.asarray([t.total_reward for t in trajectories], np.float32),
-        group=group.astype(np.int32),
-        teacher_prompt=teacher_prompt if teacher_prompt_columns else None,
-        teacher_prompt_length=teacher_length if teacher_prompt_columns else None,
-    )
+    table: dict[str, Any] = {  # NumPy where the types say JAX: these go to the devices later
+        "returns": np.asarray([t.total_reward for t in trajectories], np.float32),
+        "group": group.astype(np.int32),
+        "teacher_prompt": teacher_prompt if teacher_prompt_columns else None,
+        "teacher_prompt_length": teacher_length if teacher_prompt_columns else None,
+    }
+    return TurnBatch(rows=Rows(**rows), **table)
 
 
 def _anchors(seen: Sequence[tuple[int, str]], similarity: float) -> list[int]:
@@ -101,19 +102,20 @@ def _ratio(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b).ratio()
 
 
-def _empty_rows(n: int, p: int, r: int, pad_id: int, num_trajectories: int) -> Rows:
-    return Rows(
-        prompt=np.full((n, p), pad_id, np.int32),
-        prompt_length=np.zeros(n, np.int32),
-        action=np.full((n, r), pad_id, np.int32),
-        action_mask=np.zeros((n, r), bool),
-        sampler_logp=np.zeros((n, r), np.float32),
-        traj=np.full(n, num_trajectories, np.int32),
-        turn=np.zeros(n, np.int32),
-        action_valid=np.ones(n, bool),
-        reward=np.zeros(n, np.float32),
-        anchor=np.zeros(n, np.int32),
-    )
+def _empty_rows(n: int, p: int, r: int, pad_id: int, num_trajectories: int) -> dict[str, Any]:
+    """The fields of `Rows`, all padding."""
+    return {
+        "prompt": np.full((n, p), pad_id, np.int32),
+        "prompt_length": np.zeros(n, np.int32),
+        "action": np.full((n, r), pad_id, np.int32),
+        "action_mask": np.zeros((n, r), bool),
+        "sampler_logp": np.zeros((n, r), np.float32),
+        "traj": np.full(n, num_trajectories, np.int32),
+        "turn": np.zeros(n, np.int32),
+        "action_valid": np.ones(n, bool),
+        "reward": np.zeros(n, np.float32),
+        "anchor": np.zeros(n, np.int32),
+    }
 
 
 def _spread(count: int, minibatches: int, minibatch_rows: int) -> np.ndarray:
@@ -122,19 +124,19 @@ def _spread(count: int, minibatches: int, minibatch_rows: int) -> np.ndarray:
     return np.concatenate([m * minibatch_rows + np.arange(size) for m, size in enumerate(sizes)])
 
 
-def _fill(rows: Rows, n: int, turn: Turn) -> None:
-    a, columns = len(turn.action), rows.action.shape[1]
+def _fill(rows: Mapping[str, np.ndarray], n: int, turn: Turn) -> None:
+    a, columns = len(turn.action), rows["action"].shape[1]
     if a > columns:
         raise ValueError(
             f"a turn has {a} action tokens, the batch holds {columns}; raise "
             "sampling.max_new_tokens"
         )
-    rows.prompt_length[n] = _right_align(rows.prompt[n], turn.prompt, "prompt")
-    rows.action[n, :a] = turn.action
-    rows.action_mask[n, :a] = True
-    rows.sampler_logp[n, :a] = turn.logp
-    rows.action_valid[n] = turn.valid
-    rows.reward[n] = turn.reward
+    rows["prompt_length"][n] = _right_align(rows["prompt"][n], turn.prompt, "prompt")
+    rows["action"][n, :a] = turn.action
+    rows["action_mask"][n, :a] = True
+    rows["sampler_logp"][n, :a] = turn.logp
+    rows["action_valid"][n] = turn.valid
+    rows["reward"][n] = turn.reward
 
 
 def _right_align(row: np.ndarray, ids: np.ndarray, what: str) -> int:

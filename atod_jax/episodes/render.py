@@ -84,12 +84,13 @@ def demonstration_text(commands: Sequence[str]) -> str:
 
 def chat_text(tokenizer: PreTrainedTokenizerFast, content: str) -> str:
     """One user message through the tokenizer's chat template, thinking switched off."""
-    return tokenizer.apply_chat_template(
+    text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}],
         tokenize=False,
         add_generation_prompt=True,
         enable_thinking=False,
     )
+    return str(text)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
@@ -109,7 +110,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
         ) from error
 
 
-def _required_id(value: int | None, name: str) -> int:
-    if value is None:
+def _required_id(value: object, name: str) -> int:
+    if not isinstance(value, int):
         raise ValueError(f"the tokenizer has no {name}; add it to tokenizer_config.json")
     return value

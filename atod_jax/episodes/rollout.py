@@ -112,7 +112,7 @@ def collect(
     repeated = [task for task in tasks for _ in range(group_size)]
     slots = [
         Slot.open(b, task, b // group_size, first)
-        for b, (task, first) in enumerate(zip(repeated, pool.reset(repeated)))
+        for b, (task, first) in enumerate(zip(repeated, pool.reset(repeated), strict=True))
     ]
     if demonstrations:
         for slot in slots:
@@ -184,11 +184,11 @@ class _Lane:
         turns = [
             self._turn(slot, prompt, teacher_prompt, action)
             for slot, prompt, teacher_prompt, action in zip(
-                slots, prompts, teacher_prompts, actions
+                slots, prompts, teacher_prompts, actions, strict=True
             )
         ]
-        ticket = self._pool.submit([(s.number, t.command) for s, t in zip(slots, turns)])
-        self._under_way = ticket, list(zip(slots, turns))
+        pairs = list(zip(slots, turns, strict=True))
+        self._under_way = self._pool.submit([(s.number, t.command) for s, t in pairs]), pairs
 
     def settle(self) -> None:
         """Books what the commands under way have led to."""
@@ -196,13 +196,14 @@ class _Lane:
             return
         ticket, turns = self._under_way
         self._under_way = None
-        for (slot, turn), result in zip(turns, self._pool.results(ticket)):
+        for (slot, turn), result in zip(turns, self._pool.results(ticket), strict=True):
             slot.record(turn, result, self._max_turns)
 
     def _readable(self, slots: list[Slot]) -> tuple[list[Slot], list[np.ndarray]]:
         """The slots whose prompts fit, with these; the episodes of the others end here."""
         fitting = []
-        for slot, prompt in zip(slots, self._renderer.prompts([s.episode for s in slots])):
+        prompts = self._renderer.prompts([slot.episode for slot in slots])
+        for slot, prompt in zip(slots, prompts, strict=True):
             if self._renderer.fits(prompt):
                 fitting.append((slot, prompt))
             else:

@@ -114,7 +114,7 @@ class EpisodeWriter:
         self._publish(info, [splits[key] for key in sorted(splits)])
         shutil.rmtree(self._scratch)
 
-    def _write_shard(self, name: str, records: Sequence[dict[str, Any]]) -> Any:
+    def _write_shard(self, name: str, records: list[dict[str, Any]]) -> Any:
         """The file of one split in the scratch folder; returns the DatasetInfo that tells of it."""
         import tensorflow_datasets as tfds
 
@@ -135,9 +135,9 @@ class EpisodeWriter:
 
     def _publish(self, info: Any, splits: Sequence[Any]) -> None:
         """Makes exactly these splits the content of the data set."""
-        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.splits import SplitDict
 
-        info.set_splits(tfds.core.splits.SplitDict(splits))
+        info.set_splits(SplitDict(splits))
         info.write_to_directory(self._scratch)
         for file in ("features.json", "metadata.json", "dataset_info.json"):
             os.replace(self._scratch / file, self._folder / file)
@@ -145,9 +145,10 @@ class EpisodeWriter:
 
 def _dataset_info(folder: Path, tokenizer: str) -> Any:
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        name=NAME, version=VERSION, data_dir=str(folder), module_name=__name__
+    identity = DatasetIdentity(
+        name=NAME, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=__name__
     )
     return tfds.core.DatasetInfo(
         builder=identity,

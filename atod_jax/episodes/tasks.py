@@ -14,7 +14,10 @@ class TaskSource:
 
     def __init__(self, tasks: Sequence[Task], seed: int):
         if not len(tasks):
-            raise ValueError("the training split has no tasks; check env.games and the split names")
+            raise ValueError(
+                "the training split has no tasks; check env.train_split and the data that the "
+                "environment reads, such as env.alfworld.games"
+            )
         self._tasks = tasks
         self._seed = seed
         self._order = functools.lru_cache(maxsize=2)(self._epoch_order)

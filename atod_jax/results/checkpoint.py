@@ -140,8 +140,8 @@ class Checkpointer:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(
-                f"cannot restore {folder}: it is damaged; delete that folder to fall back to the "
-                f"step before it ({type(error).__name__}: {reason})"
+                f"cannot restore {folder}: it cannot be read ({type(error).__name__}: {reason}); "
+                "where its files are damaged, delete that folder to fall back to the step before it"
             ) from error
 
     def _require_fit(self, step: int, saved: Any, target: Any) -> None:
@@ -150,20 +150,24 @@ class Checkpointer:
         if misfit:
             raise ValueError(
                 f"cannot restore {self._directory / str(step)}: it belongs to another model or "
-                f"optimiser: {misfit}. {self._other_options(step)}use the configuration it was "
-                "saved with (config/metadata in that folder; run_config.json of the run)"
+                f"optimiser: {misfit}. {self._other_options(step)}use the configuration of its "
+                "run (run_config.json there; config/metadata in that folder)"
             )
 
     def _other_options(self, step: int) -> str:
-        """The options that differ from the saved ones, where both are known."""
-        there = flatten(self.saved_config(step))
-        here = flatten(json.loads(json.dumps(self._config)))
-        if not there or not here:
+        """The options that differ from the saved ones, or the saved ones, as far as known."""
+        try:
+            there = flatten(self.saved_config(step))
+        except ValueError:
             return ""
+        here = flatten(json.loads(json.dumps(self._config)))  # lists for tuples, as in the file
+        if not here:
+            shaping = [f"{k}={v!r}" for k, v in there.items() if k.startswith(SHAPING)]
+            return f"It was saved with {', '.join(shaping[:8])}; " if shaping else ""
         paths = [k for k in there.keys() | here.keys() if there.get(k) != here.get(k)]
         paths.sort(key=lambda k: (not k.startswith(SHAPING), k))
         shown = ", ".join(f"{k} ({there.get(k)!r} there, {here.get(k)!r} here)" for k in paths[:5])
-        return f"{len(paths)} options differ: {shown}; " if paths else "No option differs; "
+        return f"{len(paths)} options differ: {shown}; " if paths and there else ""
 
 
 def _checked(directory: str | Path, *, must_exist: bool) -> Path:

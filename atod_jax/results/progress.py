@@ -36,10 +36,10 @@ class Progress:
     ) -> None:
         self._total, self._start, self._done = total, start, start
         self._description, self._show = description, show
-        stream = stream or sys.stderr
-        self._stream, self._every, self._clock = stream, every, clock
+        self._stream: TextIO = stream or sys.stderr
+        self._every, self._clock = every, clock
         self._began, self._last_line = clock(), -math.inf
-        self._bar = _bar(stream, total, start) if stream.isatty() else None
+        self._bar = _bar(self._stream, total, start) if self._stream.isatty() else None
 
     def advance(self, values: Mapping[str, float]) -> None:
         """Shows that one more step is finished."""

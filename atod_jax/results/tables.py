@@ -14,7 +14,13 @@ def markdown_table(
       header: names of the columns.
       rows: one cell per column.
       padded: for a terminal: all columns as wide as their widest cell, aligned on the left.
+
+    Raises:
+      ValueError: a row has another number of cells.
     """
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise ValueError(f"row {number} has {len(row)} cells for {len(header)} columns")
     lines = [[_cell(cell) for cell in line] for line in (header, *rows)]
     rule = ["---", *["---:"] * (len(header) - 1)]
     if padded:

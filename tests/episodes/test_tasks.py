@@ -26,5 +26,5 @@ def test_every_task_once_per_epoch_across_batch_borders():
 
 
 def test_no_tasks_is_an_error_that_names_the_option():
-    with pytest.raises(ValueError, match=r"env\.games"):
+    with pytest.raises(ValueError, match=r"env\.train_split .* env\.alfworld\.games"):
         TaskSource([], seed=0)

@@ -1,5 +1,7 @@
 """Checkpoints: what is restored equals what was saved, wherever it is put; halves are ignored."""
 
+import importlib.metadata
+import json
 import os
 import shutil
 import signal
@@ -210,9 +212,11 @@ def test_errors_name_the_folder_and_the_fix(tmp_path):
     checkpoints.wait()
     with pytest.raises(FileNotFoundError, match=r"no whole step 9 in .*run; it has \[5\]"):
         checkpoints.restore(9, make_state(0))
-    with pytest.raises(ValueError, match=r"cannot restore .*run/5: it is damaged or") as caught:
+    with pytest.raises(ValueError, match=r"cannot restore .*run/5: it belongs to an") as caught:
         checkpoints.restore(5, make_state(0, width=4))
     assert "\n" not in str(caught.value)
+    assert "delete" not in str(caught.value)
+    assert "use the configuration of its run" in str(caught.value)
     assert "params/embed, is (8, 16) on disk and (8, 4) in this model" in str(caught.value)
     with pytest.raises(ValueError, match=r"params/embed, is \(8, 16\) on disk and absent in this"):
         checkpoints.restore(5, make_state(0).replace(params={"head": jnp.zeros(8)}))
@@ -220,6 +224,49 @@ def test_errors_name_the_folder_and_the_fix(tmp_path):
     with pytest.raises(ValueError, match=r"\['params'\]\['embed'\] has no sharding; give the"):
         checkpoints.restore(5, make_state(0).replace(params=shapes))
     checkpoints.close()
+
+
+def test_a_state_of_another_run_is_explained_by_its_options(tmp_path):
+    theirs = {"student": {"path": "small"}, "seed": 0, "optim": {"lr": 1e-2, "betas": [0.9, 0.95]}}
+    writer = Checkpointer(tmp_path, config=theirs)
+    writer.save(5, make_state(5))
+    writer.close()
+    ours = theirs | {"student": {"path": "large"}, "seed": 1}
+    ours["optim"] = {"lr": 1e-2, "betas": (0.9, 0.95)}
+    for config, said in (
+        (ours, "2 options differ: student.path ('small' there, 'large' here), seed (0 there, 1"),
+        (theirs, "in this model. use the configuration of its run"),
+        (None, "It was saved with student.path='small', optim.lr=0.01, optim.betas=[0.9, 0.95]; "),
+    ):
+        reader = Checkpointer(tmp_path, config=config, read_only=True)
+        with pytest.raises(ValueError, match="it belongs to another model") as caught:
+            reader.restore(5, make_state(0, width=4))
+        assert said in str(caught.value)
+        assert (tmp_path / "5" / "config" / "metadata").is_file()  # as the error says
+        reader.close()
+
+
+def test_frozen_weights_are_not_saved_but_taken_from_the_target(tmp_path):
+    frozen = {"base": jnp.arange(4.0)}
+    checkpoints = Checkpointer(tmp_path)
+    checkpoints.save(1, make_state(1).replace(frozen=frozen))
+    with_other = checkpoints.restore(1, make_state(0).replace(frozen={"base": jnp.ones(2)}))
+    assert_same(with_other, make_state(1).replace(frozen={"base": jnp.ones(2)}))
+    assert_same(checkpoints.restore(1, make_state(0)), make_state(1))
+    checkpoints.close()
+
+
+def test_a_finished_step_bears_the_marks_of_orbax_that_are_looked_for(tmp_path):
+    """They are Orbax's own names, not promised to anybody; these are those of 0.12.8."""
+    checkpoints = Checkpointer(tmp_path)
+    checkpoints.save(1, make_state(1))
+    checkpoints.close()
+    installed = importlib.metadata.version("orbax-checkpoint")
+    hint = f"orbax-checkpoint {installed} names its files otherwise; see checkpoint._is_whole"
+    mark = tmp_path / "1" / "_CHECKPOINT_METADATA"
+    assert mark.is_file(), hint
+    assert json.loads(mark.read_text())["commit_timestamp_nsecs"] > 0, hint
+    assert (tmp_path / "1" / "state" / "_METADATA").is_file(), hint
 
 
 READ_DAMAGED = """
@@ -249,5 +296,5 @@ def test_damaged_files_give_one_clear_line(tmp_path):
     lines = child.stdout.splitlines()
     assert len(lines) == 2
     for line in lines:
-        assert line.startswith(f"cannot restore {tmp_path}/5: it is damaged or belongs to")
+        assert line.startswith(f"cannot restore {tmp_path}/5: it cannot be read (")
         assert "delete that folder" in line

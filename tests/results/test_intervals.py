@@ -1,5 +1,6 @@
 """Intervals against published and hand-worked numbers, and against how often they hold."""
 
+import dataclasses
 import json
 import math
 
@@ -171,6 +172,7 @@ def test_results_survive_json():
         score=np.array([[1.0, 0.5, 0.0]], np.float32),
         valid_rate=0.875,
         failed=("c",),
+        stops={"done": 1, "max_turns": 2},
     )
     again = EvalResult.from_json(json.loads(json.dumps(result.to_json())))
     assert again.to_json() == result.to_json()
@@ -178,8 +180,25 @@ def test_results_survive_json():
     assert again.turns.dtype == np.int32
     assert result.rate() == wilson(1, 3)
     assert result.rate_by_kind() == {"heat": wilson(0, 1), "pick": wilson(1, 2)}
+    assert again.stops == result.stops
     with pytest.raises(ValueError, match="has the fields"):
         EvalResult.from_json(result.to_json() | {"extra": 1})
+    older = {key: value for key, value in result.to_json().items() if key != "stops"}
+    assert EvalResult.from_json(older).stops == {}
+    with pytest.raises(ValueError, match="has the fields"):
+        EvalResult.from_json({key: value for key, value in older.items() if key != "failed"})
+
+
+def test_the_share_of_a_stop_reason_is_over_all_episodes():
+    result = EvalResult(
+        temperature=1.0, task_ids=("a", "b"), kinds=("x", "x"), success=np.ones((2, 2), bool),
+        turns=np.ones((2, 2), np.int32), score=np.ones((2, 2), np.float32), valid_rate=1.0,
+        stops={"done": 3, "max_turns": 1},
+    )  # fmt: skip
+    assert result.episodes == 4
+    assert result.stop_share("done") == 0.75
+    assert result.stop_share("prompt_too_long") == 0.0
+    assert dataclasses.replace(result, stops={}).stop_share("done") is None
 
 
 @pytest.mark.parametrize(
@@ -189,6 +208,7 @@ def test_results_survive_json():
         ({"score": np.zeros((2, 2), np.float32)}, "one kind per task"),
         ({"kinds": ("x",)}, "one kind per task"),
         ({"task_ids": ("a", "a")}, "distinct task_ids"),
+        ({"stops": {"done": 3}}, "must add up to its 2 episodes"),
         ({"task_ids": (), "kinds": (), "success": np.zeros((1, 0))}, "one kind per task"),
     ],
 )

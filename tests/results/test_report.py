@@ -14,6 +14,7 @@ from atod_jax.results.report import (
     evaluation_table,
     package_versions,
     read_curve,
+    too_long_warnings,
     write_report,
 )
 
@@ -195,3 +196,27 @@ def test_graded_scores_several_tries_and_failures_have_rows_of_their_own():
     assert "| **score** | 40 | 25.0 [25.0, 25.0] |" in table
     assert "| score, heat | 20 | 25.0" in table
     assert "| could not be played |  | 1 |" in table
+
+
+def with_stops(result, **stops):
+    return dataclasses.replace(result, stops=stops)
+
+
+def test_reasons_to_stop_have_rows():
+    stopped = with_stops(make_result(10, 1.0), done=10, max_turns=28, prompt_too_long=2)
+    table = evaluation_table({"a": stopped, "older": make_result(10, 1.0)})
+    assert "| stopped by done (%) |  | 25.0 |  |" in table
+    assert "| stopped by max_turns (%) |  | 70.0 |  |" in table
+    assert "| stopped by prompt_too_long (%) |  | 5.0 |  |" in table
+    assert "stopped by" not in evaluation_table({"older": make_result(10, 1.0)})
+
+
+def test_many_prompts_that_are_too_long_are_warned_of(tmp_path):
+    evaluations = make_evaluations(2, 30, 20)
+    evaluations["start"][0.4] = with_stops(make_result(2, 0.4), done=2, prompt_too_long=38)
+    evaluations["final"][0.4] = with_stops(make_result(30, 0.4), done=38, prompt_too_long=2)
+    head = report(tmp_path, evaluations).split("## Success")[0]
+    (warning,) = (line for line in head.splitlines() if line.startswith("**Warning:**"))
+    assert "95.0 % of the episodes before training at temperature 0.4 stopped" in warning
+    assert "sampling.prompt_buckets" in warning
+    assert too_long_warnings({"a": make_result(2, 1.0)}) == []
