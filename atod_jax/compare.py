@@ -1,4 +1,6 @@
-"""`python -m atod_jax.compare --out=DIR [NAME=]WORKDIR ...`: several runs side by side.
+"""Several runs side by side: curves, final success, differences to the teacher.
+
+    python -m atod_jax.compare --out=runs/table runs/a runs/b mine=runs/c
 
 Runs that differ in their seed only are one line; a line is called after the options in which it
 differs from the others, or NAME. Environments, splits and sets of tasks each have a section of
@@ -6,7 +8,6 @@ their own. Runs may still be going on. Writes comparison.md and a picture per se
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from atod_jax.options.tree import flatten
+from atod_jax import config
 from atod_jax.results import plots
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult, Interval, clustered, paired_difference
@@ -30,6 +31,7 @@ from atod_jax.results.runs import (
     short,
 )
 from atod_jax.results.tables import markdown_table, percent, points
+from atod_jax.run import workdir as workdirs
 
 DIAGNOSTICS = ("kl/verb", "kl/token", "rollout/mixed_groups", "rollout/valid_actions")
 ROLES = ("start", "final", "teacher")
@@ -52,10 +54,7 @@ def definition(workdir: Path) -> dict[str, Any]:
     Raises:
       FileNotFoundError: the folder holds no run.
     """
-    record = workdir / "run_config.json"
-    if not record.is_file():
-        raise FileNotFoundError(f"{workdir} holds no run; name the --workdir of one of train")
-    return flatten(json.loads(record.read_text(encoding="utf-8")))
+    return config.defining(workdirs.read_run(workdir))
 
 
 def read(argument: str) -> RunRecord:
@@ -295,8 +294,10 @@ def _teacher_levels(section: Section) -> dict[str, Interval]:
 def main(arguments: Iterable[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m atod_jax.compare", description=(__doc__ or "").partition("\n\n")[2],
-    )  # fmt: skip
+        prog="python -m atod_jax.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for comparison.md and .png"
     )

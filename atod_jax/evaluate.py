@@ -17,7 +17,7 @@ from atod_jax import cluster
 from atod_jax.config import Run, defining
 from atod_jax.options.plugins import key
 from atod_jax.results.intervals import EvalResult, Interval
-from atod_jax.results.report import evaluation_table, package_versions
+from atod_jax.results.report import evaluation_table, package_versions, too_long_warnings
 from atod_jax.results.tables import markdown_table
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
@@ -53,6 +53,8 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
         return results
     table = evaluation_table(results)
     print(f"{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
+    for warning in too_long_warnings(results):
+        print(warning)
     if workdir:
         write(Path(workdir), protocol(cfg, checkpoint, len(tasks)), results)
     return results

@@ -152,8 +152,27 @@ def leaves(run: Run) -> Iterator[tree.Leaf]:
 
 
 def defining(run: Run) -> dict[str, Any]:
-    """The options that define a run, by path: two runs that agree on them are the same run."""
-    return {leaf.path: leaf.value for leaf in leaves(run) if leaf.about.pins}
+    """The options that define a run, by path: two runs that agree on them are the same run.
+
+    Left out are those that change only where and how it is computed, and sections nobody reads.
+    """
+    unread = _unread(run)
+    return {
+        leaf.path: leaf.value
+        for leaf in leaves(run)
+        if leaf.about.pins and not leaf.path.startswith(unread)
+    }
+
+
+def _unread(run: Run) -> tuple[str, ...]:
+    """How the paths of the options begin that this run never looks at."""
+    read = {
+        "student.fresh.": run.student.fresh.hidden_size > 0,
+        "student.lora_alpha": run.student.lora_rank > 0,
+        "teacher.": bool(run.teacher.path),
+        "demos.": run.rollout.source == "expert",
+    }
+    return tuple(start for start, is_read in read.items() if not is_read)
 
 
 def changed(run: Run, changes: Mapping[str, Any]) -> Run:

@@ -205,6 +205,9 @@ def short_errors() -> Iterator[None]:
     """Expected errors as one message and exit code 2."""
     try:
         yield
+    except BrokenPipeError:  # whoever read the output has enough
+        sys.stderr.close()
+        sys.exit(1)
     except EXPECTED as error:
         if os.environ.get("ATOD_TRACEBACK"):
             raise

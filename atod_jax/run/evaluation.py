@@ -4,6 +4,7 @@ Two policies evaluated here meet the same tasks with the same random numbers, so
 be compared task by task.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ def summarize(passes: Sequence[Sequence[Trajectory]], temperature: float) -> Eva
         turns=table(lambda t: len(t.turns), np.int32),
         score=table(lambda t: t.score, np.float32),
         valid_rate=float(np.mean(turns)) if turns else 0.0,
+        stops=Counter(t.stop.value for one in passes for t in one),
         failed=tuple(t.task.id for one in passes for t in one if t.stop is StopReason.env_error),
     )
 

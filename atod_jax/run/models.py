@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from transformers import PreTrainedTokenizerFast
 
+from atod_jax.config.reading import to_plain
 from atod_jax.config.sections import Fresh, Run, Student, Teacher
 from atod_jax.device.learner import init_state
 from atod_jax.device.optim import make_optimizer
@@ -245,7 +246,7 @@ def restore_params(cfg: Run, saved: Saved, student: Model) -> Any:
       FileNotFoundError: nothing is saved there.
       ValueError: it is damaged, or of another model.
     """
-    checkpointer = Checkpointer(saved.workdir / "checkpoints", read_only=True)
+    checkpointer = Checkpointer(saved.workdir / "checkpoints", config=to_plain(cfg), read_only=True)
     step = checkpointer.latest_step() if saved.step is None else saved.step
     if step is None:
         raise FileNotFoundError(f"--checkpoint={saved.workdir}: no saved step there")

@@ -17,6 +17,7 @@ from atod_jax.records import Trajectory
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.metrics import Muted, Writer
+from atod_jax.results.transcripts import write_transcripts
 from atod_jax.run.batch import Packed
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.models import Model, tokenizer_digest
@@ -42,7 +43,7 @@ class Observer:
     ):
         self._cfg, self._mesh, self._env, self._writer = cfg, mesh, env, writer
         self._student, self._teacher = student, teacher
-        self._folder, self._stop = out / "evaluations", between_turns
+        self._out, self._folder, self._stop = out, out / "evaluations", between_turns
         self._evaluators: dict[tuple[Any, float], Evaluator] = {}  # compiled once each
         self._curve = self._evaluator(student, cfg.eval.curve_temperature)
         self._tasks = env.tasks(cfg.eval.split, cfg.eval.tasks)
@@ -114,7 +115,8 @@ class Observer:
         self._writer.scalars(step, scalars)
         shown = trajectories[: self._cfg.log_transcripts]
         columns = self._turn_table(params, shown) if self._turn_table and shown else None
-        self._writer.transcripts(step, "eval", shown, columns=columns)
+        if cluster.is_first():
+            write_transcripts(self._out, step, "eval", episodes=shown, columns=columns)
 
     def record(
         self,
