@@ -70,7 +70,7 @@ def play(cfg: Run, player: str, *, games: int = 0, first: int = 0) -> list[Outco
     Raises:
       ValueError: the split has no such tasks.
     """
-    table, split = lay(cfg), split_of(cfg)
+    table, split = lay(cfg), cfg.eval.split
     count = games or (1 if player == "human" else 100)
     tasks = _choose(table.plugin.tasks(table.settings, split), split, first=first, count=count)
     respond, watch = _player(table, player, cfg)
@@ -97,12 +97,6 @@ def lay(cfg: Run) -> Table:
     plugin, env = config.environment_of(cfg), cfg.env
     template = template_of(plugin, env.template)
     return Table(plugin, env.settings, template, env.history, env.max_turns)
-
-
-def split_of(cfg: Run) -> str:
-    """The split of evaluations, or the first one where the environment lacks it."""
-    splits = config.environment_of(cfg).splits
-    return cfg.eval.split if cfg.eval.split in splits else splits[0]
 
 
 def play_one(env: TextEnv, task: Task, table: Table, respond: Respond, watch: Watch) -> Outcome:
@@ -203,9 +197,7 @@ def config_of(flags: cli.Flags) -> ConfigDict:
     name = flags.env or "alfworld"
     if name in config.shipped():
         return config.load(name)
-    c = config.base(env=name)
-    c.env.template = next(iter(config.environment_of(config.resolve(c)).templates))
-    return c
+    return config.base(env=name)
 
 
 def start(cfg: Run, flags: cli.Flags) -> None:

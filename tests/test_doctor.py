@@ -3,15 +3,17 @@
 import dataclasses
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
+from runs import typed
 
 from atod_jax import config, doctor
-from atod_jax.envs.base import Observation, StepResult
+from atod_jax.envs.base import Environment, Expert, Observation, StepResult
+from atod_jax.options import plugins
 from atod_jax.records import Task
-from atod_jax.results import metrics
+from atod_jax.results.progress import Progress
+from atod_jax.run import cli
 from configs import household
 
 REPO = Path(__file__).resolve().parents[1]
@@ -24,7 +26,7 @@ def cfg():
     c.packing.minibatch_rows, c.packing.micro_rows = 16, 8
     c.rollout.group = 8
     c.eval.slots = 8
-    return c
+    return typed(c)
 
 
 def verdicts(text):
@@ -36,20 +38,20 @@ def verdicts(text):
 @pytest.fixture
 def alfworld_alone(monkeypatch):
     """The environment that needs no data."""
-    monkeypatch.setattr(doctor, "_environments", lambda: ["alfworld"])
+    monkeypatch.setattr(doctor, "_environments", lambda cfg: ["alfworld"])
 
 
 def test_every_environment_is_looked_at(cfg):
     names = [part.name for part in doctor.checks(cfg)]
     assert names == [
-        "versions", "devices", *(f"environment {name}" for name in config.plugin_names("envs")),
+        "versions", "devices", *(f"environment {name}" for name in plugins.names(plugins.ENVIRONMENTS)),
         "generation", "training",
     ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("alfworld_alone")
 def test_everything_works_here(cfg, capsys):
-    doctor.main(cfg, "")
+    doctor.start(cfg, cli.Flags())
     shown = capsys.readouterr()
     assert verdicts(shown.out) == {
         "versions": "ok", "devices": "ok", "environment alfworld": "ok", "generation": "ok",
@@ -65,10 +67,10 @@ def test_a_broken_part_turns_its_line_red_and_the_others_go_on(cfg, capsys, monk
     def nothing_there(*_):
         raise FileNotFoundError("no models;\n  fetch them")
 
-    monkeypatch.setattr("atod_jax.run.assembly.load_student", nothing_there)
+    monkeypatch.setattr("atod_jax.run.models.load_student", nothing_there)
     monkeypatch.setattr("atod_jax.results.report.package_versions", nothing_there)
     with pytest.raises(SystemExit) as stop:
-        doctor.main(cfg, "")
+        doctor.start(cfg, cli.Flags())
     assert stop.value.code == 1
     shown = capsys.readouterr().out
     broken = {name for name, verdict in verdicts(shown).items() if verdict == "broken"}
@@ -112,25 +114,27 @@ class Counter:
 
 
 def plugin(env, command):
-    return types.SimpleNamespace(
-        SPLITS=("only",),
-        DATA="write it yourself",
+    return Environment(
         Config=Settings,
+        splits=("only",),
+        templates={},
         tasks=lambda settings, split: [Task("1", split, 3)],
-        make=lambda settings: env,
-        expert=types.SimpleNamespace(act=lambda episode: command),
+        make=lambda settings, max_turns: env,
+        expert=Expert(act=lambda episode: command) if command else None,
+        data="write it yourself",
     )
 
 
 def test_any_environment_is_checked_through_its_contract(cfg, capsys, monkeypatch):
     good, bad = Counter(), Counter()
-    modules = {"good": plugin(good, "one"), "bad": plugin(bad, "fly")}
-    monkeypatch.setattr(config, "plugin_names", lambda kind: ["bad", "good", "gone"])
-    monkeypatch.setattr(config, "load_plugin", lambda kind, name: modules[name])
+    found = {"good": plugin(good, "one"), "bad": plugin(bad, "fly"), "alone": plugin(Counter(), "")}
+    monkeypatch.setattr(doctor, "_environments", lambda cfg: ["alone", "bad", "good", "gone"])
+    monkeypatch.setattr(plugins, "load", lambda kind, name: found[name])
     parts = [c for c in doctor.checks(cfg) if c.name.startswith("environment")]
     assert not doctor.examine(parts)
     assert verdicts(shown := capsys.readouterr().out) == {
-        "environment bad": "broken", "environment good": "ok", "environment gone": "broken",
+        "environment alone": "ok", "environment bad": "broken", "environment good": "ok",
+        "environment gone": "broken",
     }  # fmt: skip
     assert "environment good: 1 tasks in only; 'one' is answered by '1'" in shown
     assert "official data: write it yourself" in shown
@@ -140,19 +144,19 @@ def test_any_environment_is_checked_through_its_contract(cfg, capsys, monkeypatc
 
 
 def test_the_smoke_config_is_used_unless_another_is_named():
-    first, rest = doctor.with_smoke_config(["--config.seed=1"])
-    assert first == f"--config={REPO / 'configs' / 'household.py'}:smoke"
-    assert rest == "--config.seed=1"
-    assert doctor.with_smoke_config(["--config=a.py"]) == ["--config=a.py"]
+    smoke = config.resolve(config.load("household:smoke"))
+    assert cli.parse(doctor.PROGRAM, [])[1] == smoke
+    other = cli.parse(doctor.PROGRAM, ["--config=quickstart", "--config.seed=1"])[1]
+    assert (other.seed, other.total_steps) == (1, 60)
 
 
 def test_the_command_line_refuses_a_bad_config():
-    command = [sys.executable, "-m", "atod_jax.doctor", "--config.env.engine=unity"]
+    command = [sys.executable, "-m", "atod_jax.doctor", "--config.env.alfworld.engine=unity"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "env.engine='unity'" in done.stderr
+    assert "env.alfworld.engine='unity'" in done.stderr
 
 
 def test_progress_goes_to_where_errors_go_now(capsys):
-    metrics.Progress(2).advance({})
+    Progress(2).advance({})
     assert "step 1/2" in capsys.readouterr().err

@@ -6,8 +6,8 @@ import signal
 
 import numpy as np
 import pytest
+from runs import start, typed
 
-from atod_jax import train
 from atod_jax.evaluate import evaluate
 from atod_jax.run import cli
 from configs import household
@@ -27,10 +27,10 @@ def small_config(**changes):
 
 def test_a_run_and_its_last_step_evaluate_to_what_the_run_reported(tmp_path):
     cfg = small_config(total_steps=1)
-    train.main(cfg, str(tmp_path / "run"))
+    start(cfg, str(tmp_path / "run"))
     stored = json.loads((tmp_path / "run" / "evaluations" / "final-T1.json").read_text())
     for checkpoint in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "1"):
-        results = evaluate(small_config(), str(checkpoint), str(tmp_path / "out"))
+        results = evaluate(typed(small_config()), str(checkpoint), str(tmp_path / "out"))
         assert results["T=1.0"].to_json() == stored
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["results"]["T=1.0"] == stored
@@ -43,9 +43,9 @@ def test_a_run_and_its_last_step_evaluate_to_what_the_run_reported(tmp_path):
 
 def test_several_seeds_give_pass_at_k_and_the_first_is_the_single_one(tmp_path):
     longer = {"env.max_turns": 20}
-    (one,) = evaluate(small_config(**longer), "household/teacher-good", "").values()
+    (one,) = evaluate(typed(small_config(**longer)), "household/teacher-good", "").values()
     cfg = small_config(**longer, **{"eval.passes": 3})
-    (three,) = evaluate(cfg, "household/teacher-good", str(tmp_path)).values()
+    (three,) = evaluate(typed(cfg), "household/teacher-good", str(tmp_path)).values()
     assert three.success.shape == (3, 16)
     np.testing.assert_array_equal(three.success[:1], one.success)
     assert any((three.turns[0] != three.turns[n]).any() for n in (1, 2))
@@ -57,21 +57,21 @@ def test_several_seeds_give_pass_at_k_and_the_first_is_the_single_one(tmp_path):
 
 
 def test_a_shipped_model_by_name_gives_the_same_numbers_every_time(capsys):
-    one, two = (evaluate(small_config(), "household/teacher-good", "") for _ in range(2))
+    one, two = (evaluate(typed(small_config()), "household/teacher-good", "") for _ in range(2))
     assert one["T=1.0"].to_json() == two["T=1.0"].to_json()
     assert "valid_unseen: 16 tasks" in capsys.readouterr().out
 
 
 def test_missing_and_damaged_checkpoints_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder with a config"):
-        evaluate(small_config(), "nowhere/at/all", "")
-    with pytest.raises(FileNotFoundError, match="no saved step"):
-        evaluate(small_config(), str(tmp_path), "")
+    with pytest.raises(FileNotFoundError, match=r"--checkpoint=nowhere/at/all: no such folder"):
+        evaluate(typed(small_config()), "nowhere/at/all", "")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoints of a run and no config\.json"):
+        evaluate(typed(small_config()), str(tmp_path), "")
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
-        evaluate(small_config(), str(broken), "")
+        evaluate(typed(small_config()), str(broken), "")
 
 
 def test_a_signal_is_noticed_at_the_next_safe_point():

@@ -9,17 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import load_models, typed
 
-from atod_jax.config import section
 from atod_jax.device.learner import init_state
-from atod_jax.device.optim import OptimConfig, make_optimizer
+from atod_jax.device.optim import make_optimizer
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.export import export
 from atod_jax.models import build
 from atod_jax.models.checkpoint_io import load_hf, save_hf
 from atod_jax.results.checkpoint import Checkpointer
-from atod_jax.run import assembly
-from atod_jax.run.layouts import layouts_of
 from configs import household
 
 REPO = Path(__file__).resolve().parents[1]
@@ -27,6 +25,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 def small_config():
     c = household.get_config("algo=grpo,smoke")
+    c.teacher.path = ""
     c.packing.micro_rows = c.eval.slots = 8
     return c
 
@@ -35,9 +34,9 @@ def small_config():
 def run(tmp_path_factory):
     """The checkpoint of a run that has changed its student, and that student as a folder."""
     folder, cfg = tmp_path_factory.mktemp("run"), small_config()
-    model = assembly.load_student(cfg, layouts_of(cfg))
+    _, model, _ = load_models(cfg)
     params = jax.tree.map(lambda x: 1.5 * x, model.params)
-    state = init_state(params, make_optimizer(section(OptimConfig, cfg.optim)))
+    state = init_state(params, make_optimizer(typed(cfg).optim))
     checkpoints = Checkpointer(folder / "run" / "checkpoints")
     checkpoints.save(1, state)
     checkpoints.close()
@@ -47,7 +46,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("step", ["", "checkpoints/1"])
 def test_the_export_is_what_training_saved(run, step, tmp_path):
-    export(small_config(), str(run / "run" / step), str(tmp_path / "out"))
+    export(typed(small_config()), str(run / "run" / step), str(tmp_path / "out"))
     config, params = load_hf(tmp_path / "out")
     want_config, want = load_hf(run / "student")
     assert config == want_config
@@ -59,7 +58,7 @@ def test_the_export_is_what_training_saved(run, step, tmp_path):
 
 def test_files_hold_no_more_than_was_asked(run, tmp_path, capsys):
     out = tmp_path / "out"
-    export(small_config(), str(run / "student"), str(out), max_shard_gb=1e-4)
+    export(typed(small_config()), str(run / "student"), str(out), max_shard_gb=1e-4)
     files = sorted(out.glob("model-*.safetensors"))
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert {f.name for f in files} == set(index["weight_map"].values())
@@ -78,13 +77,13 @@ def test_the_config_says_where_a_response_ends(run):
 
 def test_bad_arguments_are_named(run, tmp_path):
     with pytest.raises(ValueError, match="--out is missing"):
-        export(small_config(), str(run / "run"), "")
+        export(typed(small_config()), str(run / "run"), "")
     with pytest.raises(ValueError, match="--max_shard_gb=0"):
-        export(small_config(), str(run / "run"), str(tmp_path / "a"), max_shard_gb=0)
-    with pytest.raises(FileNotFoundError, match="no saved step"):
-        export(small_config(), str(tmp_path), str(tmp_path / "a"))
+        export(typed(small_config()), str(run / "run"), str(tmp_path / "a"), max_shard_gb=0)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoints of a run and no config\.json"):
+        export(typed(small_config()), str(tmp_path), str(tmp_path / "a"))
     with pytest.raises(FileExistsError, match=r"holds no config\.json"):
-        export(small_config(), str(run / "student"), str(run))
+        export(typed(small_config()), str(run / "student"), str(run))
 
 
 def test_the_command(run, tmp_path):
@@ -108,7 +107,7 @@ def test_transformers_reads_it(run, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out = tmp_path / "out"
-    export(small_config(), str(run / "run"), str(out), max_shard_gb=1e-4)
+    export(typed(small_config()), str(run / "run"), str(out), max_shard_gb=1e-4)
     theirs, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokenizer = AutoTokenizer.from_pretrained(out)

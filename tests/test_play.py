@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import typed
 
 from atod_jax import config, play
 from atod_jax.envs import alfworld
 from atod_jax.envs.base import Episode
+from atod_jax.run import cli
 from configs import household
 
 REPO = Path(__file__).resolve().parents[1]
@@ -17,8 +19,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 def small_config(**changes):
     c = household.games(config.base())
-    c.update_from_flattened_dict(changes)
-    return c
+    return typed(c, **changes)
 
 
 def typing(monkeypatch, *lines):
@@ -101,7 +102,9 @@ def test_games_beyond_the_split_are_refused_and_its_end_ends_the_session():
 
 
 def test_an_unknown_template_is_named():
-    with pytest.raises(ValueError, match=r"env\.template='long': alfworld has paper, compact"):
+    with pytest.raises(
+        ValueError, match=r"env\.template='long': the environment has paper, compact"
+    ):
         play.play(small_config(**{"env.template": "long"}), "expert")
 
 
@@ -109,14 +112,16 @@ def test_an_unknown_template_is_named():
 
 
 def test_the_config_of_an_environment_is_found():
-    given = ["--config=configs/household.py", "--env=alfworld"]
-    assert play.with_config(given) == given
-    for arguments in (["--env", "alfworld"], ["--env=alfworld", "--config.seed=1"], []):
-        first, *rest = play.with_config(arguments)
-        assert Path(first.removeprefix("--config=")) == REPO / "configs" / "alfworld.py"
-        assert rest == arguments
-    with pytest.raises(ValueError, match=r"--env=chess: no config .*environments are alfworld"):
-        play.with_config(["--env=chess"])
+    def of(*arguments):
+        return cli.parse(play.PROGRAM, arguments)[1]
+
+    assert of("--config=configs/household.py", "--env=webshop").env.template == "compact"
+    shipped = config.resolve(config.load("alfworld"))
+    for arguments in (["--env", "alfworld"], ["--env=alfworld"], []):
+        assert of(*arguments) == shipped
+    assert of("--config.seed=1").seed == 1
+    with pytest.raises(ValueError, match=r"env\.name='chess': there is none.*choose from alfworld"):
+        of("--env=chess")
 
 
 def run(*arguments, typed=""):
@@ -139,8 +144,11 @@ def test_the_program_reads_what_is_piped_into_it():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--player=nobody", "flag --player=nobody"),
-        ("--config.env.engine=unity", "env.engine='unity': choose from native, textworld"),
+        ("--player=nobody", "argument --player: invalid choice: 'nobody'"),
+        (
+            "--config.env.alfworld.engine=unity",
+            "env.alfworld.engine='unity': choose from native, textworld",
+        ),
         ("--config.eval.split=test", "split 'test' is unknown; use one of train, valid_seen"),
     ],
 )

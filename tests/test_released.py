@@ -5,10 +5,11 @@ import importlib
 import pytest
 
 from atod_jax import config
+from atod_jax.options import plugins
 from configs import presets
 
 STUDENTS = ("0.6b", "1.7b", "4b")
-ALGORITHMS = [name for name in config.plugin_names("algorithms") if name != "sft"]
+ALGORITHMS = [name for name in plugins.names(plugins.ALGORITHMS) if name != "sft"]
 TASKS = ("alfworld", "webshop", "searchqa")
 # Per task, in the order of TASKS.
 TABLE = {
@@ -16,8 +17,6 @@ TABLE = {
     "rollout.group": (8, 8, 8),
     "env.max_turns": (50, 15, 4),
     "env.history": (2, 2, 4),
-    "env.win_reward": (10.0, 10.0, 1.0),
-    "env.seed": (0, 0, 0),
     "sampling.temperature": (1.0, 1.0, 1.0),
     "sampling.max_new_tokens": (512, 512, 512),
     "packing.minibatch_rows": (256, 64, 256),
@@ -38,18 +37,19 @@ TABLE = {
     "eval.temperatures": ((0.4,), (0.4,), (0.0,)),
     "eval.curve_temperature": (0.4, 0.4, 0.0),
     "algorithm.atod.weighting": ("tdur", "tdur", "tdur"),
-    "algorithm.atod.score": ("softor", "softor", "softor"),
-    "algorithm.atod.min_turns": (3, 3, 3),
-    "algorithm.atod.min_divergence": (0.01, 0.01, 0.01),
-    "algorithm.atod.top_rho": (1.0, 1.0, 1.0),
-    "algorithm.atod.smoothing": (0.0, 0.0, 0.0),
-    "algorithm.atod.mean_preserving": (False, False, False),
-    "algorithm.atod.kappa_start": (1.0, 1.0, 1.0),
-    "algorithm.atod.kappa_end": (0.1, 0.1, 0.1),
-    "algorithm.atod.rho_start": (1.0, 1.0, 1.0),
-    "algorithm.atod.rho_end": (2.0, 2.0, 2.0),
+    "algorithm.atod.tdur.score": ("softor", "softor", "softor"),
+    "algorithm.atod.tdur.min_turns": (3, 3, 3),
+    "algorithm.atod.tdur.min_divergence": (0.01, 0.01, 0.01),
+    "algorithm.atod.tdur.top_rho": (1.0, 1.0, 1.0),
+    "algorithm.atod.tdur.smoothing": (0.0, 0.0, 0.0),
+    "algorithm.atod.tdur.mean_preserving": (False, False, False),
+    "algorithm.atod.anneal.kappa_start": (1.0, 1.0, 1.0),
+    "algorithm.atod.anneal.kappa_end": (0.1, 0.1, 0.1),
+    "algorithm.atod.anneal.rho_start": (1.0, 1.0, 1.0),
+    "algorithm.atod.anneal.rho_end": (2.0, 2.0, 2.0),
 }
 LONGEST_PROMPT = dict(zip(TASKS, (2048, 4096, 4096)))
+WIN_REWARD = dict(zip(TASKS, (10.0, 10.0, 1.0)))
 PENALTY = dict(zip(TASKS, (0.1, 0.1, 0.01)))
 # Per task, by size in the order of STUDENTS.
 MICRO_ROWS_PER_GPU = {"alfworld": (32, 32, 32), "webshop": (8, 8, 8), "searchqa": (32, 16, 16)}
@@ -74,15 +74,18 @@ def value(cfg, key: str):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_configs_carry_the_released_numbers(task, size, algo):
     cfg = load(task, f"student={STUDENTS[size]},algo={algo}")
-    config.validate(cfg)
+    config.resolve(cfg)
     column = TASKS.index(task)
     assert {k: value(cfg, k) for k in TABLE} == {k: row[column] for k, row in TABLE.items()}
     assert cfg.env.name == task
     assert cfg.algorithm.name == algo
     assert cfg.sampling.prompt_buckets[-1] == LONGEST_PROMPT[task]
-    assert cfg.algorithm[algo].get("invalid_penalty", PENALTY[task]) == PENALTY[task]
+    if "reward" in cfg.algorithm[algo]:
+        assert cfg.algorithm[algo].reward.invalid_penalty == PENALTY[task]
+    assert cfg.env[task].win_reward == WIN_REWARD[task]
+    assert cfg.env[task].seed == 0
     assert cfg.packing.micro_rows == 8 * MICRO_ROWS_PER_GPU[task][size]
-    assert cfg.algorithm.atod.anneal_steps == ANNEAL_STEPS[task][size]
+    assert cfg.algorithm.atod.anneal.steps == ANNEAL_STEPS[task][size]
     assert cfg.student.path == STUDENT[size]
     assert cfg.teacher.path == (TEACHER[size] if algo in TAUGHT else "")
 
@@ -91,10 +94,10 @@ def test_configs_carry_the_released_numbers(task, size, algo):
 @pytest.mark.parametrize("student", STUDENTS)
 def test_the_paper_changes_what_it_says_otherwise(task, student):
     cfg = load(task, f"student={student},preset=paper")
-    config.validate(cfg)
-    assert cfg.algorithm.atod.anneal_steps == 80
-    assert cfg.algorithm.atod.min_turns == 1
-    assert cfg.algorithm.grpo.invalid_penalty == 0.0
+    config.resolve(cfg)
+    assert cfg.algorithm.atod.anneal.steps == 80
+    assert cfg.algorithm.atod.tdur.min_turns == 1
+    assert cfg.algorithm.grpo.reward.invalid_penalty == 0.0
     assert tuple(cfg.eval.temperatures) == (0.4,)
     assert cfg.eval.curve_temperature == 0.4
 
@@ -103,7 +106,7 @@ def test_the_paper_changes_what_it_says_otherwise(task, student):
 @pytest.mark.parametrize("student", STUDENTS)
 def test_smoke_shrinks_every_size_to_the_same_small_run(task, student):
     cfg = load(task, f"student={student},smoke")
-    config.validate(cfg)
+    config.resolve(cfg)
     ours, small = cfg.to_dict(), load(task, "smoke").to_dict()
     assert ours == small
     assert cfg.total_steps <= 6

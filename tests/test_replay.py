@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from test_train import records, save_random_model, smoke_config
+from runs import records, save_random_model, smoke_config, start, typed
 
-from atod_jax import config, train
-from atod_jax.episodes.store import Recorder, Recording
+from atod_jax import train
+from atod_jax.episodes.store import EpisodeReader, EpisodeWriter
 from atod_jax.models.checkpoint_io import load_hf
+from atod_jax.options.tree import flatten
 from atod_jax.replay import replay
 
 
@@ -30,7 +31,7 @@ def run(models, tmp_path_factory):
     """A run of three steps that kept its episodes."""
     folder = tmp_path_factory.mktemp("run")
     cfg = recorded_config(models, record=True, export=str(folder / "student"))
-    train.main(cfg, str(folder))
+    start(cfg, str(folder))
     return folder
 
 
@@ -46,7 +47,7 @@ def same_for_both(folder):
 
 def assert_equal_weights(one, two):
     (_, a), (_, b) = load_hf(one), load_hf(two)
-    flat_a, flat_b = train.flatten(a), train.flatten(b)
+    flat_a, flat_b = flatten(a), flatten(b)
     assert flat_a.keys() == flat_b.keys()
     for name, value in flat_a.items():
         np.testing.assert_array_equal(np.asarray(value), np.asarray(flat_b[name]), err_msg=name)
@@ -55,8 +56,8 @@ def assert_equal_weights(one, two):
 def test_training_on_recorded_episodes_gives_the_same_updates(run, models, tmp_path):
     cfg = recorded_config(models, export=str(tmp_path / "student"))
     cfg.rollout.source, cfg.rollout.episodes = "recorded", str(run)
-    config.validate(cfg)
-    train.main(cfg, str(tmp_path))
+    typed(cfg)
+    start(cfg, str(tmp_path))
     assert len(same_for_both(run)) == 3
     assert same_for_both(tmp_path) == same_for_both(run)
     assert_equal_weights(tmp_path / "student", run / "student")
@@ -65,16 +66,16 @@ def test_training_on_recorded_episodes_gives_the_same_updates(run, models, tmp_p
 
 
 def test_supervised_turns_can_be_recorded_too(models, tmp_path):
-    train.main(recorded_config(models, "sft", record=True), str(tmp_path / "fresh"))
+    start(recorded_config(models, "sft", record=True), str(tmp_path / "fresh"))
     cfg = recorded_config(models, "sft")
     cfg.rollout.source, cfg.rollout.episodes = "recorded", str(tmp_path / "fresh")
-    config.validate(cfg)
-    train.main(cfg, str(tmp_path / "again"))
+    typed(cfg)
+    start(cfg, str(tmp_path / "again"))
     assert same_for_both(tmp_path / "again") == same_for_both(tmp_path / "fresh")
 
 
 def test_a_run_records_every_turn_with_its_signals(run):
-    recording = Recording(run)
+    recording = EpisodeReader(run)
     assert recording.steps == [0, 1, 2]
     for step, metrics in enumerate(same_for_both(run)):
         episodes, columns = recording.read(step)
@@ -96,10 +97,10 @@ def test_a_killed_run_goes_on_and_records_every_step_once(run, models, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(train.Writer, "scalars", die)
         with pytest.raises(KeyboardInterrupt):
-            train.main(cfg, str(tmp_path))
-    assert Recording(tmp_path).steps == [0, 1]  # both are played again: no checkpoint was due
-    train.main(cfg, str(tmp_path))
-    straight, resumed = Recording(run), Recording(tmp_path)
+            start(cfg, str(tmp_path))
+    assert EpisodeReader(tmp_path).steps == [0, 1]  # both are played again: no checkpoint was due
+    start(cfg, str(tmp_path))
+    straight, resumed = EpisodeReader(run), EpisodeReader(tmp_path)
     assert resumed.steps == straight.steps
     for step in straight.steps:
         for one, two in zip(straight.read(step)[0], resumed.read(step)[0], strict=True):
@@ -110,14 +111,16 @@ def test_a_killed_run_goes_on_and_records_every_step_once(run, models, tmp_path,
 
 
 def test_episodes_are_printed_and_scored_again(run, models, capsys):
-    assert replay(str(run), 0, 2, None, "") is None
+    assert replay(None, str(run), step=0, limit=2) is None
     shown = capsys.readouterr().out
     assert shown.count("\ntask ") == 2
     assert all(f"  {name} " in shown for name in ("reward", "d", "h", "w"))
     assert "2 of 8 episodes shown" in shown
-    rescored = replay(str(run), 0, 1, recorded_config(models), "")  # step 0: the start weights
+    rescored = replay(
+        typed(recorded_config(models)), str(run), step=0, limit=1
+    )  # step 0: the start weights
     assert rescored.difference < 1e-5
-    episodes, recorded = Recording(run).read(0)
+    episodes, recorded = EpisodeReader(run).read(0)
     for episode, then, now in zip(episodes, recorded, rescored.columns, strict=True):
         sampled = [float(turn.logp.mean()) for turn in episode.turns]
         np.testing.assert_allclose(now["sampler"], sampled, rtol=1e-5)
@@ -130,7 +133,7 @@ def test_episodes_are_printed_and_scored_again(run, models, capsys):
 
 
 def test_the_weights_after_training_say_something_else(run, models):
-    trained = replay(str(run), None, 1, recorded_config(models), str(run))
+    trained = replay(typed(recorded_config(models)), str(run), checkpoint=str(run), limit=1)
     assert trained.difference > 1e-3
 
 
@@ -156,29 +159,29 @@ def test_a_command_line_without_episodes_is_answered_in_one_line():
 
 def test_what_cannot_be_shown_is_named(run):
     with pytest.raises(FileNotFoundError, match=r"no recorded episodes in 'nowhere'"):
-        replay("nowhere", None, 1, None, "")
+        replay(None, "nowhere")
     with pytest.raises(ValueError, match=r"no step 9 in .*recorded steps: 0 to 2"):
-        replay(str(run), 9, 1, None, "")
+        replay(None, str(run), step=9)
     with pytest.raises(ValueError, match=r"--checkpoint=x needs a --config"):
-        replay(str(run), 0, 1, None, "x")
+        replay(None, str(run), step=0, checkpoint="x")
 
 
 def test_more_steps_than_were_recorded_are_refused_before_the_start(run, models, tmp_path):
     cfg = recorded_config(models, total_steps=5)
     cfg.rollout.source, cfg.rollout.episodes = "recorded", str(run)
     with pytest.raises(ValueError, match=r"total_steps=5: .*no episodes of step 3; set total_st"):
-        train.main(cfg, str(tmp_path))
+        start(cfg, str(tmp_path))
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_episodes_of_another_tokenizer_are_refused(run, models, tmp_path):
-    Recorder(tmp_path / "episodes", "another").write(0, Recording(run).read(0)[0])
+    EpisodeWriter(tmp_path / "episodes", "another").write(0, EpisodeReader(run).read(0)[0])
     cfg = recorded_config(models, total_steps=1)
     cfg.rollout.source, cfg.rollout.episodes = "recorded", str(tmp_path)
     with pytest.raises(ValueError, match=r"another tokenizer than that of the student"):
-        train.main(cfg, str(tmp_path / "again"))
+        start(cfg, str(tmp_path / "again"))
     with pytest.raises(ValueError, match=r"another tokenizer"):
-        replay(str(tmp_path), None, 1, cfg, "")
+        replay(typed(cfg), str(tmp_path), limit=1)
 
 
 @pytest.mark.parametrize("folder", ["", "nowhere"])
@@ -186,4 +189,4 @@ def test_a_config_without_the_recorded_folder_is_refused(folder, models):
     cfg = recorded_config(models)
     cfg.rollout.source, cfg.rollout.episodes = "recorded", folder
     with pytest.raises(ValueError, match=r"rollout\.episodes=.*: no such folder; name the workdir"):
-        config.validate(cfg)
+        typed(cfg)

@@ -29,7 +29,7 @@ def test_runs_validate_and_have_their_own_workdirs(name, task):
     assert len({run["workdir"] for run in runs}) == len(runs)
     for run in runs:
         cfg = resolve(run)
-        config.validate(cfg)
+        config.resolve(cfg)
         assert cfg.env.name == task
 
 

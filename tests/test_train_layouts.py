@@ -4,14 +4,22 @@ its own, a student that plays on another shape than it trains on."""
 import jax
 import numpy as np
 import pytest
+from runs import (
+    TOKENIZER,
+    load_models,
+    save_random_model,
+    start,
+    steps_that_compile,
+    typed,
+)
+from runs import without_times as numbers
 
-from atod_jax import config, train
 from atod_jax.episodes.render import load_tokenizer
-from atod_jax.run import assembly, layouts
+from atod_jax.run import layouts
+from atod_jax.run import models as run_models
 from configs import household
-from tests.test_train import TOKENIZER, records, save_random_model, steps_that_compile
 
-APART = {"mesh.data": 2, "mesh.fsdp": 2, "teacher.devices": 4}
+RESERVED = {"mesh.data": 2, "mesh.fsdp": 2, "teacher.devices": 4}
 LAYOUTS = {
     "another shape for the teacher": {"mesh.fsdp": -1, "mesh.data": 1, "teacher.mesh.data": 8},
     "a teacher split by width under its own rules": {
@@ -19,8 +27,8 @@ LAYOUTS = {
         "teacher.rules.vocab": "", "teacher.rules.mlp": "", "teacher.rules.heads": "",
         "teacher.rules.kv_heads": "",
     },
-    "a teacher on devices of its own": APART | {"teacher.mesh.fsdp": 4},
-    "the same, playing on another shape": APART
+    "a teacher on devices of its own": RESERVED | {"teacher.mesh.fsdp": 4},
+    "the same, playing on another shape": RESERVED
     | {"teacher.mesh.data": 2, "teacher.mesh.tensor": 2, "sampling.mesh.data": 4},
     "playing on another shape": {
         "mesh.data": 1, "mesh.fsdp": -1, "sampling.mesh.data": 4, "sampling.mesh.tensor": 2,
@@ -39,6 +47,10 @@ def models(tmp_path_factory):
     return student, save_random_model(folder / "teacher", hidden=24, seed=1, **sizes)
 
 
+def layouts_of(c):
+    return layouts.layouts_of(typed(c))
+
+
 def make_config(models, changes):
     c = household.get_config("algo=atod,smoke")
     c.student.path, c.teacher.path = models
@@ -53,16 +65,10 @@ def make_config(models, changes):
     return c
 
 
-def numbers(folder):
-    """Everything but times, step by step."""
-    timed = ("seconds/", "env/")
-    return [{k: v for k, v in r.items() if not k.startswith(timed)} for r in records(folder)]
-
-
 @pytest.fixture(scope="module")
 def on_one_mesh(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    train.main(make_config(models, {}), str(folder))
+    start(make_config(models, {}), str(folder))
     return numbers(folder)
 
 
@@ -73,7 +79,7 @@ SLOW = ("another shape for the teacher", "a teacher on devices of its own")  # p
     "layout", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in LAYOUTS]
 )
 def test_a_run_is_the_same_on_every_layout(layout, models, on_one_mesh, tmp_path):
-    train.main(make_config(models, LAYOUTS[layout]), str(tmp_path))
+    start(make_config(models, LAYOUTS[layout]), str(tmp_path))
     run = numbers(tmp_path)
     assert len(run) == len(on_one_mesh)
     for here, there in zip(run, on_one_mesh):
@@ -89,12 +95,10 @@ def test_steady_state_does_not_recompile(models, tmp_path):
 
 
 def test_every_model_is_where_it_belongs(models):
-    places = layouts.layouts_of(make_config(models, LAYOUTS["the same, playing on another shape"]))
+    places = layouts_of(make_config(models, LAYOUTS["the same, playing on another shape"]))
     with jax.set_mesh(places.student.mesh):
-        cfg = make_config(models, {})
-        student = assembly.load_student(cfg, places)
-        teacher = assembly.load_teacher(cfg, student, places)
-        playing = assembly.to_play(student, student.params)
+        _, student, teacher = load_models(make_config(models, {}), places)
+        playing = run_models.to_sampling(student, student.params)
 
     def devices(params):
         return set.union(*(x.sharding.device_set for x in jax.tree.leaves(params)))
@@ -113,10 +117,10 @@ def test_every_model_is_where_it_belongs(models):
 
 def test_adapters_play_where_their_weights_do(models):
     cfg = make_config(models, LAYOUTS["playing on another shape"] | {"student.lora_rank": 2})
-    places = layouts.layouts_of(cfg)
+    places = layouts_of(cfg)
     with jax.set_mesh(places.student.mesh):
-        student = assembly.load_student(cfg, places)
-        playing = assembly.to_play(student, student.params)
+        _, student, _ = load_models(cfg, places)
+        playing = run_models.to_sampling(student, student.params)
     gate = playing["base"]["last"]["mlp"]["gate"]["kernel"]
     added = playing["lora"]["last"]["mlp"]["gate"]["lora_b"]
     assert gate.addressable_shards[0].data.shape == (16, 16)  # mlp over tensor
@@ -125,11 +129,11 @@ def test_adapters_play_where_their_weights_do(models):
 
 
 def test_without_a_difference_nothing_is_copied(models):
-    places = layouts.layouts_of(make_config(models, {"mesh.data": 1, "mesh.fsdp": 8}))
-    assert places.student.mesh is places.playing.mesh is places.teacher.mesh
-    model = assembly.Model(None, None, None, None, places.student, places.playing)
+    places = layouts_of(make_config(models, {"mesh.data": 1, "mesh.fsdp": 8}))
+    assert places.student.mesh is places.sampling.mesh is places.teacher.mesh
+    model = run_models.Model(None, None, None, None, places.student, places.sampling)
     params = {"x": jax.numpy.ones(3)}
-    assert assembly.to_play(model, params) is params
+    assert run_models.to_sampling(model, params) is params
 
 
 @pytest.mark.parametrize(
@@ -147,25 +151,24 @@ def test_without_a_difference_nothing_is_copied(models):
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(changes, message, models):
     with pytest.raises(ValueError, match=message):
-        layouts.layouts_of(make_config(models, changes | {"packing.micro_rows": 8}))
+        layouts_of(make_config(models, changes | {"packing.micro_rows": 8}))
 
 
-@pytest.mark.parametrize(("processes", "local", "apart"), [(3, 4, 4), (8, 1, 8)])
-def test_every_process_has_devices_for_both(processes, local, apart, monkeypatch):
+@pytest.mark.parametrize(("processes", "local", "reserved"), [(3, 4, 4), (8, 1, 8)])
+def test_every_process_has_devices_for_both(processes, local, reserved, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: processes)
     monkeypatch.setattr(jax, "local_device_count", lambda: local)
     with pytest.raises(ValueError, match=f"use a multiple of {processes} below"):
-        layouts.divided(apart)
+        layouts.divided(reserved)
 
 
-@pytest.mark.parametrize("changes", [{"teacher.devices": -1}, {"teacher.path": ""}])
-def test_devices_without_a_teacher_are_refused(changes, models):
-    cfg = make_config(models, {"teacher.devices": 4} | changes)
+def test_devices_without_a_teacher_are_refused(models):
+    cfg = make_config(models, {"teacher.devices": 4, "teacher.path": ""})
     with pytest.raises(ValueError, match=r"teacher\.devices=.*together with teacher\.path"):
-        config.validate(cfg)
+        typed(cfg)
 
 
 def test_a_rule_names_a_mesh_axis(models):
     cfg = make_config(models, {"teacher.rules.embed": "fdsp"})
     with pytest.raises(ValueError, match=r"teacher.rules.embed='fdsp': choose from '', data, fsdp"):
-        config.validate(cfg)
+        typed(cfg)

@@ -41,6 +41,8 @@ def base(*, algorithm: str = "atod", env: str = "alfworld") -> ConfigDict:
 def choose(c: ConfigDict, group: str, name: str) -> None:
     """Names the plug-in of a group ("algorithm" or "env"), whose options `c` gets if it lacks them.
 
+    An environment that has not the template or the splits that `c` names gets its own first ones.
+
     Raises:
       ValueError: there is no such plug-in.
     """
@@ -48,6 +50,13 @@ def choose(c: ConfigDict, group: str, name: str) -> None:
     if own not in c[group]:
         c[group][own] = ConfigDict(tree.to_plain(_default(group, name)))
     c[group].name = name
+    if group == "env":
+        plugin: Environment = plugins.load(ENVIRONMENTS, name)
+        if c.env.template == Run().env.template and c.env.template not in plugin.templates:
+            c.env.template = next(iter(plugin.templates))
+        for section, option in ((c.env, "train_split"), (c.eval, "split")):
+            if section[option] not in plugin.splits:
+                section[option] = plugin.splits[0]
 
 
 def resolve(c: ConfigDict | Mapping[str, Any], *, model_required: bool = True) -> Run:

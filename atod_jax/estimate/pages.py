@@ -26,7 +26,7 @@ def _meshes(plan: Plan) -> str:
     """One line per mesh; one line where all models share one."""
     meshes = {"mesh": plan.student}
     if plan.copies:
-        meshes["mesh of the student while it plays"] = plan.sampling
+        meshes["mesh of the student while it samples"] = plan.sampling
     if plan.teacher and plan.reserved:
         meshes["mesh of the teacher, on devices of its own"] = plan.teacher
     elif plan.teacher and plan.teacher.mesh != plan.student.mesh:

@@ -7,12 +7,12 @@ import signal
 import threading
 
 import pytest
+from runs import start
 from troubled import SlowHome
 
-from atod_jax import train
 from atod_jax.envs import alfworld
 from atod_jax.envs.pool import EnvPool
-from atod_jax.run import assembly
+from atod_jax.run import parts
 from configs import household
 
 OURS_ALONE = ("seconds/", "env/")  # what may differ between two equal runs
@@ -50,8 +50,9 @@ def pools(monkeypatch):
         made.append(EnvPool(*args))
         return made[-1]
 
-    monkeypatch.setattr(assembly, "EnvPool", make)
-    monkeypatch.setattr(alfworld, "make", SlowHome)
+    monkeypatch.setattr(parts, "EnvPool", make)
+    plugin = alfworld.ENVIRONMENT._replace(make=SlowHome)
+    monkeypatch.setattr(parts, "environment_of", lambda cfg: plugin)
     return made
 
 
@@ -63,7 +64,7 @@ def run(workdir):
     cfg.env.workers = 2
     cfg.env.timeout = 0.3
     cfg.env.attempts = 100
-    train.main(cfg, str(workdir))
+    start(cfg, workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     same = [
         {k: v for k, v in line.items() if not k.startswith(OURS_ALONE) and k != "time"}

@@ -202,7 +202,8 @@ def test_bad_settings_are_named(key, value, message):
         searchqa.Config(**{key: value})
 
 
-def test_every_setting_is_an_option_with_the_same_default_or_set_by_the_config():
-    options = config.base().env
-    settings = config.section(searchqa.Config, options)
-    assert settings == searchqa.Config(win_reward=10.0, max_turns=50)
+def test_every_setting_is_an_option_with_the_same_default():
+    c = config.base(env="searchqa")
+    assert config.resolve(c, model_required=False).env.settings == searchqa.Config()
+    c.env.searchqa.topk = 1
+    assert config.resolve(c, model_required=False).env.settings == searchqa.Config(topk=1)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import typed
 
 from atod_jax.estimate import dry_run
 from atod_jax.estimate.hardware import parse
@@ -18,15 +19,14 @@ def released(**changes):
     c = alfworld.get_config()
     c.student.path, c.teacher.path = "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B"
     c.student.dtype = c.teacher.dtype = "bfloat16"
-    c.update_from_flattened_dict(changes)
-    return c
+    return typed(c, **changes)
 
 
 def test_everything_is_shown(capsys):
     dry_run.main(released(**{"mesh.data": 1, "mesh.fsdp": -1, "packing.micro_rows": 64}), "h100-8")
     shown = capsys.readouterr().out
     for part in (
-        '"anneal_steps"',  # the config
+        '"micro_rows": 64',  # the config
         "layers/mlp/down/kernel",
         "1,720,574,976 parameters",
         "4,022,468,096 parameters",
@@ -48,10 +48,8 @@ def test_what_does_not_fit_names_the_way_out():
         for word in str(error.value).split()
         if word.startswith("--config.")
     )
-    c.update_from_flattened_dict(
-        {key: int(value) if value.isdigit() else value for key, value in flags.items()}
-    )
-    dry_run.main(c, "v5e-16")
+    values = {key: int(value) if value.isdigit() else value for key, value in flags.items()}
+    dry_run.main(released(**values), "v5e-16")
 
 
 def test_no_setting_helps_a_device_that_is_too_small():
@@ -62,7 +60,7 @@ def test_no_setting_helps_a_device_that_is_too_small():
 def test_a_shipped_model_is_compiled_here(capsys):
     c = household.get_config("")
     c.sampling.max_new_tokens, c.packing.micro_rows, c.packing.minibatch_rows = 4, 8, 8
-    dry_run.main(c, "cpu")
+    dry_run.main(typed(c), "cpu")
     assert "compiled here" in capsys.readouterr().out
 
 
@@ -79,10 +77,10 @@ def test_every_model_is_counted_where_it_is(capsys):
     shown = capsys.readouterr().out
     for part in (
         "mesh: data 1, fsdp 4, tensor 1, expert 1",
-        "mesh of the student while it plays: data 2, fsdp 1, tensor 2, expert 1",
+        "mesh of the student while it samples: data 2, fsdp 1, tensor 2, expert 1",
         "mesh of the teacher, on devices of its own: data 1, fsdp 1, tensor 4, expert 1",
         "| mlp          | tensor         | -              |",
-        "| 6144 x 512          | 3072 x 2048         |",  # of an MLP: trained, playing
+        "| 6144 x 512          | 3072 x 2048         |",  # of an MLP: trained, sampling
         "35 x 2560 x 9728",  # of the teacher
         "weights to play",
         "per device of the teacher's 4, in the",
@@ -92,8 +90,8 @@ def test_every_model_is_counted_where_it_is(capsys):
 
 
 def test_the_layout_that_does_not_fit_is_named():
-    c = released(**{"mesh.data": 1, "mesh.fsdp": -1, "teacher.devices": 16})
-    c.teacher.dtype, c.teacher.path = "float32", "Qwen/Qwen3-32B"
+    teacher = {"teacher.devices": 16, "teacher.dtype": "float32", "teacher.path": "Qwen/Qwen3-32B"}
+    c = released(**{"mesh.data": 1, "mesh.fsdp": -1} | teacher)
     with pytest.raises(ValueError, match=r"per device of the teacher's 16 in the teacher"):
         dry_run.require_fit(dry_run.plan_of(c, parse("v5e-32")), parse("v5e-32"))
 
@@ -119,11 +117,11 @@ def test_the_teacher_s_rows_must_divide():
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "judge"), [("atod", "teacher"), ("sdar", "student"), ("grpo", "")]
+    ("algorithm", "scorer"), [("atod", "teacher"), ("sdar", "student"), ("grpo", "")]
 )
-def test_an_algorithm_says_who_judges(algorithm, judge):
+def test_an_algorithm_says_who_scores_as_the_teacher(algorithm, scorer):
     plan = dry_run.plan_of(released(**{"algorithm.name": algorithm}), parse("v5e-16"))
-    assert plan.scored_by == judge
+    assert plan.scored_by == scorer
 
 
 def test_rows_that_do_not_divide_are_refused():

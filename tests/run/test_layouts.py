@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from atod_jax.algorithms import atod
+from atod_jax.algorithms.base import Step
 from atod_jax.core.fused import HeadConfig, Tiling
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.learner import init_state, make_update, minibatches
@@ -93,7 +94,7 @@ def one_step(student, teacher, mesh):
         for config, w in zip((student, teacher), weights)
     )
     signal = jax.jit(functools.partial(atod.signal, atod.Config()))(
-        batch, ours, theirs, jnp.int32(3)
+        Step(batch, ours, theirs, jnp.int32(3))
     )
     (piece,) = minibatches(batch, signal, minibatch_rows=ROWS, aggregation="token-mean")
     update = make_update(

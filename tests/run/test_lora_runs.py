@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from test_train import records, save_random_model, smoke_config, without_times
+from runs import records, save_random_model, smoke_config, start, typed, without_times
 
-from atod_jax import train
 from atod_jax.evaluate import evaluate
 from atod_jax.export import export
 from atod_jax.models.checkpoint_io import load_hf
@@ -35,7 +34,7 @@ def config(models, **changes):
 @pytest.fixture(scope="module")
 def run(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    train.main(config(models, export=str(folder / "student")), str(folder))
+    start(config(models, export=str(folder / "student")), str(folder))
     return folder
 
 
@@ -47,18 +46,18 @@ def test_the_export_is_an_ordinary_model_that_differs_in_its_matrices(models, ru
     for path, x in flatten_dict(params).items():
         moved = np.abs(x - old[path]).max() > 1e-4
         assert moved == (path[-1] == "kernel"), path
-    export(config(models), str(run), str(tmp_path / "out"))
+    export(typed(config(models)), str(run), str(tmp_path / "out"))
     jax.tree.map(np.testing.assert_array_equal, load_hf(tmp_path / "out")[1], params)
 
 
 def test_a_folder_has_no_adapters_of_its_own(models, tmp_path):
-    export(config(models), models[1], str(tmp_path / "out"))
+    export(typed(config(models)), models[1], str(tmp_path / "out"))
     both = (load_hf(folder)[1] for folder in (tmp_path / "out", models[1]))
     jax.tree.map(np.testing.assert_array_equal, *both)
 
 
 def test_a_run_of_adapters_can_be_evaluated(models, run):
-    (result,) = evaluate(config(models), str(run), "").values()
+    (result,) = evaluate(typed(config(models)), str(run), "").values()
     assert result.to_json() == json.loads((run / "evaluations" / "final-T1.json").read_text())
 
 
@@ -85,9 +84,9 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(models, run, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(cli.StopRequest, "check", interrupt)
         with pytest.raises(cli.Interrupted):
-            train.main(cfg, str(tmp_path))
+            start(cfg, str(tmp_path))
     assert [r["step"] for r in records(tmp_path) if "loss/total" in r] == [0]
-    train.main(cfg, str(tmp_path))
+    start(cfg, str(tmp_path))
     assert without_times(tmp_path) == without_times(run)
     both = (load_hf(folder / "student")[1] for folder in (tmp_path, run))
     jax.tree.map(np.testing.assert_array_equal, *both)
@@ -96,7 +95,7 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(models, run, tmp_path, 
 def test_a_student_that_is_its_own_teacher(models, tmp_path):
     cfg = smoke_config((models[0], ""), "sdar", **(LORA | {"total_steps": 1, "env.max_turns": 6}))
     cfg.sampling.prompt_buckets, cfg.student.dtype = (160, 320), "bfloat16"
-    train.main(cfg, str(tmp_path))
+    start(cfg, str(tmp_path))
     (step,) = [r for r in records(tmp_path) if "loss/total" in r]
     assert step["update/grad_norm"] > 0
     assert "loss/gate" in step
@@ -109,4 +108,4 @@ def test_adapters_of_another_config_are_refused(key, value, models, run):
     cfg = config(models)
     cfg.student[key] = models[value] if key == "path" else value
     with pytest.raises(ValueError, match=rf"student\.{key}=.*were trained with.*set --config"):
-        evaluate(cfg, str(run), "")
+        evaluate(typed(cfg), str(run), "")

@@ -1,23 +1,30 @@
-"""What a run shows of itself: the turn table, room at the head, teacher prompts on devices."""
+"""Batches on devices: capacity at the head, teacher prompts; the turn table of episodes."""
 
 import dataclasses
 
 import jax
 import numpy as np
 import pytest
+from runs import load_models, typed
 
 from atod_jax.records import StopReason, Task, Trajectory, Turn
-from atod_jax.run import assembly
+from atod_jax.run.batch import pack
 from atod_jax.run.layouts import layouts_of
-from atod_jax.run.observer import TurnTable, head_room, pack
+from atod_jax.run.parts import algorithm
+from atod_jax.run.turn_table import TurnTable
 from configs import household
 
 
 @pytest.fixture(scope="module")
-def cfg():
+def config():
     c = household.get_config("smoke")
     c.packing.minibatch_rows, c.packing.micro_rows = 16, 8
     return c
+
+
+@pytest.fixture(scope="module")
+def cfg(config):
+    return typed(config)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +51,10 @@ def make_trajectory(turns=4, *, seed=0, replayed=0):
     )  # fmt: skip
 
 
-def test_the_turn_table_lines_up_with_the_turns(cfg, mesh):
+def test_the_turn_table_lines_up_with_the_turns(config, cfg, mesh):
     with jax.set_mesh(mesh):
-        student = assembly.load_student(cfg, layouts_of(cfg))
-        teacher = assembly.load_teacher(cfg, student, layouts_of(cfg))
-        table = TurnTable(cfg, mesh, student, teacher)
+        _, student, teacher = load_models(config)
+        table = TurnTable(cfg, mesh, student=student, teacher=teacher, algorithm=algorithm(cfg))
         whole, half = table(
             student.params, [make_trajectory(4), make_trajectory(5, seed=1, replayed=2)]
         )
@@ -59,14 +65,24 @@ def test_the_turn_table_lines_up_with_the_turns(cfg, mesh):
     assert max(whole["w"]) <= 1
 
 
-def test_room_depends_on_the_batch_alone(cfg, mesh):
-    def room(turns):
-        rows = pack(cfg, mesh, [make_trajectory(turns)], 0, 0).rows
-        return head_room(cfg, mesh, np.asarray(rows.action_mask))
+def test_capacity_depends_on_the_batch_alone(cfg, mesh):
+    def capacity(turns):
+        packed = pack(cfg, [make_trajectory(turns)], mesh=mesh, pad_id=0, step=0)
+        return packed.capacity(cfg.packing, mesh)
 
-    places = cfg.packing.micro_rows // 8 * cfg.sampling.max_new_tokens  # on each of eight devices
-    assert places >= room(12) >= 3
-    assert room(12) == room(12)
+    most = cfg.packing.micro_rows // 8 * cfg.sampling.max_new_tokens  # on each of eight devices
+    assert most >= capacity(12) >= 3
+    assert capacity(12) == capacity(12)
+
+
+def test_the_host_knows_what_the_devices_hold(cfg, mesh):
+    packed = pack(
+        cfg, [make_trajectory(4), make_trajectory(3, seed=1)], mesh=mesh, pad_id=0, step=5
+    )
+    rows = packed.batch.rows
+    np.testing.assert_array_equal(packed.mask, rows.action_mask)
+    np.testing.assert_array_equal(packed.traj, rows.traj)
+    np.testing.assert_array_equal(packed.turn, rows.turn)
 
 
 def test_teacher_prompts_reach_the_devices_in_a_bucket_of_their_own(cfg, mesh):
@@ -75,7 +91,8 @@ def test_teacher_prompts_reach_the_devices_in_a_bucket_of_their_own(cfg, mesh):
         dataclasses.replace(t, teacher_prompt=np.arange(5, 65, dtype=np.int32))
         for t in trajectory.turns
     )
-    batch = pack(cfg, mesh, [dataclasses.replace(trajectory, turns=told)], 0, 0)
+    packed = pack(cfg, [dataclasses.replace(trajectory, turns=told)], mesh=mesh, pad_id=0, step=0)
+    batch = packed.batch
     assert batch.rows.prompt.shape[1] == 52
     assert batch.teacher_prompt.shape[1] == 72
     assert sorted(np.asarray(batch.teacher_prompt_length)) == [0] * 13 + [60] * 3

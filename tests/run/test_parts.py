@@ -8,7 +8,7 @@ from atod_jax import config
 from atod_jax.device.policy import Policy
 from atod_jax.device.sampling import SamplingConfig
 from atod_jax.models import ModelConfig, build
-from atod_jax.run import assembly
+from atod_jax.run.parts import actor
 
 MODEL = build(
     ModelConfig(
@@ -31,7 +31,7 @@ def act(rows_at_a_time: int, prompts: list[np.ndarray], rows: list[int]):
         max_new_tokens=5, prompt_buckets=(6,), max_rows=rows_at_a_time, eos_ids=(1,), pad_id=0
     )
     params = MODEL.init(jax.random.key(0))
-    one = assembly.actor(Policy(MODEL, cfg), params, jax.random.key(1), slots=20)
+    one = actor(Policy(MODEL, cfg), params, jax.random.key(1), slots=20)
     return one(prompts, rows, 3)
 
 
@@ -50,5 +50,5 @@ def test_pieces_draw_what_all_at_once_would(played):
 def test_a_negative_number_of_rows_is_refused():
     c = config.base()
     c.sampling.rows = -1
-    with pytest.raises(ValueError, match=r"sampling\.rows=-1: give a number of rows, or 0"):
-        config.validate(c, model_required=False)
+    with pytest.raises(ValueError, match=r"sampling\.rows=-1: must be at least 0"):
+        config.resolve(c, model_required=False)

@@ -1,4 +1,4 @@
-"""The parts of a run from its config: where models come from, and which teachers fit."""
+"""The models of a run: where they come from, and which teachers fit."""
 
 import functools
 import json
@@ -7,16 +7,16 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from runs import load_models
 
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.models import build, config_from_hf
 from atod_jax.models.checkpoint_io import load_hf, save_hf
-from atod_jax.run import assembly
-from atod_jax.run.layouts import layouts_of
+from atod_jax.run import models as run_models
 from atod_jax.sharding import Layout, make_mesh
 from configs import household
 
-TOKENIZER = assembly.ASSETS / "household" / "tokenizer"
+TOKENIZER = run_models.ASSETS / "household" / "tokenizer"
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
     "head_dim": 8, "intermediate_size": 24,
@@ -31,7 +31,7 @@ def rows() -> int:
 
 def model_folder(folder, rows: int, *, tied: bool = True, tokenizer=TOKENIZER):
     sizes = SIZES | {"vocab_size": rows, "tie_word_embeddings": tied}
-    config = config_from_hf(assembly.FRESH | sizes)
+    config = config_from_hf(run_models.FRESH | sizes)
     save_hf(folder, config, build(config).init(jax.random.key(rows)))
     for file in tokenizer.iterdir():
         if file.name.startswith(("tokenizer", "chat_template")):
@@ -48,9 +48,7 @@ def config(student, teacher, **changes):
 
 
 def models(cfg):
-    layouts = layouts_of(cfg)
-    student = assembly.load_student(cfg, layouts)
-    return student, assembly.load_teacher(cfg, student, layouts)
+    return load_models(cfg)[1:]
 
 
 @pytest.mark.parametrize("more", [-8, 0, 64])
@@ -130,7 +128,7 @@ def test_a_teacher_kept_as_integers_is_a_quarter_of_its_size(rows, tmp_path):
 def test_what_a_smaller_type_costs_a_trained_teacher(storage, most):
     """KL(float32 || smaller) per token, in nats; measured 8e-5 and 2e-4."""
     options = {"remat": "none", "layout": Layout(make_mesh({"data": 8}))}
-    load = functools.partial(assembly.load, "household/teacher-good", "teacher.path", **options)
+    load = functools.partial(run_models.load, "household/teacher-good", "teacher.path", **options)
     text = "you see a desk 1, a drawer 1. your task is to: put a pen in drawer. open drawer 1. " * 4
 
     def log_probabilities(model):
@@ -147,7 +145,7 @@ def test_what_a_smaller_type_costs_a_trained_teacher(storage, most):
 
 def test_a_published_model_goes_through_the_cache(rows, tmp_path, monkeypatch):
     folder = model_folder(tmp_path / "m", rows)
-    monkeypatch.setattr(assembly.hub, "snapshot", lambda name, key: {"org/model": folder}[name])
+    monkeypatch.setattr(run_models.hub, "snapshot", lambda name, key: {"org/model": folder}[name])
     student, _ = models(config("org/model", ""))
     assert student.path == folder
     with pytest.raises(FileNotFoundError, match=r"student\.path='household/typo'.*shipped models"):
