@@ -18,48 +18,51 @@ from typing import Any
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+# Mesh axes, by what they split.
+BATCH_AXES = ("data", "fsdp")  # the rows of a batch
+TENSOR_AXIS = "tensor"  # the vocabulary of a head, the inner width of an MLP
+EXPERT_AXIS = "expert"  # the experts of a mixture
 
-@struct.dataclass(kw_only=True)
-class Rows:
+AnyArray = Any  # an array of a device or, on the host, of NumPy, or only its shape and type
+
+
+class Rows(struct.PyTreeNode, kw_only=True):
     """Model inputs, one row per turn."""
 
-    prompt: Int[Array, "N P"]  # left-padded
-    prompt_length: Int[Array, "N"]
-    action: Int[Array, "N R"]  # right-padded
-    action_mask: Bool[Array, "N R"]  # True where the student sampled the token
-    sampler_logp: Float[Array, "N R"]
-    traj: Int[Array, "N"]  # = B on padding rows
-    turn: Int[Array, "N"]  # 0-based index inside its trajectory
-    action_valid: Bool[Array, "N"]
-    reward: Float[Array, "N"]  # of the environment, for this turn
-    anchor: Int[Array, "N"]  # rows that answered the same observation share it
+    prompt: Int[AnyArray, "N P"]  # left-padded
+    prompt_length: Int[AnyArray, "N"]
+    action: Int[AnyArray, "N R"]  # right-padded
+    action_mask: Bool[AnyArray, "N R"]  # True where the student sampled the token
+    sampler_logp: Float[AnyArray, "N R"]
+    traj: Int[AnyArray, "N"]  # = B on padding rows
+    turn: Int[AnyArray, "N"]  # 0-based index inside its trajectory
+    action_valid: Bool[AnyArray, "N"]
+    reward: Float[AnyArray, "N"]  # of the environment, for this turn
+    anchor: Int[AnyArray, "N"]  # rows that answered the same observation share it
 
 
-@struct.dataclass(kw_only=True)
-class TurnBatch:
+class TurnBatch(struct.PyTreeNode, kw_only=True):
     """One step of experience: rows plus the table of trajectories they belong to."""
 
     rows: Rows
-    returns: Float[Array, "B"]  # summed environment reward
-    group: Int[Array, "B"]  # trajectories of one task share a group; ids are 0..P-1
+    returns: Float[AnyArray, "B"]  # summed environment reward
+    group: Int[AnyArray, "B"]  # trajectories of one task share a group; ids are 0..P-1
     # what the teacher reads instead of `rows.prompt`; None: the same
-    teacher_prompt: Int[Array, "N Q"] | None = None
-    teacher_prompt_length: Int[Array, "N"] | None = None
+    teacher_prompt: Int[AnyArray, "N Q"] | None = None
+    teacher_prompt_length: Int[AnyArray, "N"] | None = None
 
 
-@struct.dataclass(kw_only=True)
-class TokenStats:
+class TokenStats(struct.PyTreeNode, kw_only=True):
     """What a model says about the sampled tokens; zero where `action_mask` is false. Nats."""
 
     logp: Float[Array, "N R"]
     entropy: Float[Array, "N R"]
-    hidden: Float[Array, "N R D"] | None = None  # final states, kept when an exact KL needs them
+    states: Float[Array, "N R D"] | None = None  # final, kept where an exact KL needs them
     teacher_logp: Float[Array, "N R"] | None = None  # these two with a teacher's states only
     reverse_kl: Float[Array, "N R"] | None = None  # KL(student || teacher) over the vocabulary
 
 
-@struct.dataclass(kw_only=True)
-class Signal:
+class Signal(struct.PyTreeNode, kw_only=True):
     """What the learner executes, whatever the algorithm.
 
     Per action token the loss is
@@ -75,13 +78,11 @@ class Signal:
     kl_weight: Float[Array, "N R"] | None = None  # exact reverse KL over the vocabulary
     gate_weight: Float[Array, "N R"] | None = None  # gated distillation (SDAR)
     teacher_logp: Float[Array, "N R"] | None = None  # with gate_weight
-    teacher_hidden: Float[Array, "N R E"] | None = None  # with kl_weight
     reference_logp: Float[Array, "N R"] | None = None  # of the start weights, for the k3 loss
     diagnostics: dict[str, "Mean"]
 
 
-@struct.dataclass(kw_only=True)
-class Mean:
+class Mean(struct.PyTreeNode, kw_only=True):
     """A weighted mean as (sum, weight), so adding over micro-batches and hosts is exact."""
 
     total: Float[Array, ""]
@@ -96,26 +97,10 @@ class Mean:
         return float(self.total) / weight if weight else float("nan")
 
 
-@struct.dataclass(kw_only=True)
-class TrainState:
+class TrainState(struct.PyTreeNode, kw_only=True):
     """Everything that defines the future of a run. `step` counts iterations (one rollout each)."""
 
     step: Int[Array, ""]
-    params: Any
+    params: Any  # what trains, see `models.LanguageModel.split`
+    frozen: Any = None  # the rest of the model's parameters; never donated, copied or saved
     opt_state: Any
-    frozen: Any = None
-
-
-def trained_part(params: Any) -> Any:
-    """What learns of a model's parameters: its adapters (`models.lora`), or everything."""
-    return params if frozen_part(params) is None else params["lora"]
-
-
-def frozen_part(params: Any) -> Any:
-    """What does not; None where everything learns."""
-    return params.get("base") if isinstance(params, dict) else None
-
-
-def with_frozen(trained: Any, frozen: Any) -> Any:
-    """The parameters that have these two parts."""
-    return trained if frozen is None else {"base": frozen, "lora": trained}

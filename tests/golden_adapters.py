@@ -184,7 +184,8 @@ def shares(mask, mode):
 def token_sum_loss(logp, old_logp, advantage, mask, *, cfg):
     stats = TokenStats(logp=logp, entropy=jnp.zeros_like(logp))
     signal = Signal(advantage=advantage, old_logp=old_logp, diagnostics={})
-    return losses.objective(stats, mask, signal, shares(mask, cfg.aggregation), cfg)
+    share = shares(mask, cfg.aggregation)
+    return losses.objective(stats, signal, action_mask=mask, share=share, cfg=cfg)
 
 
 def sod_opd_advantage(p, a):
@@ -243,7 +244,8 @@ def sdar_loss(p, a):
             diagnostics={},
         )
         stats = TokenStats(logp=logp, entropy=zero)
-        return losses.objective(stats, mask, signal, shares(mask, cfg.aggregation), cfg)[0]
+        share = shares(mask, cfg.aggregation)
+        return losses.objective(stats, signal, action_mask=mask, share=share, cfg=cfg)[0]
 
     value, grad = jax.value_and_grad(loss)(a["student_logp"])
     _, gate = losses.gated_gap(a["student_logp"], a["teacher_logp"], beta=p["gate_beta"])

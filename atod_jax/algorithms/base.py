@@ -7,7 +7,7 @@ An algorithm fills the places of the form and calls `hybrid`; see `Algorithm` fo
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -15,8 +15,6 @@ from jaxtyping import Array, Bool, Float, Int
 from atod_jax.core import diagnostics, masked
 from atod_jax.records import RolloutPlan
 from atod_jax.types import Mean, Signal, TokenStats, TurnBatch
-
-Number = TypeVar("Number", Int[Array, ""], int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +151,6 @@ def equal_weights(cfg: Any, step: Step) -> Float[Array, "N"]:
     return jnp.ones(step.batch.rows.traj.shape)
 
 
-def update_number(number: Number) -> Number:
+def update_number(number: Int[Array, ""] | int) -> Any:
     """s of the formulas, from the updates done so far: the first update has number 1."""
     return number + 1

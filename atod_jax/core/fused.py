@@ -21,13 +21,13 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from atod_jax.core import head_pallas, head_tiles
-from atod_jax.core.head_tiles import Cotangents, Head, Partial, Saved
+from atod_jax.core.head_tiles import Cotangents, Factors, Head, Kept, Partial, Saved, TeacherSaved
 from atod_jax.options.field import at_least, check, one_of, option
-from atod_jax.types import TokenStats
+from atod_jax.types import BATCH_AXES, TENSOR_AXIS, TokenStats
 
 BACKENDS = ("auto", "tiles", "rows", "pallas")
-BATCH, VOCAB = ("data", "fsdp"), "tensor"  # mesh axes that split rows of the batch, and the head
-KEPT = PartitionSpec(VOCAB, BATCH)  # every device keeps logits of its own tiles
+ROWS, VOCAB = PartitionSpec(BATCH_AXES), PartitionSpec(TENSOR_AXIS)  # how arrays are split
+KEPT = PartitionSpec(TENSOR_AXIS, BATCH_AXES)  # every device keeps logits of its own tiles
 CAPACITIES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # shares of all positions; one program each
 
 _OWN = "0 = the backend's own"
@@ -68,22 +68,22 @@ class HeadConfig:
             raise ValueError(f"temperature={self.temperature}: log-probabilities need a value > 0")
 
 
-class Teacher(NamedTuple):
-    """A frozen teacher's final states for the same tokens, and its own head (any width)."""
+class TeacherHead(NamedTuple):
+    """A frozen teacher's final states for the same tokens, and its own output embedding."""
 
-    hidden: Float[Array, "N R E"]
-    head: Float[Array, "V E"]
+    states: Float[Array, "N R E"]  # of any width
+    matrix: Float[Array, "V E"]  # of all rows: nothing cuts it with them
 
 
 def token_stats(
     hidden: Float[Array, "N R D"],
     head: Float[Array, "V D"],
+    *,
     action: Int[Array, "N R"],
     action_mask: Bool[Array, "N R"],
-    *,
     cfg: HeadConfig,
     capacity: int | None = None,
-    teacher: Teacher | None = None,
+    teacher: TeacherHead | None = None,
 ) -> TokenStats:
     """log p(a) and H(p) in nats, p = softmax(hidden @ head.T / temperature) over the support.
 
@@ -97,26 +97,24 @@ def token_stats(
       action: sampled ids; any valid id where masked.
       action_mask: True where a token was sampled.
       cfg: policy and tiling.
-      capacity: room for action tokens, per device; see `capacity_of`. None: all N * R positions.
-        More tokens than that make every result NaN: an overflow cannot go unnoticed.
-      teacher: its states may be scaled by nothing but its own head; the temperature applies to it.
+      capacity: action tokens that a device has memory for; see `capacity_of`. None: all N * R
+        positions. More tokens than that make every result NaN: an overflow cannot go unnoticed.
+      teacher: its logits are its states times its own matrix, at the same temperature.
 
     Raises:
       ValueError: `capacity` below 1, or the two heads differ in their number of rows.
     """
     if capacity is not None and capacity < 1:
-        raise ValueError(f"capacity={capacity}: give room for at least 1 token")
-    if teacher is not None and teacher.head.shape[0] != head.shape[0]:
+        raise ValueError(f"capacity={capacity}: give at least 1 token")
+    if teacher is not None and teacher.matrix.shape[0] != head.shape[0]:
         raise ValueError(
-            f"the teacher's head has {teacher.head.shape[0]} rows, the student's {head.shape[0]}: "
-            "an exact KL compares the same ids; pad the smaller and set vocab to the shared ids"
+            f"the teacher's head has {teacher.matrix.shape[0]} rows, the student's "
+            f"{head.shape[0]}: an exact KL compares the same ids; pad the smaller and set vocab to "
+            "the shared ids"
         )
-    if teacher is not None:
-        teacher = jax.lax.stop_gradient(teacher)
-    logp, entropy, teacher_logp, kl = _stats(
-        cfg, capacity, hidden, head, action, action_mask, teacher
-    )
-    return TokenStats(logp=logp, entropy=entropy, teacher_logp=teacher_logp, reverse_kl=kl)
+    bias = support_bias(head.shape[0], vocab=cfg.vocab, forbidden=cfg.forbidden)
+    teacher = jax.lax.stop_gradient(teacher)
+    return _stats(cfg, capacity, _Inputs(hidden, head, action, action_mask, bias, teacher))
 
 
 def capacity_of(action_mask: np.ndarray, *, micro_rows: int, shards: int) -> int:
@@ -133,8 +131,8 @@ def capacity_of(action_mask: np.ndarray, *, micro_rows: int, shards: int) -> int
     rows, width = action_mask.shape
     count = rows // micro_rows
     tokens = action_mask.sum(axis=1).reshape(shards, micro_rows // shards, count).sum(axis=1)
-    places = micro_rows // shards * width
-    return next(c for share in CAPACITIES if (c := math.ceil(places * share)) >= tokens.max())
+    most = micro_rows // shards * width
+    return next(c for share in CAPACITIES if (c := math.ceil(most * share)) >= tokens.max())
 
 
 def support_bias(rows: int, *, vocab: int, forbidden: tuple[int, ...]) -> Float[Array, "V"]:
@@ -156,89 +154,106 @@ def mask_logits(
 # ------------------------------------------------------------------- forward and backward
 
 
+class _Inputs(NamedTuple):
+    """What the statistics are a function of."""
+
+    hidden: Any
+    matrix: Any
+    action: Any
+    mask: Any
+    bias: Any
+    teacher: Any
+
+    @property
+    def specs(self) -> "_Inputs":
+        """How devices split them."""
+        teacher: Any = self.teacher and self.teacher._replace(states=ROWS, matrix=VOCAB)
+        return _Inputs(ROWS, VOCAB, ROWS, ROWS, VOCAB, teacher)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _stats(cfg, capacity, hidden, head, action, action_mask, teacher):
-    logp, teacher_logp, saved, _ = _statistics(
-        cfg, capacity, 0, hidden, head, action, action_mask, teacher
-    )
-    return logp, saved.entropy, teacher_logp, saved.kl
+def _stats(cfg: HeadConfig, capacity: int | None, inputs: _Inputs) -> TokenStats:
+    return _statistics(cfg, capacity, inputs, keep_bytes=0)[0]
 
 
-def _stats_forward(cfg, capacity, hidden, head, action, action_mask, teacher):
-    inputs = hidden, head, action, action_mask, teacher
+def _stats_forward(cfg: HeadConfig, capacity: int | None, inputs: _Inputs) -> tuple:
     keep_bytes = round(cfg.tiling.keep_megabytes * 1e6)
-    logp, teacher_logp, saved, kept = _statistics(cfg, capacity, keep_bytes, *inputs)
-    return (logp, saved.entropy, teacher_logp, saved.kl), (*inputs, saved, kept)
+    stats, saved, kept = _statistics(cfg, capacity, inputs, keep_bytes=keep_bytes)
+    return stats, (inputs, saved, kept)
 
 
-def _statistics(cfg, capacity, keep_bytes, hidden, head, action, action_mask, teacher):
-    """Per token log p(a), log q(a) and what is saved; and the logits that were kept."""
+def _statistics(
+    cfg: HeadConfig, capacity: int | None, inputs: _Inputs, *, keep_bytes: int
+) -> tuple[TokenStats, Saved, Kept]:
+    """Per token the statistics and what is saved; and the logits that were kept."""
 
-    def local(offset, axes, hidden, head, action, mask, bias, teacher):
-        tokens = _Tokens.of(mask, capacity)
-        student, theirs = tokens.heads(hidden, head, teacher)
-        engine, blocks = _engine(cfg.tiling, student.matrix.shape[0])
+    def local(offset: Any, sharded: bool, inputs: _Inputs) -> tuple[TokenStats, Saved, Kept]:
+        tokens = _Tokens.of(inputs.mask, capacity)
+        engine, blocks = _engine(cfg.tiling, inputs.matrix.shape[0])
         part, kept = engine.forward(
-            student, bias, tokens.take(action) - offset, theirs,
-            scale=1 / cfg.temperature, keep_bytes=keep_bytes, **blocks,
-        )  # fmt: skip
-        out = _finished(_merged(part, axes))
-        return *jax.tree.map(tokens.put, out), kept
+            tokens.head(inputs, offset),
+            scale=1 / cfg.temperature,
+            keep_bytes=keep_bytes,
+            **blocks,
+        )
+        stats, saved = _finished(_merged(part, sharded))
+        return jax.tree.map(tokens.put, stats), jax.tree.map(tokens.put, saved), kept
 
-    bias = support_bias(head.shape[0], vocab=cfg.vocab, forbidden=cfg.forbidden)
-    rows, columns = PartitionSpec(BATCH), PartitionSpec(VOCAB)
-    in_specs = (rows, columns, rows, rows, columns, _teacher_specs(teacher))
-    return _on_mesh(cfg.mesh, local, in_specs, (rows, rows, rows, KEPT))(
-        hidden, head, action, action_mask, bias, teacher
-    )
+    on_mesh = _on_mesh(cfg.mesh, local, (inputs.specs,), (ROWS, ROWS, KEPT))
+    return on_mesh(inputs)
 
 
-def _stats_backward(cfg, capacity, residuals, cotangents):
-    hidden, head, action, action_mask, teacher, saved, kept = residuals
-    d_logp, d_entropy, _, d_kl = cotangents
-    ct = Cotangents(d_logp, d_entropy, d_kl)
+def _stats_backward(
+    cfg: HeadConfig, capacity: int | None, residuals: tuple, cotangents: TokenStats
+) -> tuple[_Inputs]:
+    inputs, saved, kept = residuals
+    ct = Cotangents(cotangents.logp, cotangents.entropy, cotangents.reverse_kl)
 
-    def local(offset, axes, hidden, head, action, mask, bias, teacher, saved, ct, kept):
-        tokens = _Tokens.of(mask, capacity)
-        student, theirs = tokens.heads(hidden, head, teacher)
-        engine, blocks = _engine(cfg.tiling, student.matrix.shape[0])
+    def local(
+        offset: Any, sharded: bool, inputs: _Inputs, saved: Saved, ct: Cotangents, kept: Kept
+    ) -> tuple[Array, Array]:
+        tokens = _Tokens.of(inputs.mask, capacity)
+        engine, blocks = _engine(cfg.tiling, inputs.matrix.shape[0])
         # Off the mask nothing comes in; a huge normaliser keeps exp(z - log Z) from overflowing.
-        ct = jax.tree.map(lambda x: jnp.where(mask, x, 0.0), ct)
-        saved = saved._replace(log_z=jnp.where(mask, saved.log_z, -_NEVER))
+        ct = jax.tree.map(lambda x: jnp.where(inputs.mask, x, 0.0), ct)
+        saved = saved._replace(log_z=jnp.where(inputs.mask, saved.log_z, -_NEVER))
         saved, ct = jax.tree.map(tokens.take, (saved, ct))
         d_states, d_matrix = engine.backward(
-            student, bias, tokens.take(action) - offset, theirs, saved, ct, kept,
-            scale=1 / cfg.temperature, **blocks,
-        )  # fmt: skip
-        if axes:
-            d_states = jax.lax.psum(d_states, VOCAB)
-            d_matrix = jax.lax.psum(d_matrix, BATCH)
-        return tokens.put(d_states).astype(hidden.dtype), d_matrix.astype(head.dtype)
+            tokens.head(inputs, offset),
+            kept,
+            saved=saved,
+            ct=ct,
+            scale=1 / cfg.temperature,
+            **blocks,
+        )
+        if sharded:
+            d_states = jax.lax.psum(d_states, TENSOR_AXIS)
+            d_matrix = jax.lax.psum(d_matrix, BATCH_AXES)
+        d_hidden = tokens.put(d_states).astype(inputs.hidden.dtype)
+        return d_hidden, d_matrix.astype(inputs.matrix.dtype)
 
-    bias = support_bias(head.shape[0], vocab=cfg.vocab, forbidden=cfg.forbidden)
-    rows, columns = PartitionSpec(BATCH), PartitionSpec(VOCAB)
-    in_specs = (rows, columns, rows, rows, columns, _teacher_specs(teacher), rows, rows, KEPT)
-    d_hidden, d_head = _on_mesh(cfg.mesh, local, in_specs, (rows, columns))(
-        hidden, head, action, action_mask, bias, teacher, saved, ct, kept
-    )
-    return d_hidden, d_head, None, None, None
+    on_mesh = _on_mesh(cfg.mesh, local, (inputs.specs, ROWS, ROWS, KEPT), (ROWS, VOCAB))
+    d_hidden, d_matrix = on_mesh(inputs, saved, ct, kept)
+    return (_Inputs(d_hidden, d_matrix, None, None, None, None),)
 
 
 _stats.defvjp(_stats_forward, _stats_backward)
 
 
-def _finished(part: Partial) -> tuple[Array, Array | None, Saved]:
-    """Per token: log p(a), log q(a), and what the backward pass needs."""
-    log_mass = jnp.log(part.mass)
-    log_z = part.top + log_mass
-    entropy = log_mass - part.heat / part.mass
-    if part.t_top is None:
-        return part.picked - log_z, None, Saved(log_z=log_z, entropy=entropy)
-    t_log_mass = jnp.log(part.t_mass)
-    t_log_z = part.t_top + t_log_mass
-    kl = part.cross / part.mass - log_mass + t_log_mass
-    saved = Saved(log_z=log_z, entropy=entropy, t_log_z=t_log_z, kl=kl)
-    return part.picked - log_z, part.t_picked - t_log_z, saved
+def _finished(part: Partial) -> tuple[TokenStats, Saved]:
+    """Per token the statistics, and what the backward pass needs."""
+    log_sum = jnp.log(part.exp_sum)
+    log_z = part.top + log_sum
+    entropy = log_sum - part.weighted_sum / part.exp_sum
+    stats = TokenStats(logp=part.action_logit - log_z, entropy=entropy)
+    if part.teacher is None:
+        return stats, Saved(log_z=log_z, entropy=entropy)
+    teacher_log_sum = jnp.log(part.teacher.exp_sum)
+    teacher_log_z = part.teacher.top + teacher_log_sum
+    kl = part.teacher.cross / part.exp_sum - log_sum + teacher_log_sum
+    teacher_logp = part.teacher.action_logit - teacher_log_z
+    stats = stats.replace(teacher_logp=teacher_logp, reverse_kl=kl)
+    return stats, Saved(log_z=log_z, entropy=entropy, teacher=TeacherSaved(teacher_log_z, kl))
 
 
 def tile_of(tiling: Tiling, vocab: int, platform: str) -> tuple[str, int, int]:
@@ -269,63 +284,69 @@ def _engine(tiling: Tiling, vocab: int) -> tuple[ModuleType, dict[str, int]]:
 
 
 class _Tokens(NamedTuple):
-    """The action tokens of a device's rows, gathered into a fixed number of places."""
+    """The action tokens of a device's rows, gathered into `capacity` positions."""
 
     mask: Bool[Array, "N R"]
-    place: Int[Array, "C"] | None  # flat position of each, one past the end where unused
+    position: Int[Array, "C"] | None  # flat position of each, one past the end where unused
     overflow: Bool[Array, ""]
 
     @classmethod
     def of(cls, mask: Bool[Array, "N R"], capacity: int | None) -> "_Tokens":
         if capacity is None or capacity >= mask.size:
             return cls(mask, None, jnp.zeros((), bool))
-        place = jnp.flatnonzero(mask, size=capacity, fill_value=mask.size)
-        return cls(mask, place, jnp.sum(mask) > capacity)
+        position = jnp.flatnonzero(mask, size=capacity, fill_value=mask.size)
+        return cls(mask, position, jnp.sum(mask) > capacity)
 
     def take(self, x: Array) -> Array:
         """[N, R, ...] -> [C, ...]; zeros where unused."""
         flat = x.reshape(-1, *x.shape[2:])
-        return flat if self.place is None else flat.at[self.place].get(mode="fill", fill_value=0)
+        if self.position is None:
+            return flat
+        return flat.at[self.position].get(mode="fill", fill_value=0)
 
     def put(self, x: Array) -> Array:
         """[C, ...] -> [N, R, ...]; zeros off the mask, NaN on it after an overflow."""
         flat = x
-        if self.place is not None:
+        if self.position is not None:
             flat = jnp.zeros((self.mask.size, *x.shape[1:]), x.dtype)
-            flat = flat.at[self.place].set(x, mode="drop")
+            flat = flat.at[self.position].set(x, mode="drop")
         mask = self.mask.reshape(*self.mask.shape, *(1,) * (x.ndim - 1))
         value = jnp.where(self.overflow, jnp.nan, flat.reshape(*self.mask.shape, *x.shape[1:]))
         return jnp.where(mask, value, 0.0).astype(x.dtype)
 
-    def heads(self, hidden: Array, head: Array, teacher: Teacher | None) -> tuple:
-        """Student's and teacher's heads for the gathered tokens."""
-        ours = Head(self.take(hidden), head)
-        return ours, None if teacher is None else Head(self.take(teacher.hidden), teacher.head)
-
-
-def _teacher_specs(teacher: Teacher | None) -> Any:
-    return None if teacher is None else Teacher(PartitionSpec(BATCH), PartitionSpec(VOCAB))
+    def head(self, inputs: _Inputs, offset: Any) -> Head:
+        """The head of this device, for the gathered tokens."""
+        teacher = inputs.teacher
+        return Head(
+            student=Factors(self.take(inputs.hidden), inputs.matrix),
+            teacher=teacher and Factors(self.take(teacher.states), teacher.matrix),
+            bias=inputs.bias,
+            action=self.take(inputs.action) - offset,
+        )
 
 
 def _merged(part: Partial, sharded: bool) -> Partial:
     if not sharded:
         return part
-    largest = functools.partial(jax.lax.pmax, axis_name=VOCAB)
-    total = functools.partial(jax.lax.psum, axis_name=VOCAB)
+    largest = functools.partial(jax.lax.pmax, axis_name=TENSOR_AXIS)
+    total = functools.partial(jax.lax.psum, axis_name=TENSOR_AXIS)
     return head_tiles.merge(part, largest=largest, total=total)
 
 
-def _on_mesh(mesh: Mesh | None, local: Callable, in_specs: Any, out_specs: Any) -> Callable:
-    """`local(offset, sharded, *args)` on every device's part, or on everything without a mesh.
+def _on_mesh(
+    mesh: Mesh | None, local: Callable[..., Any], in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+    """`local(offset, sharded, inputs, *more)` on every device's part, or on everything without a
+    mesh.
 
     `offset` is the number of the device's first vocabulary row.
     """
     if mesh is None or mesh.size == 1:
         return functools.partial(local, 0, False)
 
-    def one_device(hidden, head, *rest):
-        offset = jax.lax.axis_index(VOCAB) * head.shape[0]
-        return local(offset, True, hidden, head, *rest)
+    def one_device(inputs: _Inputs, *more: Any) -> Any:
+        offset = jax.lax.axis_index(TENSOR_AXIS) * inputs.matrix.shape[0]
+        return local(offset, True, inputs, *more)
 
     return jax.shard_map(
         one_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False

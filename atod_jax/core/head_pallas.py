@@ -23,12 +23,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from atod_jax.core.head_tiles import (
     LOWEST,
     NOWHERE,
     Cotangents,
+    Factors,
     Head,
     Partial,
     Saved,
@@ -50,23 +51,12 @@ _WORK_COLUMNS = 8  # per-token numbers alive at once, per head, each in lanes of
 
 
 def forward(
-    student: Head,
-    bias: Float[Array, "V"],
-    action: Int[Array, "T"],
-    teacher: Head | None,
-    *,
-    scale: float,
-    token_block: int,
-    vocab_block: int,
-    keep_bytes: int = 0,
+    head: Head, *, scale: float, token_block: int, vocab_block: int, keep_bytes: int = 0
 ) -> tuple[Partial, None]:
     """Statistics of all vocabulary rows of this device, for every token.
 
     Args:
-      student: states and head matrix.
-      bias: added to the logits of both; very negative on rows outside the support.
-      action: row of the sampled id; any number outside 0..V-1 where the row lives elsewhere.
-      teacher: its own states and matrix, of any width; same V.
+      head: states, matrices and actions.
       scale: 1 / temperature.
       token_block: at most so many tokens per tile.
       vocab_block: at most so many vocabulary rows per tile.
@@ -75,91 +65,98 @@ def forward(
     Raises:
       ValueError: not even the smallest tile fits into VMEM.
     """
-    count = 4 if teacher is None else 8  # fields of a Partial
-    tiles = _Tiles.of(student, teacher, token_block, vocab_block, keep_rows=False, width=count)
-    kernel = functools.partial(_statistics_kernel, tiles, scale)
-    out = tiles.call(kernel, (student, bias, action, teacher), name="head_statistics")
-    return Partial(*(out[:, k] for k in range(count))), None
+    like = jax.eval_shape(lambda: empty_partial((1,), teacher=head.teacher is not None))
+    fields = jax.tree.structure(like)
+    width = fields.num_leaves
+    tiles = _Tiles.of(head, token_block, vocab_block, keep_rows=False, width=width)
+    kernel = functools.partial(_statistics_kernel, tiles, scale, fields)
+    out = tiles.call(kernel, head, name="head_statistics")
+    return jax.tree.unflatten(fields, [out[:, k] for k in range(width)]), None
 
 
 def backward(
-    student: Head,
-    bias: Float[Array, "V"],
-    action: Int[Array, "T"],
-    teacher: Head | None,
-    saved: Saved,
-    ct: Cotangents,
+    head: Head,
     kept: None,
     *,
+    saved: Saved,
+    ct: Cotangents,
     scale: float,
     token_block: int,
     vocab_block: int,
 ) -> tuple[Float[Array, "T D"], Float[Array, "V D"]]:
-    """Float32 gradients of the student's states and matrix, logits made again tile by tile."""
-    fit = functools.partial(
-        _Tiles.of, student, teacher, token_block, vocab_block, width=student.matrix.shape[1]
-    )
-    numbers = jnp.stack(jax.tree.leaves((saved, ct)), axis=1)
-    inputs = student, bias, action, teacher, numbers
+    """Float32 gradients of the student's states and matrix, logits computed again tile by tile.
 
-    def gradient(tiles, product, name):
-        return tiles.call(
-            functools.partial(_gradient_kernel, tiles, scale, product), inputs, name=name
-        )
+    Args:
+      head: as given to `forward`.
+      kept: nothing.
+      saved: what follows from the statistics of `forward`.
+      ct: gradients that come in.
+      scale: 1 / temperature.
+      token_block: at most so many tokens per tile.
+      vocab_block: at most so many vocabulary rows per tile.
+    """
+    numbers, fields = jax.tree.flatten((saved, ct))
+    width = head.student.matrix.shape[1]
 
-    d_states = gradient(fit(keep_rows=False), _states_product, "head_d_states")
-    d_matrix = gradient(fit(keep_rows=True), _matrix_product, "head_d_matrix")
+    def gradient(product: Callable, name: str, *, keep_rows: bool) -> Array:
+        tiles = _Tiles.of(head, token_block, vocab_block, keep_rows=keep_rows, width=width)
+        kernel = functools.partial(_gradient_kernel, tiles, scale, fields, product)
+        return tiles.call(kernel, head, jnp.stack(numbers, axis=1), name=name)
+
+    d_states = gradient(_states_product, "head_d_states", keep_rows=False)
+    d_matrix = gradient(_matrix_product, "head_d_matrix", keep_rows=True)
     return d_states, d_matrix
 
 
 # ------------------------------------------------------------------- kernels
 
 
-def _statistics_kernel(tiles: "_Tiles", scale: float, *refs: Any) -> None:
-    """Merges one tile into `out` f32[t, 4 or 8], the fields of a Partial side by side."""
+def _statistics_kernel(tiles: "_Tiles", scale: float, fields: Any, *refs: Any) -> None:
+    """Merges one tile into `out`, the fields of a Partial side by side."""
     *inputs, out = refs
     shape = (tiles.token_block, 1)  # Mosaic has no use for a lone axis: a column per number
-    count = out.shape[1]
+    columns = range(fields.num_leaves)
+    teacher = jax.tree.unflatten(fields, columns).teacher is not None
 
     @pl.when(pl.program_id(1) == 0)
     def _():
-        out[...] = _side_by_side(empty_partial(shape, teacher=count == 8))
+        out[...] = _side_by_side(empty_partial(shape, teacher=teacher))
 
     def tile(place):
-        z, hit, y, _ = tiles.load(inputs, scale, place)
-        part = jax.tree.map(lambda x: x.reshape(shape), tile_partial(z, hit, y))
-        running = Partial(*(out[:, k : k + 1] for k in range(count)))
+        z, y, hit, _ = tiles.load(inputs, scale, place)
+        part = jax.tree.map(lambda x: x.reshape(shape), tile_partial(z, y, hit=hit))
+        running = jax.tree.unflatten(fields, [out[:, k : k + 1] for k in columns])
         out[...] = _side_by_side(merge_two(running, part))
 
     tiles.visit(tile)
 
 
-def _gradient_kernel(tiles: "_Tiles", scale: float, product: Callable, *refs: Any) -> None:
+def _gradient_kernel(
+    tiles: "_Tiles", scale: float, fields: Any, product: Callable, *refs: Any
+) -> None:
     """Adds one tile's product to `out`, f32[t, D] or f32[v, D]."""
     *inputs, numbers, out = refs
-    fields = 2 if numbers.shape[1] == 4 else 4  # of Saved; the rest are Cotangents
 
     @pl.when(pl.program_id(1) == 0)
     def _():
         out[...] = jnp.zeros(out.shape, jnp.float32)
 
     def tile(place):
-        z, hit, y, head = tiles.load(inputs, scale, place)
+        z, y, hit, student = tiles.load(inputs, scale, place)
         table = tiles.token_rows(numbers, place)
-        columns = [table[:, k] for k in range(table.shape[1])]
-        saved, ct = Saved(*columns[:fields]), Cotangents(*columns[fields:])
-        dz = (logit_gradient(z, hit, y, saved, ct) * scale).astype(head.matrix.dtype)
-        out[...] += product(dz, head)
+        saved, ct = jax.tree.unflatten(fields, [table[:, k] for k in range(table.shape[1])])
+        dz = logit_gradient(z, y, hit=hit, saved=saved, ct=ct)
+        out[...] += product((dz * scale).astype(student.matrix.dtype), student)
 
     tiles.visit(tile)
 
 
-def _states_product(dz: Float[Array, "t v"], head: Head) -> Float[Array, "t D"]:
-    return jnp.dot(dz, head.matrix, preferred_element_type=jnp.float32)
+def _states_product(dz: Float[Array, "t v"], student: Factors) -> Float[Array, "t D"]:
+    return jnp.dot(dz, student.matrix, preferred_element_type=jnp.float32)
 
 
-def _matrix_product(dz: Float[Array, "t v"], head: Head) -> Float[Array, "v D"]:
-    return jnp.einsum("tv,td->vd", dz, head.states, preferred_element_type=jnp.float32)
+def _matrix_product(dz: Float[Array, "t v"], student: Factors) -> Float[Array, "v D"]:
+    return jnp.einsum("tv,td->vd", dz, student.states, preferred_element_type=jnp.float32)
 
 
 def _side_by_side(part: Partial) -> Float[Array, "t fields"]:
@@ -193,21 +190,14 @@ class _Tiles:
 
     @classmethod
     def of(
-        cls,
-        student: Head,
-        teacher: Head | None,
-        token_block: int,
-        vocab_block: int,
-        *,
-        keep_rows: bool,
-        width: int,
+        cls, head: Head, token_block: int, vocab_block: int, *, keep_rows: bool, width: int
     ) -> "_Tiles":
         """The largest tiles, up to the blocks asked for, that fit into VMEM.
 
         What stays is made as large as possible first, for the traffic with HBM, but not at the
         price of a side too short for the matrix unit.
         """
-        tokens, vocab = student.states.shape[0], student.matrix.shape[0]
+        tokens, vocab = head.action.shape[0], head.bias.shape[0]
         token_sizes = _sizes(token_block, tokens, _SUBLANES)
         vocab_sizes = _sizes(vocab_block, vocab, _LANES)
         if keep_rows:
@@ -216,36 +206,37 @@ class _Tiles:
             tried = [(t, v) for t in token_sizes for v in vocab_sizes]
         tried.sort(key=lambda sides: min(sides) < _MATRIX_SIDE)  # stable
         tiles = [cls(tokens, vocab, t, v, keep_rows, width) for t, v in tried]
-        heads = _heads(student, teacher)
-        found = next((x for x in tiles if x.vmem_bytes(heads) <= _USABLE_BYTES), None)
+        found = next((x for x in tiles if x.vmem_bytes(head) <= _USABLE_BYTES), None)
         if found is None:
             least = tiles[-1]
             raise ValueError(
-                f"heads of width {[h.matrix.shape[1] for h in heads]} need "
-                f"{least.vmem_bytes(heads) / 2**20:.1f} MiB of VMEM even with "
+                f"heads of width {[m.matrix.shape[1] for m in head.models]} need "
+                f"{least.vmem_bytes(head) / 2**20:.1f} MiB of VMEM even with "
                 f"head.token_block={least.token_block}, head.vocab_block={least.vocab_block}; "
                 f"a kernel has {VMEM_BYTES // 2**20} MiB: use bfloat16 or head.backend='tiles'"
             )
         return found
 
-    def vmem_bytes(self, heads: list[Head]) -> int:
+    def vmem_bytes(self, head: Head) -> int:
         """An upper estimate of the VMEM a kernel needs; the module's docstring has the formula."""
-        t, v = self.token_block, self.vocab_block
-        states, rows = (sum(_row_bytes(x) for x in part) for part in zip(*heads))
+        t, v, own = self.token_block, self.vocab_block, head.student
+        states, rows = (sum(_row_bytes(x) for x in part) for part in zip(*head.models))
         result = 4 * _padded(self.width)
-        work = len(heads) * 4 * t * (_WORK_TILES * v + _WORK_COLUMNS * _LANES)
+        work = len(head.models) * 4 * t * (_WORK_TILES * v + _WORK_COLUMNS * _LANES)
         if self.keep_rows:
-            return v * (rows + result) + t * (2 * states + _row_bytes(heads[0].states)) + work
-        return t * (states + result) + v * (2 * rows + _row_bytes(heads[0].matrix)) + work
+            return v * (rows + result) + t * (2 * states + _row_bytes(own.states)) + work
+        return t * (states + result) + v * (2 * rows + _row_bytes(own.matrix)) + work
 
-    def call(self, kernel: Callable[..., None], inputs: tuple, *, name: str) -> Array:
-        """Runs `kernel` on every tile of (student, bias, action, teacher, *numbers per token)."""
-        student, bias, action, teacher, *numbers = inputs
+    def call(
+        self, kernel: Callable[..., None], head: Head, *numbers: Float[Array, "T k"], name: str
+    ) -> Array:
+        """Runs `kernel` on every tile of the head and of further numbers per token."""
         bias_spec = pl.BlockSpec((1, self.vocab_block), lambda *at: (0, self.order(at)[1]))
-        operands = [(action.astype(jnp.int32)[:, None], self.by_token(1)), (bias[None], bias_spec)]
-        for head in _heads(student, teacher):
-            operands.append((head.states, self.by_token(head.states.shape[1])))
-            operands.append((head.matrix, self.by_row(head.matrix.shape[1])))
+        action = head.action.astype(jnp.int32)[:, None]
+        operands = [(action, self.by_token(1)), (head.bias[None], bias_spec)]
+        for model in head.models:
+            operands.append((model.states, self.by_token(model.states.shape[1])))
+            operands.append((model.matrix, self.by_row(model.matrix.shape[1])))
         operands += [(x, self.by_token(x.shape[1])) for x in numbers]
         arrays, specs = zip(*operands)
         length, by = (self.vocab, self.by_row) if self.keep_rows else (self.tokens, self.by_token)
@@ -303,19 +294,19 @@ class _Tiles:
         return _cleaned(ref, place.row, self.vocab) if place.hanging else ref[...]
 
     def load(self, inputs: list, scale: float, place: "_Place") -> tuple:
-        """(student's logits, where the column is the action, teacher's or None, student's tile)."""
+        """(student's logits, teacher's or None, where the column is the action, student's tile)."""
         action, bias, *rest = inputs
         number = place.row + jax.lax.broadcasted_iota(jnp.int32, (1, self.vocab_block), 1)
         offset = bias[...]
         if place.hanging:
             offset = jnp.where(number < self.vocab, offset, LOWEST)
             number = jnp.where(number < self.vocab, number, NOWHERE)
-        heads = [
-            Head(self.token_rows(states, place), self.vocab_rows(matrix, place))
+        models = [
+            Factors(self.token_rows(states, place), self.vocab_rows(matrix, place))
             for states, matrix in zip(rest[::2], rest[1::2])
         ]
-        z, *y = (logits(head, offset[0], scale) for head in heads)
-        return z, action[...] == number, y[0] if y else None, heads[0]
+        z, *y = (logits(model, offset[0], scale=scale) for model in models)
+        return z, y[0] if y else None, action[...] == number, models[0]
 
 
 def _cleaned(ref: Any, first: Array, end: int) -> Array:
@@ -323,10 +314,6 @@ def _cleaned(ref: Any, first: Array, end: int) -> Array:
     row = first + jax.lax.broadcasted_iota(jnp.int32, (ref.shape[0], 1), 0)
     block = ref[...]
     return jnp.where(row < end, block, jnp.zeros_like(block))
-
-
-def _heads(student: Head, teacher: Head | None) -> list[Head]:
-    return [student] if teacher is None else [student, teacher]
 
 
 def _sizes(block: int, length: int, unit: int) -> list[int]:

@@ -5,12 +5,12 @@ is: small tiles stay in the cache of a CPU, tiles of all vocabulary rows keep a 
 busy. `head_pallas` does the same inside one kernel; `fused` chooses, and merges shards.
 
 Per token, with logits z (student) and y (teacher) of the rows seen so far:
-    top = max z             mass = sum exp(z - top)      heat = sum exp(z - top) (z - top)
-    t_top = max y           t_mass = sum exp(y - t_top)
-    cross = sum exp(z - top) ((z - top) - (y - t_top))
-so that log Z = top + log mass, H = log mass - heat / mass, and
-KL(student || teacher) = cross / mass - log mass + log t_mass. Everything is relative to the maxima,
-so nothing large is subtracted from anything large.
+    top = max z          exp_sum = sum exp(z - top)      weighted_sum = sum exp(z - top) (z - top)
+    teacher.top = max y  teacher.exp_sum = sum exp(y - teacher.top)
+    cross = sum exp(z - top) ((z - top) - (y - teacher.top))
+so that log Z = top + log exp_sum, H = log exp_sum - weighted_sum / exp_sum, and
+KL(student || teacher) = cross / exp_sum - log exp_sum + log teacher.exp_sum. Everything is relative
+to the maxima, so nothing large is subtracted from anything large.
 """
 
 import functools
@@ -26,24 +26,52 @@ NOWHERE = -(2**30)  # no action, not even one counted from another device, has t
 Reduction = Callable[[Array], Array]
 
 
-class Head(NamedTuple):
-    """What turns states into logits: `states @ matrix.T * scale + bias`."""
+class Factors(NamedTuple):
+    """What makes logits: `states @ matrix.T * scale + bias`."""
 
     states: Float[Array, "T D"]
     matrix: Float[Array, "V D"]
+
+
+class Head(NamedTuple):
+    """What the statistics are computed from; all of one device."""
+
+    student: Factors
+    teacher: Factors | None  # of any width, over the same vocabulary rows
+    bias: Float[Array, "V"]  # added to the logits of both; very negative outside the support
+    # row of the sampled id; any number outside 0..V-1 where the row lives on another device
+    action: Int[Array, "T"]
+
+    @property
+    def models(self) -> list[Factors]:
+        """The student, and the teacher if there is one."""
+        return [self.student] if self.teacher is None else [self.student, self.teacher]
+
+
+class TeacherPartial(NamedTuple):
+    """What a teacher adds to the statistics of some vocabulary rows."""
+
+    top: Float[Array, "T"]
+    exp_sum: Float[Array, "T"]
+    action_logit: Float[Array, "T"]
+    cross: Float[Array, "T"]
 
 
 class Partial(NamedTuple):
     """Statistics of some vocabulary rows, float32 per token."""
 
     top: Float[Array, "T"]
-    mass: Float[Array, "T"]
-    heat: Float[Array, "T"]
-    picked: Float[Array, "T"]  # logit of the action, 0 if it is not among the rows
-    t_top: Float[Array, "T"] | None = None
-    t_mass: Float[Array, "T"] | None = None
-    t_picked: Float[Array, "T"] | None = None
-    cross: Float[Array, "T"] | None = None
+    exp_sum: Float[Array, "T"]
+    weighted_sum: Float[Array, "T"]
+    action_logit: Float[Array, "T"]  # logit of the action, 0 if it is not among the rows
+    teacher: TeacherPartial | None = None
+
+
+class TeacherSaved(NamedTuple):
+    """What the backward pass needs per token of a teacher."""
+
+    log_z: Float[Array, "T"]
+    kl: Float[Array, "T"]
 
 
 class Saved(NamedTuple):
@@ -51,8 +79,7 @@ class Saved(NamedTuple):
 
     log_z: Float[Array, "T"]
     entropy: Float[Array, "T"]
-    t_log_z: Float[Array, "T"] | None = None
-    kl: Float[Array, "T"] | None = None
+    teacher: TeacherSaved | None = None
 
 
 class Cotangents(NamedTuple):
@@ -67,42 +94,44 @@ class Cotangents(NamedTuple):
 Kept = tuple[Array, Array | None] | None
 
 
-def logits(head: Head, bias: Float[Array, "V"], scale: float) -> Float[Array, "T V"]:
+def logits(factors: Factors, bias: Float[Array, "V"], *, scale: float) -> Float[Array, "T V"]:
     """Float32 logits of a tile, whatever the type of its factors."""
-    product = jnp.einsum("td,vd->tv", *head, preferred_element_type=jnp.float32)
+    product = jnp.einsum("td,vd->tv", *factors, preferred_element_type=jnp.float32)
     return product * scale + bias[None, :]
 
 
 def tile_partial(
-    z: Float[Array, "T V"], hit: Bool[Array, "T V"], y: Float[Array, "T V"] | None
+    z: Float[Array, "T V"], y: Float[Array, "T V"] | None, *, hit: Bool[Array, "T V"]
 ) -> Partial:
     """The statistics of one tile; `hit` is true where the column is the token's action."""
     top = jnp.max(z, axis=1)
     centred = z - top[:, None]
     weight = jnp.exp(centred)
-    ours = Partial(
+    student = Partial(
         top=top,
-        mass=jnp.sum(weight, axis=1),
-        heat=jnp.sum(weight * centred, axis=1),
-        picked=jnp.sum(jnp.where(hit, z, 0.0), axis=1),
+        exp_sum=jnp.sum(weight, axis=1),
+        weighted_sum=jnp.sum(weight * centred, axis=1),
+        action_logit=jnp.sum(jnp.where(hit, z, 0.0), axis=1),
     )
     if y is None:
-        return ours
-    t_top = jnp.max(y, axis=1)
-    t_centred = y - t_top[:, None]
-    return ours._replace(
-        t_top=t_top,
-        t_mass=jnp.sum(jnp.exp(t_centred), axis=1),
-        t_picked=jnp.sum(jnp.where(hit, y, 0.0), axis=1),
-        cross=jnp.sum(weight * (centred - t_centred), axis=1),
+        return student
+    teacher_top = jnp.max(y, axis=1)
+    teacher_centred = y - teacher_top[:, None]
+    teacher = TeacherPartial(
+        top=teacher_top,
+        exp_sum=jnp.sum(jnp.exp(teacher_centred), axis=1),
+        action_logit=jnp.sum(jnp.where(hit, y, 0.0), axis=1),
+        cross=jnp.sum(weight * (centred - teacher_centred), axis=1),
     )
+    return student._replace(teacher=teacher)
 
 
 def empty_partial(shape: tuple[int, ...], *, teacher: bool) -> Partial:
     """The statistics of no rows."""
     zero, low = jnp.zeros(shape, jnp.float32), jnp.full(shape, LOWEST, jnp.float32)
-    theirs = (low, zero, zero, zero) if teacher else ()
-    return Partial(low, zero, zero, zero, *theirs)
+    return Partial(
+        low, zero, zero, zero, TeacherPartial(low, zero, zero, zero) if teacher else None
+    )
 
 
 def merge(parts: Partial, *, largest: Reduction, total: Reduction) -> Partial:
@@ -117,22 +146,23 @@ def merge(parts: Partial, *, largest: Reduction, total: Reduction) -> Partial:
     top = largest(parts.top)
     lift = parts.top - top  # <= 0
     keep = jnp.exp(lift)
-    merged = Partial(
+    student = Partial(
         top=top,
-        mass=total(keep * parts.mass),
-        heat=total(keep * (parts.heat + parts.mass * lift)),
-        picked=total(parts.picked),
+        exp_sum=total(keep * parts.exp_sum),
+        weighted_sum=total(keep * (parts.weighted_sum + parts.exp_sum * lift)),
+        action_logit=total(parts.action_logit),
     )
-    if parts.t_top is None:
-        return merged
-    t_top = largest(parts.t_top)
-    t_lift = parts.t_top - t_top
-    return merged._replace(
-        t_top=t_top,
-        t_mass=total(jnp.exp(t_lift) * parts.t_mass),
-        t_picked=total(parts.t_picked),
-        cross=total(keep * (parts.cross + parts.mass * (lift - t_lift))),
+    if parts.teacher is None:
+        return student
+    teacher_top = largest(parts.teacher.top)
+    teacher_lift = parts.teacher.top - teacher_top
+    teacher = TeacherPartial(
+        top=teacher_top,
+        exp_sum=total(jnp.exp(teacher_lift) * parts.teacher.exp_sum),
+        action_logit=total(parts.teacher.action_logit),
+        cross=total(keep * (parts.teacher.cross + parts.exp_sum * (lift - teacher_lift))),
     )
+    return student._replace(teacher=teacher)
 
 
 def merge_two(a: Partial, b: Partial) -> Partial:
@@ -148,101 +178,98 @@ def merge_two(a: Partial, b: Partial) -> Partial:
 
 def logit_gradient(
     z: Float[Array, "T V"],
-    hit: Bool[Array, "T V"],
     y: Float[Array, "T V"] | None,
+    *,
+    hit: Bool[Array, "T V"],
     saved: Saved,
     ct: Cotangents,
 ) -> Float[Array, "T V"]:
     """dL/dz of a tile: g_lp (1[a] - p) - g_H p (log p + H) + g_KL p (log p - log q - KL)."""
     logp = z - saved.log_z[:, None]
     slope = ct.entropy[:, None] * (logp + saved.entropy[:, None]) + ct.logp[:, None]
-    if y is not None:
-        excess = (logp - (y - saved.t_log_z[:, None])) - saved.kl[:, None]
+    if y is not None and saved.teacher is not None and ct.kl is not None:
+        excess = (logp - (y - saved.teacher.log_z[:, None])) - saved.teacher.kl[:, None]
         slope = slope - ct.kl[:, None] * excess
     return jnp.where(hit, ct.logp[:, None], 0.0) - jnp.exp(logp) * slope
 
 
 def forward(
-    student: Head,
-    bias: Float[Array, "V"],
-    action: Int[Array, "T"],
-    teacher: Head | None,
-    *,
-    scale: float,
-    token_block: int,
-    vocab_block: int,
-    keep_bytes: int = 0,
+    head: Head, *, scale: float, token_block: int, vocab_block: int, keep_bytes: int = 0
 ) -> tuple[Partial, Kept]:
     """Statistics of all vocabulary rows of this device, for every token.
 
     Args:
-      student: states and head matrix.
-      bias: added to the logits of both; very negative on rows outside the support.
-      action: row of the sampled id; any number outside 0..V-1 where the row lives elsewhere.
-      teacher: its own states and matrix, of any width; same V.
+      head: states, matrices and actions.
       scale: 1 / temperature.
       token_block: tokens per tile.
       vocab_block: vocabulary rows per tile.
-      keep_bytes: room for logits that `backward` then need not make again.
+      keep_bytes: memory for logits that `backward` then need not compute again.
 
     Returns:
-      The statistics, and the logits of the first tiles of rows, as many as there is room for.
+      The statistics, and the logits of the first tiles of rows, as many as the memory holds.
     """
-    size, starts = _vocab_tiles(student.matrix.shape[0], vocab_block)
-    cut, joined = _token_blocks(action.shape[0], token_block)
-    inputs = jax.tree.map(cut, (action, _states(student, teacher)))
+    size, starts = _vocab_tiles(head.bias.shape[0], vocab_block)
+    cut, joined = _token_blocks(head.action.shape[0], token_block)
+    inputs = jax.tree.map(cut, (head.action, _states(head)))
 
     def tile(running, at, *, keep):
-        columns = _Columns.at(at, size, bias, student, teacher)
+        columns = _Columns.at(at, size, head)
 
         def block(x):
             running, (action, states) = x
             z, y = columns.logits(states, scale)
-            merged = merge_two(running, tile_partial(z, columns.hit(action), y))
+            merged = merge_two(running, tile_partial(z, y, hit=columns.hit(action)))
             return merged, (z, y) if keep else None
 
         return jax.lax.map(block, (running, inputs))
 
-    running = empty_partial(inputs[0].shape, teacher=teacher is not None)
-    heads = 1 if teacher is None else 2
-    room = min(len(starts), keep_bytes // (4 * inputs[0].size * size * heads))
+    running = empty_partial(inputs[0].shape, teacher=head.teacher is not None)
+    tile_bytes = 4 * inputs[0].size * size * len(head.models)
+    count = min(len(starts), keep_bytes // tile_bytes)  # tiles whose logits are kept
     kept = None
-    if room:
-        running, kept = jax.lax.scan(functools.partial(tile, keep=True), running, starts[:room])
-    if room < len(starts):
-        running, _ = jax.lax.scan(functools.partial(tile, keep=False), running, starts[room:])
+    if count:
+        running, kept = jax.lax.scan(functools.partial(tile, keep=True), running, starts[:count])
+    if count < len(starts):
+        running, _ = jax.lax.scan(functools.partial(tile, keep=False), running, starts[count:])
     return jax.tree.map(joined, running), kept
 
 
 def backward(
-    student: Head,
-    bias: Float[Array, "V"],
-    action: Int[Array, "T"],
-    teacher: Head | None,
-    saved: Saved,
-    ct: Cotangents,
+    head: Head,
     kept: Kept,
     *,
+    saved: Saved,
+    ct: Cotangents,
     scale: float,
     token_block: int,
     vocab_block: int,
 ) -> tuple[Float[Array, "T D"], Float[Array, "V D"]]:
-    """Float32 gradients of the student's states and matrix; logits not kept are made again."""
-    vocab, width = student.matrix.shape
+    """Float32 gradients of the student's states and matrix.
+
+    Args:
+      head: as given to `forward`.
+      kept: as `forward` returned them; other logits are computed again.
+      saved: what follows from the statistics of `forward`.
+      ct: gradients that come in.
+      scale: 1 / temperature.
+      token_block: tokens per tile.
+      vocab_block: vocabulary rows per tile.
+    """
+    vocab, width = head.student.matrix.shape
     size, starts = _vocab_tiles(vocab, vocab_block)
-    cut, joined = _token_blocks(action.shape[0], token_block)
-    inputs = jax.tree.map(cut, (action, _states(student, teacher), saved, ct))
-    kind = student.matrix.dtype
+    cut, joined = _token_blocks(head.action.shape[0], token_block)
+    inputs = jax.tree.map(cut, (head.action, _states(head), saved, ct))
+    kind = head.student.matrix.dtype
 
     def tile(carry, x):
         at, kept = x
         d_states, d_matrix = carry
-        columns = _Columns.at(at, size, bias, student, teacher)
+        columns = _Columns.at(at, size, head)
 
         def block(d_tile, x):
             d_block, (action, states, saved, ct), known = x
             z, y = columns.logits(states, scale) if known is None else known
-            dz = logit_gradient(z, columns.hit(action), y, saved, ct)
+            dz = logit_gradient(z, y, hit=columns.hit(action), saved=saved, ct=ct)
             dz = (dz * scale).astype(kind)
             d_block += jnp.dot(dz, columns.matrices[0], preferred_element_type=jnp.float32)
             d_tile += jnp.einsum("tv,td->vd", dz, states[0], preferred_element_type=jnp.float32)
@@ -255,11 +282,11 @@ def backward(
         return (d_states, d_matrix), None
 
     carry = jnp.zeros((*inputs[0].shape, width)), jnp.zeros((vocab, width))
-    room = 0 if kept is None else len(kept[0])
-    if room:
-        carry, _ = jax.lax.scan(tile, carry, (starts[:room], kept))
-    if room < len(starts):
-        carry, _ = jax.lax.scan(tile, carry, (starts[room:], None))
+    count = 0 if kept is None else len(kept[0])
+    if count:
+        carry, _ = jax.lax.scan(tile, carry, (starts[:count], kept))
+    if count < len(starts):
+        carry, _ = jax.lax.scan(tile, carry, (starts[count:], None))
     d_states, d_matrix = carry
     return joined(d_states), d_matrix
 
@@ -276,29 +303,31 @@ class _Columns(NamedTuple):
     matrices: tuple[Float[Array, "S D"], ...]  # of the student, and of the teacher if there is one
 
     @classmethod
-    def at(cls, at, size, bias, student, teacher):
+    def at(cls, at: Array, size: int, head: Head) -> "_Columns":
         start, first = at
         number = start + jnp.arange(size)
         own = number >= first
-        heads = [student] if teacher is None else [student, teacher]
+        bias = jax.lax.dynamic_slice_in_dim(head.bias, start, size)
         return cls(
             number=jnp.where(own, number, NOWHERE),
-            bias=jnp.where(own, jax.lax.dynamic_slice_in_dim(bias, start, size), LOWEST),
-            matrices=tuple(jax.lax.dynamic_slice_in_dim(h.matrix, start, size) for h in heads),
+            bias=jnp.where(own, bias, LOWEST),
+            matrices=tuple(
+                jax.lax.dynamic_slice_in_dim(m.matrix, start, size) for m in head.models
+            ),
         )
 
-    def logits(self, states, scale):
+    def logits(self, states: tuple[Array, ...], scale: float) -> tuple[Array, Array | None]:
         """(student's logits, teacher's logits or None)."""
-        z, *y = (logits(Head(*x), self.bias, scale) for x in zip(states, self.matrices))
+        z, *y = (logits(Factors(*x), self.bias, scale=scale) for x in zip(states, self.matrices))
         return z, y[0] if y else None
 
-    def hit(self, action):
+    def hit(self, action: Array) -> Array:
         """Where the column is the token's action."""
         return action[:, None] == self.number[None, :]
 
 
-def _states(student: Head, teacher: Head | None) -> tuple[Array, ...]:
-    return (student.states,) if teacher is None else (student.states, teacher.states)
+def _states(head: Head) -> tuple[Array, ...]:
+    return tuple(model.states for model in head.models)
 
 
 def _vocab_tiles(vocab: int, block: int) -> tuple[int, Array]:
@@ -309,7 +338,9 @@ def _vocab_tiles(vocab: int, block: int) -> tuple[int, Array]:
     return size, jnp.stack([jnp.minimum(first, vocab - size), first], axis=1)
 
 
-def _token_blocks(tokens: int, block: int):
+def _token_blocks(
+    tokens: int, block: int
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
     """Functions that cut [T, ...] into [blocks, block, ...], padded with zeros, and join it."""
     count = max(1, -(-tokens // block))
     size = -(-tokens // count)

@@ -8,6 +8,8 @@ Surrogates of the policy gradient, all with gradient -advantage at ratio 1:
 """
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,12 +57,139 @@ class LossConfig:
             )
 
 
+class Streams(NamedTuple):
+    """What the terms of the objective read, for one set of rows."""
+
+    stats: TokenStats  # of the policy that is differentiated
+    signal: Signal
+    action_mask: Bool[Array, "N R"]
+    sampler_logp: Float[Array, "N R"] | None
+
+    def on(self, x: Float[Array, "N R"] | None, needed_by: str = "") -> Float[Array, "N R"]:
+        """`x` on action tokens, 0 elsewhere.
+
+        Raises:
+          ValueError: it is not there.
+        """
+        if x is None:
+            raise ValueError(f"{needed_by} needs a stream that this batch lacks")
+        return jnp.where(self.action_mask, x, 0.0)
+
+
+# What a term adds to the loss of every token, and its metrics per token, on action tokens.
+Term = tuple[Float[Array, "N R"], dict[str, Array]]
+
+
+def objective(
+    stats: TokenStats,
+    signal: Signal,
+    *,
+    action_mask: Bool[Array, "N R"],
+    share: Float[Array, "N R"],
+    cfg: LossConfig,
+    sampler_logp: Float[Array, "N R"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    """sum over action tokens of share * (surrogate + the other terms of `Signal` - entropy bonus).
+
+    Shares come from the full batch, so the losses of the pieces of a batch add up to its loss.
+
+    Args:
+      stats: of the policy that is differentiated, nats.
+      signal: streams for the same rows; values where the mask is false are ignored.
+      action_mask: True where the student sampled the token.
+      share: weight of each token in the loss, see `core.aggregation`.
+      cfg: surrogate, clip bounds, bonus and penalties.
+      sampler_logp: under the policy as the sampler computed it; used with cfg.tis_cap.
+
+    Returns:
+      The loss, and means over action tokens under `loss/*`.
+
+    Raises:
+      ValueError: an option needs a stream that is not there.
+    """
+    streams = Streams(stats, signal, action_mask, sampler_logp)
+    present = [term for make in TERMS if (term := make(streams, cfg)) is not None]
+    per_token = functools.reduce(jnp.add, [x for x, _ in present])
+    weight = jnp.sum(action_mask, dtype=jnp.float32)
+    metrics = {
+        name: Mean(total=jnp.sum(jnp.where(action_mask, x, 0.0)), weight=weight)
+        for _, named in present
+        for name, x in named.items()
+    }
+    return jnp.sum(jnp.where(action_mask, share * per_token, 0.0)), metrics
+
+
+# ------------------------------------------------------------------- the terms
+
+
+def policy_term(s: Streams, cfg: LossConfig) -> Term:
+    """The surrogate, with importance weights if `tis_cap` asks for them."""
+    logp, old_logp, advantage = (
+        s.on(x) for x in (s.stats.logp, s.signal.old_logp, s.signal.advantage)
+    )
+    loss = surrogate(logp, old_logp, advantage=advantage, action_mask=s.action_mask, cfg=cfg)
+    log_ratio = _log_ratio(logp, old_logp, s.action_mask, cfg)
+    unclipped, clipped = _branches(log_ratio, advantage, cfg)
+    lower = (jnp.maximum(unclipped, clipped) > -advantage * cfg.dual_clip) & (advantage < 0)
+    metrics = {
+        "loss/clip_fraction": clipped > unclipped,
+        "loss/clip_fraction_lower": lower,
+        "loss/ppo_kl": old_logp - logp,
+        "loss/nll": -logp,
+    }
+    if not cfg.tis_cap:
+        return loss, metrics
+    weight = importance(old_logp, s.on(s.sampler_logp, "tis_cap"), cap=cfg.tis_cap)
+    return weight * loss, metrics | {"loss/tis_weight": weight}
+
+
+def entropy_term(s: Streams, cfg: LossConfig) -> Term:
+    """-entropy_coef H."""
+    entropy = s.on(s.stats.entropy)
+    return -(cfg.entropy_coef * entropy), {"loss/entropy": entropy}
+
+
+def supervised_term(s: Streams, cfg: LossConfig) -> Term | None:
+    """-ce_weight log p."""
+    if s.signal.ce_weight is None:
+        return None
+    return -(s.on(s.signal.ce_weight) * s.on(s.stats.logp)), {}
+
+
+def teacher_kl_term(s: Streams, cfg: LossConfig) -> Term | None:
+    """kl_weight KL(student || teacher) over the vocabulary."""
+    if s.signal.kl_weight is None:
+        return None
+    kl = s.on(s.stats.reverse_kl, "kl_weight")
+    return s.on(s.signal.kl_weight) * kl, {"loss/teacher_kl": kl}
+
+
+def gate_term(s: Streams, cfg: LossConfig) -> Term | None:
+    """gate_weight times the gated gap to the teacher (SDAR)."""
+    if s.signal.gate_weight is None:
+        return None
+    teacher_logp = s.on(s.signal.teacher_logp, "gate_weight")
+    gap, gate = gated_gap(s.on(s.stats.logp), teacher_logp, beta=cfg.gate_beta)
+    return s.on(s.signal.gate_weight) * gap, {"loss/gate": gate}
+
+
+def start_kl_term(s: Streams, cfg: LossConfig) -> Term | None:
+    """kl_coef times the k3 estimate of KL(student || start weights)."""
+    if not cfg.kl_coef:
+        return None
+    penalty = k3(s.on(s.stats.logp), s.on(s.signal.reference_logp, "kl_coef"))
+    return cfg.kl_coef * penalty, {"loss/kl_start": penalty}
+
+
+TERMS = (policy_term, entropy_term, supervised_term, teacher_kl_term, gate_term, start_kl_term)
+
+
 def surrogate(
     logp: Float[Array, "N R"],
     old_logp: Float[Array, "N R"],
+    *,
     advantage: Float[Array, "N R"],
     action_mask: Bool[Array, "N R"],
-    *,
     cfg: LossConfig,
 ) -> Float[Array, "N R"]:
     """Policy-gradient loss per token, to be minimised; at ratio 1 its gradient is -advantage.
@@ -74,77 +203,6 @@ def surrogate(
     unclipped, clipped = _branches(log_ratio, advantage, cfg)
     loss = jnp.maximum(unclipped, clipped)
     return jnp.where(advantage < 0, jnp.minimum(loss, -advantage * cfg.dual_clip), loss)
-
-
-def objective(
-    stats: TokenStats,
-    action_mask: Bool[Array, "N R"],
-    signal: Signal,
-    share: Float[Array, "N R"],
-    cfg: LossConfig,
-    *,
-    sampler_logp: Float[Array, "N R"] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    """sum over action tokens of share * (surrogate + the other terms of `Signal` - entropy bonus).
-
-    Shares come from the full batch, so the losses of the pieces of a batch add up to its loss.
-
-    Args:
-      stats: of the policy that is differentiated, nats.
-      action_mask: True where the student sampled the token.
-      signal: streams for the same rows; values where the mask is false are ignored.
-      share: weight of each token in the loss, see `core.aggregation`.
-      cfg: surrogate, clip bounds, bonus and penalties.
-      sampler_logp: under the policy as the sampler computed it; used with cfg.tis_cap.
-
-    Returns:
-      The loss, and means over action tokens under `loss/*`.
-
-    Raises:
-      ValueError: an option needs a stream that is not there.
-    """
-
-    def on(x: Array | None, needed_by: str = "") -> Array:
-        if x is None:
-            raise ValueError(f"{needed_by} needs a stream that this batch lacks")
-        return jnp.where(action_mask, x, 0.0)
-
-    logp, old_logp, advantage = on(stats.logp), on(signal.old_logp), on(signal.advantage)
-    entropy = on(stats.entropy)
-    policy = surrogate(logp, old_logp, advantage, action_mask, cfg=cfg)
-    terms = {}
-    if cfg.tis_cap:
-        weight = importance(old_logp, on(sampler_logp, "tis_cap"), cap=cfg.tis_cap)
-        policy, terms["loss/tis_weight"] = weight * policy, weight
-    per_token = policy - cfg.entropy_coef * entropy
-    if signal.ce_weight is not None:
-        per_token -= on(signal.ce_weight) * logp
-    if signal.kl_weight is not None:
-        kl = terms["loss/teacher_kl"] = on(stats.reverse_kl, "kl_weight")
-        per_token += on(signal.kl_weight) * kl
-    if signal.gate_weight is not None:
-        gap, gate = gated_gap(logp, on(signal.teacher_logp, "gate_weight"), beta=cfg.gate_beta)
-        per_token, terms["loss/gate"] = per_token + on(signal.gate_weight) * gap, gate
-    if cfg.kl_coef:
-        penalty = terms["loss/kl_start"] = k3(logp, on(signal.reference_logp, "kl_coef"))
-        per_token += cfg.kl_coef * penalty
-
-    log_ratio = _log_ratio(logp, old_logp, action_mask, cfg)
-    unclipped, clipped = _branches(log_ratio, advantage, cfg)
-    lower = (jnp.maximum(unclipped, clipped) > -advantage * cfg.dual_clip) & (advantage < 0)
-    terms |= {
-        "loss/clip_fraction": clipped > unclipped,
-        "loss/clip_fraction_lower": lower,
-        "loss/ppo_kl": old_logp - logp,
-        "loss/entropy": entropy,
-        "loss/nll": -logp,
-    }
-    weight = jnp.sum(action_mask, dtype=jnp.float32)
-    metrics = {
-        name: Mean(total=jnp.sum(jnp.where(action_mask, x, 0.0)), weight=weight)
-        for name, x in terms.items()
-    }
-    return jnp.sum(jnp.where(action_mask, share * per_token, 0.0)), metrics
 
 
 def k3(
@@ -187,7 +245,7 @@ def _log_ratio(
     action_mask: Bool[Array, "N R"],
     cfg: LossConfig,
 ) -> Float[Array, "N R"]:
-    """Of the token, or for gspo of its row, with the gradient of the token's log-probability."""
+    """log(p / p_old) per token; for gspo the mean of the row, with the token's gradient."""
     log_ratio = logp - old_logp
     if cfg.surrogate == "gspo":
         kept = jnp.where(action_mask, jax.lax.stop_gradient(log_ratio), 0.0)

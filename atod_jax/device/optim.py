@@ -58,7 +58,8 @@ def make_learning_rate(cfg: OptimConfig, total_steps: int) -> Callable[[jax.Arra
             decay_steps=max(total_steps, cfg.warmup_steps + 1),
         )
     else:
-        schedule = optax.warmup_constant_schedule(
-            init_value=0.0, peak_value=cfg.lr, warmup_steps=cfg.warmup_steps
-        )
+        # not warmup_constant_schedule: without a warm-up that one stays at its first value
+        warmup = optax.linear_schedule(0.0, cfg.lr, cfg.warmup_steps)
+        constant = optax.constant_schedule(cfg.lr)
+        schedule = optax.join_schedules([warmup, constant], [cfg.warmup_steps])
     return lambda step: jnp.asarray(schedule(step), jnp.float32)

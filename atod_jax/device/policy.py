@@ -30,7 +30,16 @@ def _compiled(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> A
     """The jitted loop of `cfg.program`; policies that differ in host settings share it."""
 
     def run(params, prompt, length, key, row_id, temperature):
-        return sample(model, params, prompt, length, key, row_id, temperature, cfg)
+        return sample(
+            model,
+            params,
+            prompt=prompt,
+            prompt_length=length,
+            key=key,
+            row_id=row_id,
+            temperature=temperature,
+            cfg=cfg,
+        )
 
     return jax.jit(run, out_shardings=None if mesh is None else batch_sharding(mesh))
 
@@ -78,15 +87,11 @@ class Policy:
         if self.mesh is None:
             return self._compiled(params, *host[:2], key, host[2], self._temperature)
         # keys are made where the student trains, which may be on other devices
-        numbers = to_host(jax.random.key_data(key))
+        numbers: Any = to_host(jax.random.key_data(key))
         with jax.set_mesh(self.mesh):
             tokens, length, ids = to_global(host, self.mesh)
             key = jax.random.wrap_key_data(numbers)
             return self._compiled(params, tokens, length, key, ids, self._temperature)
-
-    def compilations(self) -> int:
-        """Shapes compiled so far, by all policies that share the loop."""
-        return self._compiled._cache_size()
 
     def _bucket(self, prompts: Sequence[np.ndarray], row_ids: Sequence[int]) -> tuple[int, int]:
         """The padded (rows, columns), agreed upon by all processes; (0, 0) without any prompt."""

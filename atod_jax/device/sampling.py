@@ -55,8 +55,7 @@ class SamplingConfig:
             raise ValueError(f"{self.forbidden=} holds an end id of {self.eos_ids=}")
 
 
-@struct.dataclass(kw_only=True)
-class Generation:
+class Generation(struct.PyTreeNode, kw_only=True):
     """Sampled actions, padded on the right with pad_id and zeros."""
 
     tokens: Int[Array, "B R"]
@@ -70,8 +69,8 @@ class Generation:
 def pick(
     logits: Float[Array, "B V"],
     uniform: Float[Array, "B"],
-    temperature: Float[Array, ""] | float,
     *,
+    temperature: Float[Array, ""] | float,
     cfg: SamplingConfig,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """One id per row and its log-probability, from one uniform number per row.
@@ -152,8 +151,7 @@ def _first_above(
 # ------------------------------------------------------------------- the loop
 
 
-@struct.dataclass(kw_only=True)
-class _State:
+class _State(struct.PyTreeNode, kw_only=True):
     """What the decode loop carries; `t` tokens have been drawn."""
 
     t: Int[Array, ""]
@@ -167,6 +165,7 @@ class _State:
 def sample(
     model: LanguageModel,
     params: Any,
+    *,
     prompt: Int[Array, "B P"],
     prompt_length: Int[Array, "B"],
     key: Array,
@@ -182,7 +181,9 @@ def sample(
         """Draws token t of every row from the last hidden state and writes it down."""
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, state.t)
         logits = jnp.einsum("bd,vd->bv", hidden[:, 0], head, preferred_element_type=jnp.float32)
-        token, logp = pick(logits, jax.vmap(jax.random.uniform)(keys), temperature, cfg=cfg)
+        token, logp = pick(
+            logits, jax.vmap(jax.random.uniform)(keys), temperature=temperature, cfg=cfg
+        )
         token = jnp.where(state.done, cfg.pad_id, token)
         logp = jnp.where(state.done, 0.0, logp)
         ended = functools.reduce(jnp.logical_or, [token == e for e in cfg.eos_ids], state.done)
@@ -227,6 +228,7 @@ def sample(
 def generate(
     model: LanguageModel,
     params: Any,
+    *,
     prompt: Int[Array, "B P"],
     prompt_length: Int[Array, "B"],
     key: Array,
@@ -246,4 +248,13 @@ def generate(
       row_id: what tells the draws of two rows apart; rows that share it share their numbers.
       cfg: static.
     """
-    return sample(model, params, prompt, prompt_length, key, row_id, cfg.temperature, cfg)
+    return sample(
+        model,
+        params,
+        prompt=prompt,
+        prompt_length=prompt_length,
+        key=key,
+        row_id=row_id,
+        temperature=cfg.temperature,
+        cfg=cfg,
+    )

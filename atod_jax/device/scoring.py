@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from atod_jax.core.fused import HeadConfig, Teacher, token_stats
+from atod_jax.core.fused import HeadConfig, TeacherHead, token_stats
 from atod_jax.models import LanguageModel
 from atod_jax.types import Rows, TokenStats, TurnBatch
 
@@ -24,11 +24,11 @@ class ScoreConfig:
 def row_stats(
     model: LanguageModel,
     params: Any,
+    *,
     rows: Rows,
     cfg: ScoreConfig,
-    *,
     capacity: int | None = None,
-    teacher: Teacher | None = None,
+    teacher: TeacherHead | None = None,
     keep_states: bool = False,
 ) -> TokenStats:
     """Log-probability and entropy [n, R] of the sampled tokens under `params`.
@@ -37,9 +37,13 @@ def row_stats(
     action token t, and only those R columns leave the model.
 
     Args:
-      capacity: room for action tokens at the head, see `core.fused.token_stats`.
+      model: static.
+      params: of the model, all of them.
+      rows: prompts and sampled actions.
+      cfg: the policy that is scored.
+      capacity: action tokens that reach the head, see `core.fused.token_stats`.
       teacher: adds its log-probability and the exact KL.
-      keep_states: returns the R final states as well.
+      keep_states: keeps the R final states.
     """
     p, r = rows.prompt.shape[1], rows.action.shape[1]
     prompt_valid = jnp.arange(p)[None, :] >= p - rows.prompt_length[:, None]
@@ -49,13 +53,13 @@ def row_stats(
     stats = token_stats(
         hidden,
         model.head(params),
-        rows.action,
-        rows.action_mask,
+        action=rows.action,
+        action_mask=rows.action_mask,
         cfg=cfg.head,
         capacity=capacity,
         teacher=teacher,
     )
-    return stats.replace(hidden=hidden) if keep_states else stats
+    return stats.replace(states=hidden) if keep_states else stats
 
 
 def teacher_rows(batch: TurnBatch) -> Rows:
@@ -105,12 +109,14 @@ def from_micro(tree: Any) -> Any:
 def make_score(
     model: LanguageModel, cfg: ScoreConfig, *, keep_states: bool = False
 ) -> Callable[..., TokenStats]:
-    """A jitted `score(params, rows, capacity=None) -> TokenStats`, micro-batch by micro-batch."""
+    """A jitted `score(params, rows, *, capacity=None) -> TokenStats`, by micro-batches."""
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def score(params: Any, rows: Rows, capacity: int | None = None) -> TokenStats:
-        def one(piece: Rows) -> TokenStats:
-            return row_stats(model, params, piece, cfg, capacity=capacity, keep_states=keep_states)
+    @functools.partial(jax.jit, static_argnames="capacity")
+    def score(params: Any, rows: Rows, *, capacity: int | None = None) -> TokenStats:
+        def one(part: Rows) -> TokenStats:
+            return row_stats(
+                model, params, rows=part, cfg=cfg, capacity=capacity, keep_states=keep_states
+            )
 
         with jax.named_scope("score"):
             return from_micro(jax.lax.map(one, to_micro(rows, cfg.micro_rows)))

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a model: five members, no framework."""
+"""What the rest of the package knows of a model: seven members, no framework."""
 
 import functools
 from collections.abc import Callable
@@ -22,13 +22,17 @@ class LanguageModel(NamedTuple):
     hidden(params, tokens i32[n,l], valid bool[n,l], *, tail, cache=None) -> (f[n,tail,D], cache)
     head(params) -> f[V,D]                                logits are hidden @ head.T
     plain(params) -> params                               of the architecture alone, for files
+    split(params) -> (trained, frozen)                    frozen is None where everything trains
+    join(trained, frozen) -> params                       the inverse
     """
 
     config: ModelConfig
     init: Callable[[Array], Any]
-    hidden: Callable[..., tuple[Array, Cache | None]]
+    hidden: Callable[..., tuple[Array, Any]]  # the cache is None where none is given
     head: Callable[[Any], Array]
     plain: Callable[[Any], Any]
+    split: Callable[[Any], tuple[Any, Any]]
+    join: Callable[[Any, Any], Any]
 
 
 @functools.cache
@@ -40,4 +44,6 @@ def build(config: ModelConfig) -> LanguageModel:
         hidden=functools.partial(transformer.hidden_states, config),
         head=functools.partial(transformer.head_matrix, config),
         plain=lambda params: params,
+        split=lambda params: (params, None),
+        join=lambda trained, frozen: trained,
     )

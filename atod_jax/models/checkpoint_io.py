@@ -1,6 +1,6 @@
 """Hugging Face folders <-> parameter trees, so that transformers loads what is trained here.
 
-Parameters are NumPy arrays here; `loading.load_sharded` puts them straight onto devices.
+This file reads configs and writes folders; `loading.load_sharded` reads weights.
 """
 
 import json
@@ -13,14 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import unflatten_dict
 from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
 from atod_jax.models import families
 from atod_jax.models.family import Entry
 from atod_jax.models.transformer import ModelConfig
-from atod_jax.models.weights import INDEX, SINGLE, Weights, read_json
+from atod_jax.models.weights import INDEX, SINGLE, read_json
 
 
 def read_config(path: str | Path, *, dtype: str = "float32") -> ModelConfig:
@@ -33,30 +32,6 @@ def read_config(path: str | Path, *, dtype: str = "float32") -> ModelConfig:
     return families.config_from_hf(read_json(Path(path) / "config.json"), dtype=dtype)
 
 
-def load_hf(path: str | Path, *, dtype: str = "float32") -> tuple[ModelConfig, dict[str, Any]]:
-    """Reads a checkpoint folder (one safetensors file, or several with an index) into NumPy.
-
-    Args:
-      path: the folder with config.json.
-      dtype: of the returned parameters, "float32" or "bfloat16"; also the model's compute type.
-
-    Returns:
-      The config and the parameters as NumPy arrays.
-
-    Raises:
-      FileNotFoundError: no such folder, or a file of it is missing.
-      ValueError: a file is corrupt, the config is unsupported, or the tensors are not exactly those
-        the config implies.
-    """
-    config = read_config(path, dtype=dtype)
-    weights = Weights(Path(path), config)
-    flat = {
-        name: weights.block(name, tuple((0, n) for n in shape), dtype)
-        for name, shape in weights.shapes().items()
-    }
-    return config, unflatten_dict(flat)
-
-
 def save_hf(
     path: str | Path,
     config: ModelConfig,
@@ -67,13 +42,13 @@ def save_hf(
 ) -> None:
     """Writes a folder that transformers' `from_pretrained` of that family loads.
 
-    The folder appears complete or not at all: it is written next to `path` and renamed. All
+    The folder appears atomically: it is written next to `path` and renamed. All
     processes have to call this; the first one writes.
 
     Args:
       path: the folder to make; an earlier checkpoint there is replaced.
       config: the architecture.
-      params: as `load_hf` returns them, on any device; saved in their own type.
+      params: as `loading.load_sharded` returns them, or NumPy; saved in their own type.
       tokenizer: of transformers; written into the same folder, its special ids into the config.
       shard_bytes: start another file once one holds this much.
 
@@ -118,7 +93,7 @@ def _take(params: Mapping[str, Any], entry: Entry) -> np.ndarray:
             f"{'/'.join(entry.path)} has shape {node.shape}, "
             f"the config implies {(*entry.stack, *entry.shape)}"
         )
-    value = _whole(node[entry.index])
+    value = _whole(node[entry.position])
     if entry.inputs:
         value = value.reshape(entry.hf_shape[::-1]).T
     return np.ascontiguousarray(value.reshape(entry.hf_shape))

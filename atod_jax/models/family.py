@@ -19,7 +19,7 @@ _FIXED = {
     "quantization_config": None,
 }
 
-Block = Mapping[str, tuple[str, int]]  # parameter -> (tensor of one layer, number of input axes)
+Block = dict[str, tuple[str, int]]  # parameter -> (tensor of one layer, number of input axes)
 
 # The layer without its MLP, as all families have it.
 ATTENTION: Block = {
@@ -75,7 +75,7 @@ class Entry(NamedTuple):
     hf_shape: tuple[int, ...]
     path: tuple[str, ...]
     stack: tuple[int, ...]  # leading axes of our parameter: layers, experts
-    index: tuple[int, ...]  # the place of this tensor along them
+    position: tuple[int, ...]  # of this tensor along them
     shape: tuple[int, ...]  # ours, without the leading axes
     inputs: int  # how many axes of `shape` are contracted
 

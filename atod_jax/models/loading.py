@@ -55,10 +55,10 @@ def load_sharded(
 
 
 def _place(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
-    """One array from its parts; devices that hold the same part share one reading of it."""
+    """One array from its shards; each distinct shard is read once."""
     block = functools.cache(lambda box: read(box, like.dtype))
 
-    def callback(index: tuple[slice, ...]) -> np.ndarray:
+    def callback(index: Any) -> np.ndarray:
         return block(tuple(part.indices(n)[:2] for part, n in zip(index, like.shape)))
 
     return jax.make_array_from_callback(like.shape, place, callback)

@@ -19,7 +19,6 @@ from jax import Array
 
 from atod_jax.models import LanguageModel
 from atod_jax.models.transformer import Cache
-from atod_jax.types import with_frozen
 
 
 @functools.cache
@@ -30,7 +29,7 @@ def adapted(lm: LanguageModel, *, rank: int, alpha: float) -> LanguageModel:
     def init(key: Array) -> Any:
         k_base, k_adapters = jax.random.split(key)
         base = lm.init(k_base)
-        return with_frozen(init_adapters(base, k_adapters, rank=rank), base)
+        return join(init_adapters(base, k_adapters, rank=rank), base)
 
     def hidden(params: Any, *args: Any, **options: Any) -> tuple[Array, Cache | None]:
         return lm.hidden(_joined(params, scale), *args, **options)
@@ -41,7 +40,19 @@ def adapted(lm: LanguageModel, *, rank: int, alpha: float) -> LanguageModel:
         hidden=hidden,
         head=lambda params: lm.head(params["base"]),
         plain=jax.jit(functools.partial(_merged, scale=scale)),
+        split=split,
+        join=join,
     )
+
+
+def split(params: Any) -> tuple[Any, Any]:
+    """(adapters, the frozen weights beside them)."""
+    return params["lora"], params["base"]
+
+
+def join(trained: Any, frozen: Any) -> Any:
+    """The inverse of `split`."""
+    return {"base": frozen, "lora": trained}
 
 
 def init_adapters(base: Any, key: Array, *, rank: int) -> Any:
@@ -50,7 +61,7 @@ def init_adapters(base: Any, key: Array, *, rank: int) -> Any:
     Returns: for each kernel [(layers,) inputs..., outputs...] of attention and MLP, in its place,
     {"lora_a": [(layers,) inputs..., rank], "lora_b": [(layers,) rank, outputs...]}.
     """
-    kernels = {path: x.shape for path, x in flatten_dict(base).items() if _is_adapted(path)}
+    kernels = {path: x.shape for path, x in _flat(base).items() if _is_adapted(path)}
     flat = {}
     for number, (path, shape) in enumerate(sorted(kernels.items())):
         first = 1 if path[0] == "layers" else 0
@@ -64,20 +75,25 @@ def init_adapters(base: Any, key: Array, *, rank: int) -> Any:
     return unflatten_dict(flat)
 
 
+def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
+    """The arrays of a nested dict by their paths."""
+    return dict(flatten_dict(tree))
+
+
 def _is_adapted(path: tuple[str, ...]) -> bool:
     return path[-1] == "kernel" and path[-3] in ("attn", "mlp")
 
 
 def _joined(params: Any, scale: float) -> Any:
     """One tree: each adapter beside its kernel, where `layers.Linear` looks for it."""
-    adapters = flatten_dict(params["lora"])
+    adapters = _flat(params["lora"])
     scaled = {path: scale * x for path, x in adapters.items() if path[-1] == "lora_b"}
-    return unflatten_dict(flatten_dict(params["base"]) | adapters | scaled)
+    return unflatten_dict(_flat(params["base"]) | adapters | scaled)
 
 
 def _merged(params: Any, scale: float) -> Any:
     """The weights of an ordinary model that computes the same."""
-    flat, adapters = flatten_dict(params["base"]), flatten_dict(params["lora"])
+    flat, adapters = _flat(params["base"]), _flat(params["lora"])
     # as exact as float32 allows: accelerators would round the factors
     product = functools.partial(jnp.tensordot, axes=1, precision=jax.lax.Precision.HIGHEST)
     for *place, name in [path for path in adapters if path[-1] == "lora_a"]:

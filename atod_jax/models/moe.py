@@ -11,9 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from atod_jax.models.layers import kernel_of
-
-# Mesh axes: rows of a batch over BATCH, experts over EXPERT, their inner width over TENSOR.
-BATCH, EXPERT, TENSOR = ("data", "fsdp"), "expert", "tensor"
+from atod_jax.types import BATCH_AXES, EXPERT_AXIS, TENSOR_AXIS
 
 
 def route(
@@ -60,7 +58,7 @@ class Moe(nn.Module):
             return mixture(rows, weights, chosen - first, kernels).reshape(x.shape)
 
         mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH):
+        if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
             return mix(x, router, kernels, 0).astype(x.dtype)
         return over_mesh(mix)(x, router, kernels).astype(x.dtype)
 
@@ -83,12 +81,13 @@ def over_mesh(mix: Callable[..., Array]) -> Callable[..., Array]:
     """
 
     def local(x: Array, router: Array, kernels: dict[str, Array]) -> Array:
-        first = jax.lax.axis_index(EXPERT) * kernels["gate"].shape[0]
-        return jax.lax.psum(mix(x, router, kernels, first), (EXPERT, TENSOR))
+        first = jax.lax.axis_index(EXPERT_AXIS) * kernels["gate"].shape[0]
+        return jax.lax.psum(mix(x, router, kernels, first), (EXPERT_AXIS, TENSOR_AXIS))
 
-    into, out_of = PartitionSpec(EXPERT, None, TENSOR), PartitionSpec(EXPERT, TENSOR, None)
+    into = PartitionSpec(EXPERT_AXIS, None, TENSOR_AXIS)
+    out_of = PartitionSpec(EXPERT_AXIS, TENSOR_AXIS, None)
     kernels = {"gate": into, "up": into, "down": out_of}
-    rows = PartitionSpec(BATCH)
+    rows = PartitionSpec(BATCH_AXES)
     # With check_vma the gradient of x comes out wrong once experts are split (jax 0.10.2).
     return jax.shard_map(
         local, in_specs=(rows, PartitionSpec(), kernels), out_specs=rows, check_vma=False

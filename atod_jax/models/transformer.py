@@ -67,8 +67,7 @@ class ModelConfig:
             raise ValueError(f"dtype={self.dtype!r}: choose one of {DTYPES}")
 
 
-@struct.dataclass(kw_only=True)
-class Cache:
+class Cache(struct.PyTreeNode, kw_only=True):
     """Keys and values of the columns seen so far.
 
     All rows write at the same column: prompts are padded on the left.
@@ -152,7 +151,7 @@ def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
     half = jnp.zeros((1, 1, config.head_dim // 2))
     dummy = (jnp.zeros((1, 1, config.hidden_size)), (half, half), jnp.ones((1, 1, 1), bool))
 
-    def block(k: Array) -> dict[str, Any]:
+    def block(k: Array) -> Any:
         return Block(config).init(k, *dummy, tail=1)["params"]
 
     def table(k: Array) -> dict[str, Array]:
@@ -231,7 +230,8 @@ def hidden_states(
     else:
         x, cache = _scan_cached(config, params, x, view, cache=cache, tail=tail)
         cache = cache.replace(valid=seen, index=index + columns)
-    return RMSNorm(config.rms_eps).apply({"params": params["norm"]}, x), cache
+    normed: Any = RMSNorm(config.rms_eps).apply({"params": params["norm"]}, x)
+    return normed, cache
 
 
 def rope_angles(config: ModelConfig, positions: Int[Array, "n l"]) -> tuple[Array, Array]:

@@ -65,9 +65,9 @@ class Weights:
         with ExitStack() as stack:
             open_file = functools.cache(lambda name: _open(self._folder / name, stack))
             for entry in entries:
-                if all(start <= i < stop for i, (start, stop) in zip(entry.index, box)):
+                if all(start <= i < stop for i, (start, stop) in zip(entry.position, box)):
                     tensor = open_file(self._files[entry.hf_name]).get_slice(entry.hf_name)
-                    place = tuple(i - start for i, (start, _) in zip(entry.index, box))
+                    place = tuple(i - start for i, (start, _) in zip(entry.position, box))
                     out[place] = _read(tensor, entry, box[depth:])
         return out
 

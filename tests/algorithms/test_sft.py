@@ -20,7 +20,9 @@ def test_the_loss_is_the_mean_nll_and_its_gradient_the_mask():
 
     def loss(logp):
         stats = student.replace(logp=logp)
-        return objective(stats, batch.rows.action_mask, got, share, LossConfig())[0]
+        return objective(
+            stats, got, action_mask=batch.rows.action_mask, share=share, cfg=LossConfig()
+        )[0]
 
     value, grad = jax.value_and_grad(loss)(student.logp)
     np.testing.assert_allclose(value, -np.asarray(student.logp)[mask].mean(), rtol=1e-6)
@@ -34,4 +36,5 @@ def test_an_empty_batch_has_a_finite_loss():
     batch = batch.replace(rows=batch.rows.replace(action_mask=nothing))
     got = sft.signal(sft.Config(), Step(batch, student, None, jnp.array(0)))
     share = token_shares(nothing, batch.rows.traj, num_traj=8, mode="token-mean")
-    assert float(objective(student, nothing, got, share, LossConfig())[0]) == 0.0
+    loss, _ = objective(student, got, action_mask=nothing, share=share, cfg=LossConfig())
+    assert float(loss) == 0.0

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from atod_jax.core.fused import (
     HeadConfig,
-    Teacher,
+    TeacherHead,
     Tiling,
     capacity_of,
     mask_logits,
@@ -44,7 +44,7 @@ def case(seed=0, dtype=jnp.float32, *, shape=(N, R), vocab=V, share=0.5):
     k = jax.random.split(jax.random.key(seed), 6)
     hidden = 2 * jax.random.normal(k[0], (*shape, D), dtype)
     head = jax.random.normal(k[1], (vocab, D), dtype)
-    teacher = Teacher(
+    teacher = TeacherHead(
         2 * jax.random.normal(k[2], (*shape, E), dtype), jax.random.normal(k[3], (vocab, E), dtype)
     )
     action = jax.random.randint(k[4], shape, 3, vocab - 2)
@@ -87,7 +87,15 @@ def value_and_gradients(hidden, head, action, mask, teacher, *, cfg, capacity=No
     """(statistics, gradients of `weighted_sum` for hidden states and head) of the fused head."""
 
     def loss(hidden, head):
-        stats = token_stats(hidden, head, action, mask, cfg=cfg, capacity=capacity, teacher=teacher)
+        stats = token_stats(
+            hidden,
+            head,
+            action=action,
+            action_mask=mask,
+            cfg=cfg,
+            capacity=capacity,
+            teacher=teacher,
+        )
         return weighted_sum(stats), stats
 
     (_, stats), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, head)
@@ -143,7 +151,7 @@ def test_any_shape_agrees_with_full_logits(seed, vocab, shape, vocab_block):
 def test_agrees_with_float64_loops(temperature):
     hidden, head, action, mask, _ = case()
     cfg = HeadConfig(temperature=temperature, forbidden=(0, 2), tiling=SMALL)
-    got = token_stats(hidden, head, action, mask, cfg=cfg)
+    got = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg)
     arrays = [np.asarray(x) for x in (hidden, head, action, mask)]
     logp, entropy = oracles.token_stats(*arrays, temperature=temperature, forbidden=(0, 2))
     np.testing.assert_allclose(got.logp, logp, rtol=1e-5, atol=1e-5)
@@ -153,8 +161,10 @@ def test_agrees_with_float64_loops(temperature):
 def test_a_nearly_certain_policy_keeps_its_small_entropy_and_kl():
     """Large logits: naive sums would lose H and KL in the rounding of log Z."""
     hidden, head, action, mask, _ = case(3)
-    hidden, teacher = 60 * hidden, Teacher(60.01 * hidden, head)
-    got = token_stats(hidden, head, action, mask, cfg=HeadConfig(tiling=SMALL), teacher=teacher)
+    hidden, teacher = 60 * hidden, TeacherHead(60.01 * hidden, head)
+    got = token_stats(
+        hidden, head, action=action, action_mask=mask, cfg=HeadConfig(tiling=SMALL), teacher=teacher
+    )
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (hidden, head)]
         t = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), teacher)
@@ -192,7 +202,7 @@ def test_the_teacher_gets_no_gradient():
 
     def loss(teacher):
         cfg = HeadConfig(tiling=SMALL)
-        stats = token_stats(hidden, head, action, mask, cfg=cfg, teacher=teacher)
+        stats = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, teacher=teacher)
         return jnp.sum(stats.reverse_kl) + jnp.sum(stats.teacher_logp)
 
     assert not any(np.any(x) for x in jax.tree.leaves(jax.grad(loss)(teacher)))
@@ -214,9 +224,9 @@ def test_too_little_capacity_is_never_silent():
     hidden, head, action, mask, _ = case()
     count = int(mask.sum())
     cfg = HeadConfig(tiling=SMALL)
-    exact = token_stats(hidden, head, action, mask, cfg=cfg, capacity=count)
+    exact = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, capacity=count)
     assert np.isfinite(exact.logp).all()
-    over = token_stats(hidden, head, action, mask, cfg=cfg, capacity=count - 1)
+    over = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, capacity=count - 1)
     at = np.asarray(mask)
     assert np.isnan(np.asarray(over.logp)[at]).all()
     assert np.isnan(np.asarray(over.entropy)[at]).all()
@@ -255,7 +265,7 @@ def test_eight_devices_agree_with_one(shape, capacity):
     placed = (
         *jax.device_put((hidden,), rows), jax.device_put(head, matrix),
         *jax.device_put((action, mask), rows),
-        Teacher(jax.device_put(teacher.hidden, rows), jax.device_put(teacher.head, matrix)),
+        TeacherHead(jax.device_put(teacher.states, rows), jax.device_put(teacher.matrix, matrix)),
     )  # fmt: skip
     if capacity is not None and mesh.shape["data"] * mesh.shape["fsdp"] == 1:
         capacity = 16 * R
@@ -281,7 +291,7 @@ def test_the_whole_objective_agrees_with_full_logits(options):
     streams = [jax.random.normal(key, (N, R)) for key in k]
     signal = Signal(
         advantage=streams[0], ce_weight=jnp.abs(streams[1]), old_logp=now + 0.3 * streams[2],
-        kl_weight=streams[3], teacher_hidden=teacher.hidden, reference_logp=now + streams[4],
+        kl_weight=streams[3], reference_logp=now + streams[4],
         diagnostics={},
     )  # fmt: skip
     share = jnp.abs(streams[5]) / N
@@ -290,8 +300,10 @@ def test_the_whole_objective_agrees_with_full_logits(options):
         if naive:
             stats = full_logits(hidden, head, action, mask, teacher, cfg=cfg)
         else:
-            stats = token_stats(hidden, head, action, mask, cfg=cfg, capacity=20, teacher=teacher)
-        return objective(stats, mask, signal, share, loss_cfg)
+            stats = token_stats(
+                hidden, head, action=action, action_mask=mask, cfg=cfg, capacity=20, teacher=teacher
+            )
+        return objective(stats, signal, action_mask=mask, share=share, cfg=loss_cfg)
 
     def run(naive):
         return jax.jit(
@@ -309,7 +321,9 @@ def test_no_array_of_all_logits_exists_in_either_pass():
 
     def total(hidden, head):
         cfg = HeadConfig(tiling=SMALL)
-        return weighted_sum(token_stats(hidden, head, action, mask, cfg=cfg, teacher=teacher))
+        return weighted_sum(
+            token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, teacher=teacher)
+        )
 
     sizes = [math.prod(s) for s in shapes(jax.make_jaxpr(jax.grad(total, (0, 1)))(hidden, head))]
     assert 4 * 5 in sizes  # the walk does see the tiles
@@ -340,7 +354,8 @@ def test_temporaries_stay_flat_when_tokens_double():
     def temporaries(tokens):
         def loss(hidden, head, teacher):
             stats = token_stats(
-                hidden, head, jnp.ones((1, tokens), jnp.int32), jnp.ones((1, tokens), bool),
+                hidden, head, action=jnp.ones((1, tokens), jnp.int32),
+                action_mask=jnp.ones((1, tokens), bool),
                 cfg=cfg, teacher=teacher,
             )  # fmt: skip
             return jnp.sum(stats.logp) + jnp.sum(stats.entropy) + jnp.sum(stats.reverse_kl)
@@ -348,7 +363,7 @@ def test_temporaries_stay_flat_when_tokens_double():
         states = jax.ShapeDtypeStruct((1, tokens, d), jnp.float32)
         head = jax.ShapeDtypeStruct((vocab, d), jnp.float32)
         step = jax.jit(jax.value_and_grad(loss, (0, 1)))
-        compiled = step.lower(states, head, Teacher(states, head)).compile()
+        compiled = step.lower(states, head, TeacherHead(states, head)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     small, large = temporaries(1024), temporaries(2048)
@@ -377,10 +392,10 @@ def test_bad_options_are_named(make, message):
 def test_bad_arguments_are_named():
     hidden, head, action, mask, teacher = case()
     with pytest.raises(ValueError, match="capacity=0"):
-        token_stats(hidden, head, action, mask, cfg=HeadConfig(), capacity=0)
-    short = teacher._replace(head=teacher.head[:-1])
+        token_stats(hidden, head, action=action, action_mask=mask, cfg=HeadConfig(), capacity=0)
+    short = teacher._replace(matrix=teacher.matrix[:-1])
     with pytest.raises(ValueError, match="teacher's head has 36 rows, the student's 37"):
-        token_stats(hidden, head, action, mask, cfg=HeadConfig(), teacher=short)
+        token_stats(hidden, head, action=action, action_mask=mask, cfg=HeadConfig(), teacher=short)
 
 
 def test_the_support_is_the_same_for_sampler_and_scorer():

@@ -11,8 +11,8 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from atod_jax.core import head_pallas, head_tiles
-from atod_jax.core.fused import HeadConfig, Teacher, Tiling, token_stats
-from atod_jax.core.head_tiles import Cotangents, Head, Saved
+from atod_jax.core.fused import HeadConfig, TeacherHead, Tiling, token_stats
+from atod_jax.core.head_tiles import Cotangents, Factors, Head, Saved, TeacherSaved
 from atod_jax.sharding import make_mesh
 
 D, E, SCALE = 8, 12, 1.4
@@ -26,50 +26,53 @@ KINDS = (jnp.float32, jnp.bfloat16)
 
 
 def case(shape, dtype=jnp.float32, *, teacher):
-    """(student, bias, action, teacher, cotangents) of random numbers."""
+    """(head, cotangents) of random numbers."""
     tokens, vocab = shape
     k = jax.random.split(jax.random.key(0), 8)
     normal = functools.partial(jax.random.normal, dtype=dtype)
-    student = Head(2 * normal(k[0], (tokens, D)), normal(k[1], (vocab, D)))
-    theirs = Head(2 * normal(k[2], (tokens, E)), normal(k[3], (vocab, E))) if teacher else None
+    student = Factors(2 * normal(k[0], (tokens, D)), normal(k[1], (vocab, D)))
+    theirs = Factors(2 * normal(k[2], (tokens, E)), normal(k[3], (vocab, E))) if teacher else None
     outside = jnp.isin(jnp.arange(vocab), jnp.array([0, 5, vocab - 2]))
     # a third of the actions live on other devices, some just past the end, in the last block
     action = jax.random.randint(k[4], (tokens,), -vocab // 4, vocab + vocab // 4)
     action = action.at[:3].set(jnp.array([vocab - 1, vocab, vocab + 1]))
     action = jnp.where(jnp.isin(action, jnp.array([0, 5, vocab - 2])), 1, action)
     ct = Cotangents(*jax.random.normal(k[5], (3 if teacher else 2, tokens)))
-    return student, jnp.where(outside, -1e30, 0.0), action, theirs, ct
+    return Head(student, theirs, jnp.where(outside, -1e30, 0.0), action), ct
 
 
 def statistics(part):
-    """log Z, H and what else follows from a Partial, per token, in the order of `Saved`."""
-    log_mass = jnp.log(part.mass)
-    entropy = log_mass - part.heat / part.mass
-    if part.t_top is None:
-        return Saved(part.top + log_mass, entropy)
-    t_log_mass = jnp.log(part.t_mass)
-    kl = part.cross / part.mass - log_mass + t_log_mass
-    return Saved(part.top + log_mass, entropy, part.t_top + t_log_mass, kl)
+    """log Z, H and what else follows from a Partial, per token, as `Saved`."""
+    log_sum = jnp.log(part.exp_sum)
+    saved = Saved(part.top + log_sum, log_sum - part.weighted_sum / part.exp_sum)
+    if part.teacher is None:
+        return saved
+    teacher_log_sum = jnp.log(part.teacher.exp_sum)
+    kl = part.teacher.cross / part.exp_sum - log_sum + teacher_log_sum
+    return saved._replace(teacher=TeacherSaved(part.teacher.top + teacher_log_sum, kl))
 
 
-def run(engine, student, bias, action, teacher, ct):
+def action_logits(part):
+    return part.action_logit, part.teacher and part.teacher.action_logit
+
+
+def run(engine, head, ct):
     """((Partial, Saved), gradients) of a module with the two functions."""
     options = {"scale": SCALE, **BLOCKS}
-    forward = jax.jit(functools.partial(engine.forward, **options))
-    part, kept = forward(student, bias, action, teacher)
-    backward = jax.jit(functools.partial(engine.backward, **options))
+    part, kept = jax.jit(functools.partial(engine.forward, **options))(head)
     saved = statistics(part)
-    return (part, saved), backward(student, bias, action, teacher, saved, ct, kept)
+    backward = jax.jit(functools.partial(engine.backward, **options))
+    return (part, saved), backward(head, kept, saved=saved, ct=ct)
 
 
-def full_logits(student, bias, action, teacher, ct):
+def full_logits(head, ct):
     """The logits of the actions, `Saved`, and gradients, from all logits in float64."""
     with jax.enable_x64(True):
         wide = jax.tree.map(
-            lambda x: jnp.asarray(np.asarray(x, np.float64)), (student, bias, teacher, ct)
+            lambda x: jnp.asarray(np.asarray(x, np.float64)), (head._replace(action=None), ct)
         )
-        student, bias, teacher, ct = wide
-        here = jnp.asarray(np.asarray(action))[:, None] == jnp.arange(len(bias))[None]
+        (student, teacher, bias, _), ct = wide
+        here = jnp.asarray(np.asarray(head.action))[:, None] == jnp.arange(len(bias))[None]
 
         def measure(student):
             z = student.states @ student.matrix.T * SCALE + bias[None]
@@ -84,13 +87,13 @@ def full_logits(student, bias, action, teacher, ct):
             t_log_z = jax.nn.logsumexp(y, axis=1)
             kl = jnp.sum(p * (logp - (y - t_log_z[:, None])), axis=1)
             t_picked = jnp.sum(jnp.where(here, y, 0.0), axis=1)
-            return (picked, t_picked), saved._replace(t_log_z=t_log_z, kl=kl)
+            return (picked, t_picked), saved._replace(teacher=TeacherSaved(t_log_z, kl))
 
         def loss(student):
             (picked, t_picked), saved = measure(student)
             total = jnp.sum(ct.logp * (picked - saved.log_z)) + jnp.sum(ct.entropy * saved.entropy)
             if teacher is not None:
-                total += jnp.sum(ct.kl * saved.kl)
+                total += jnp.sum(ct.kl * saved.teacher.kl)
             return total, (picked, t_picked, saved)
 
         grads, values = jax.jit(jax.grad(loss, has_aux=True))(student)
@@ -113,14 +116,14 @@ def test_agrees_with_tiles_and_with_full_logits(teacher):
     got = run(head_pallas, *args)
     assert_close(got, run(head_tiles, *args))
     (part, saved), grads = got
-    assert_close(((part.picked, part.t_picked, saved), grads), full_logits(*args))
+    assert_close(((*action_logits(part), saved), grads), full_logits(*args))
 
 
 @pytest.mark.parametrize("shape", [EXACT, ONE_TILE], ids=str)
 def test_agrees_with_full_logits_where_nothing_hangs_over(shape):
     args = case(shape, teacher=True)
     (part, saved), grads = run(head_pallas, *args)
-    assert_close(((part.picked, part.t_picked, saved), grads), full_logits(*args))
+    assert_close(((*action_logits(part), saved), grads), full_logits(*args))
 
 
 def test_bfloat16_rounds_only_the_logit_gradient():
@@ -133,17 +136,16 @@ def test_bfloat16_rounds_only_the_logit_gradient():
     (part, saved), grads = run(head_pallas, *args)
     assert {x.dtype for x in jax.tree.leaves((part, grads))} == {jnp.dtype(jnp.float32)}
     values, wide_grads = full_logits(*args)
-    assert_close((part.picked, part.t_picked, saved), values)
+    assert_close((*action_logits(part), saved), values)
     assert_close(grads, wide_grads, rtol=2**-7)
 
 
 def test_a_device_without_any_supported_row_counts_for_nothing():
-    student, bias, action, teacher, _ = case(ONE_TILE, teacher=True)
-    part, _ = head_pallas.forward(
-        student, jnp.full_like(bias, -1e30), action, teacher, scale=SCALE, **BLOCKS
-    )
+    head, _ = case(ONE_TILE, teacher=True)
+    head = head._replace(bias=jnp.full_like(head.bias, -1e30))
+    part, _ = head_pallas.forward(head, scale=SCALE, **BLOCKS)
     assert np.all(np.asarray(part.top) < -1e29)
-    assert all(np.isfinite(x).all() for x in part)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(part))
 
 
 # ------------------------------------------------------------------------------- through `fused`
@@ -153,7 +155,7 @@ def public_case(rows=8, vocab=300):
     k = jax.random.split(jax.random.key(1), 6)
     shape = rows, 5
     hidden, head = jax.random.normal(k[0], (*shape, D)), jax.random.normal(k[1], (vocab, D))
-    teacher = Teacher(jax.random.normal(k[2], (*shape, E)), jax.random.normal(k[3], (vocab, E)))
+    teacher = TeacherHead(jax.random.normal(k[2], (*shape, E)), jax.random.normal(k[3], (vocab, E)))
     action = jax.random.randint(k[4], shape, 3, vocab - 8)
     return hidden, head, action, jax.random.bernoulli(k[5], 0.6, shape), teacher
 
@@ -168,7 +170,13 @@ def value_and_gradients(hidden, head, action, mask, teacher, *, backend, mesh=No
     def step(hidden, head, teacher):
         def loss(hidden, head):
             stats = token_stats(
-                hidden, head, action, mask, cfg=cfg, capacity=capacity, teacher=teacher
+                hidden,
+                head,
+                action=action,
+                action_mask=mask,
+                cfg=cfg,
+                capacity=capacity,
+                teacher=teacher,
             )
             parts = (stats.logp, stats.entropy, stats.reverse_kl)
             return sum(jnp.sum(w * x) for w, x in zip(weights, parts) if x is not None), stats
@@ -193,9 +201,9 @@ def test_eight_devices_agree_with_one():
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     matrix = NamedSharding(mesh, PartitionSpec("tensor"))
-    hidden, action, mask, states = jax.device_put((hidden, action, mask, teacher.hidden), rows)
-    head, t_head = jax.device_put((head, teacher.head), matrix)
-    placed = hidden, head, action, mask, Teacher(states, t_head)
+    hidden, action, mask, states = jax.device_put((hidden, action, mask, teacher.states), rows)
+    head, t_head = jax.device_put((head, teacher.matrix), matrix)
+    placed = hidden, head, action, mask, TeacherHead(states, t_head)
     got = value_and_gradients(*placed, backend="pallas", mesh=mesh)
     assert_close(got, value_and_gradients(*public_case(), backend="tiles"))
 
@@ -204,20 +212,22 @@ def test_eight_devices_agree_with_one():
 
 
 def shapes(widths, dtype, *, tokens=4096, vocab=QWEN, sharding=None):
-    """((student, bias, action, teacher), (saved, cotangents)) without numbers."""
+    """(head, saved, cotangents) without numbers."""
     array = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
-    heads = [Head(array((tokens, w), dtype), array((vocab, w), dtype)) for w in widths]
+    student, *more = (Factors(array((tokens, w), dtype), array((vocab, w), dtype)) for w in widths)
     per_token = array((tokens,), jnp.float32)
-    inputs = heads[0], array((vocab,), jnp.float32), array((tokens,), jnp.int32)
-    fields = (2, 2) if len(heads) == 1 else (4, 3)
-    more = Saved(*[per_token] * fields[0]), Cotangents(*[per_token] * fields[1])
-    return (*inputs, heads[1] if heads[1:] else None), more
+    bias, action = array((vocab,), jnp.float32), array((tokens,), jnp.int32)
+    if not more:
+        head = Head(student, None, bias, action)
+        return head, Saved(per_token, per_token), Cotangents(per_token, per_token)
+    saved = Saved(per_token, per_token, TeacherSaved(per_token, per_token))
+    return Head(student, more[0], bias, action), saved, Cotangents(*[per_token] * 3)
 
 
-def both_passes(forward_inputs, backward_inputs):
+def both_passes(head, saved, ct):
     options = {"scale": SCALE, **REAL}
-    part, kept = head_pallas.forward(*forward_inputs, **options)
-    return part, head_pallas.backward(*forward_inputs, *backward_inputs, kept, **options)
+    part, kept = head_pallas.forward(head, **options)
+    return part, head_pallas.backward(head, kept, saved=saved, ct=ct, **options)
 
 
 @pytest.mark.parametrize("dtype", KINDS, ids=["float32", "bfloat16"])
@@ -234,8 +244,8 @@ def test_lowers_for_a_tpu(widths, dtype, monkeypatch):
 
 
 def test_makes_no_copy_of_the_head_matrix():
-    inputs, _ = shapes((1024, 2048), jnp.bfloat16)
-    jaxpr = jax.make_jaxpr(functools.partial(head_pallas.forward, scale=SCALE, **REAL))(*inputs)
+    head, *_ = shapes((1024, 2048), jnp.bfloat16)
+    jaxpr = jax.make_jaxpr(functools.partial(head_pallas.forward, scale=SCALE, **REAL))(head)
     made = [v.aval.size for equation in jaxpr.eqns for v in equation.outvars]
     assert max(made) <= max(4096 * 8, QWEN)  # the statistics, and the bias as a row
 
@@ -243,14 +253,13 @@ def test_makes_no_copy_of_the_head_matrix():
 def tiles_of(widths, dtype, *, keep_rows, **blocks):
     found = []
 
-    def look(student, teacher):
+    def look(head):
         tiles = head_pallas._Tiles.of(
-            student, teacher, **{**REAL, **blocks}, keep_rows=keep_rows, width=widths[0]
+            head, **{**REAL, **blocks}, keep_rows=keep_rows, width=widths[0]
         )
-        found.append((tiles, tiles.vmem_bytes([student, teacher])))
+        found.append((tiles, tiles.vmem_bytes(head)))
 
-    student, _, _, teacher = shapes(widths, dtype)[0]
-    jax.eval_shape(look, student, teacher)
+    jax.eval_shape(look, shapes(widths, dtype)[0])
     return found[0]
 
 
@@ -268,10 +277,10 @@ def test_tiles_shrink_until_they_fit(teacher, dtype, keep_rows):
 
 
 def test_widths_that_cannot_fit_are_named():
-    inputs, _ = shapes((32_768,), jnp.float32)
+    head, *_ = shapes((32_768,), jnp.float32)
     forward = functools.partial(head_pallas.forward, scale=SCALE, **REAL)
     with pytest.raises(ValueError, match=r"head\.token_block=16, head\.vocab_block=128"):
-        jax.eval_shape(forward, *inputs)
+        jax.eval_shape(forward, head)
 
 
 @pytest.mark.slow

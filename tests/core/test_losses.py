@@ -28,7 +28,9 @@ def value_of(logp, mask, signal, cfg=CFG, *, norm=1.0, sampler_logp=None):
     """The objective with equal shares of 1 / norm."""
     stats = TokenStats(logp=logp, entropy=jnp.ones_like(logp))
     share = jnp.full(logp.shape, 1.0 / norm)
-    return objective(stats, mask, signal, share, cfg, sampler_logp=sampler_logp)
+    return objective(
+        stats, signal, action_mask=mask, share=share, cfg=cfg, sampler_logp=sampler_logp
+    )
 
 
 def random_case(seed, shape=(5, 6)):
@@ -56,7 +58,8 @@ def random_case(seed, shape=(5, 6)):
 def test_hand_numbers(ratio, advantage, loss, slope):
     def one(logp):
         zero = jnp.zeros((1, 1))
-        return surrogate(jnp.full((1, 1), logp), zero, zero + advantage, zero == 0, cfg=CFG)[0, 0]
+        streams = {"advantage": zero + advantage, "action_mask": zero == 0}
+        return surrogate(jnp.full((1, 1), logp), zero, **streams, cfg=CFG)[0, 0]
 
     got = jax.value_and_grad(one)(float(np.log(ratio)))
     np.testing.assert_allclose(got, (loss, slope), rtol=1e-6, atol=1e-7)
@@ -227,7 +230,7 @@ def test_exact_kl_gate_and_k3_enter_with_their_weights():
     )  # fmt: skip
     stats = TokenStats(logp=logp, entropy=0 * one, reverse_kl=0.5 * one)
     cfg = LossConfig(kl_coef=0.1, gate_beta=2.0)
-    value, metrics = objective(stats, mask, signal, one, cfg)
+    value, metrics = objective(stats, signal, action_mask=mask, share=one, cfg=cfg)
     gate = 1 / (1 + np.exp(-2.0))
     np.testing.assert_allclose(value, 2 * 0.5 + 3 * gate + 0.1 * (np.e - 2), rtol=1e-5)
     assert metrics["loss/teacher_kl"].value() == 0.5
@@ -254,7 +257,8 @@ def test_a_missing_stream_is_named(streams, options, message):
     "options",
     [
         {"dual_clip": 1.1}, {"dual_clip": 1e9}, {"clip_low": 2.0}, {"surrogate": "trpo"},
-        {"aggregation": "mean"}, {"tis_cap": -1.0}, {"kl_coef": -0.1},
+        {"aggregation": "mean"}, {"tis_cap": -1.0}, {"kl_coef": -0.1}, {"entropy_coef": -0.1},
+        {"gate_beta": float("nan")},
     ],
     ids=str,
 )  # fmt: skip

@@ -8,23 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from toy_update import MODEL, SCORE, N, P, R, assert_trees_close, make_batch, plain_loss
 
-from atod_jax.core.fused import HeadConfig, Tiling
+from atod_jax.core.fused import TeacherHead, Tiling
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.learner import Piece, init_state, make_update, minibatches
 from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.device.scoring import ScoreConfig, from_micro, make_score, to_micro
-from atod_jax.models import ModelConfig, build
-from atod_jax.types import Rows, Signal, TurnBatch
-
-V, N, P, R = 23, 16, 7, 4
-CONFIG = ModelConfig(
-    vocab_size=V, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
-    intermediate_size=24, rope_theta=1e4, rms_eps=1e-6, tie_embeddings=True,
-)  # fmt: skip
-MODEL = build(CONFIG)
-TILING = Tiling(backend="tiles", token_block=8, vocab_block=9)
-SCORE = ScoreConfig(micro_rows=4, head=HeadConfig(forbidden=(0,), tiling=TILING))
+from atod_jax.types import TurnBatch
 
 
 @pytest.fixture(scope="module")
@@ -32,80 +23,19 @@ def params():
     return jax.tree.map(lambda x: 2 * x, MODEL.init(jax.random.key(0)))
 
 
-def make_batch(rows=N, padding=0, seed=0):
-    rng = np.random.default_rng(seed)
-    length = rng.integers(1, R + 1, rows)
-    mask = np.arange(R) < length[:, None]
-    batch = Rows(
-        prompt=rng.integers(1, V, (rows, P)).astype(np.int32),
-        prompt_length=rng.integers(1, P + 1, rows).astype(np.int32),
-        action=rng.integers(1, V, (rows, R)).astype(np.int32),
-        action_mask=mask,
-        sampler_logp=np.zeros((rows, R), np.float32),
-        traj=np.arange(rows, dtype=np.int32),
-        turn=np.zeros(rows, np.int32),
-        action_valid=np.ones(rows, bool),
-        reward=np.zeros(rows, np.float32),
-        anchor=np.zeros(rows, np.int32),
-    )
-    signal = Signal(
-        advantage=rng.normal(size=(rows, R)).astype(np.float32),
-        ce_weight=rng.uniform(size=(rows, R)).astype(np.float32),
-        old_logp=rng.normal(-3, 0.3, size=(rows, R)).astype(np.float32),
-        diagnostics={},
-    )
-    share = np.where(mask, 1 / mask.sum(), 0.0).astype(np.float32)
-    if padding:
-        junk_rows, junk_signal, _ = make_batch(padding, seed=9)
-        junk_rows = junk_rows.replace(
-            action_mask=jnp.zeros((padding, R), bool), prompt_length=jnp.zeros(padding, jnp.int32)
-        )
-        batch = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, junk_rows)
-        streams = {
-            f: jnp.concatenate([getattr(signal, f), getattr(junk_signal, f)])
-            for f in ("advantage", "ce_weight", "old_logp")
-        }
-        signal = signal.replace(**streams)
-        share = np.concatenate([share, np.zeros((padding, R), np.float32)])
-    return jax.tree.map(jnp.asarray, Piece(batch, signal, share))
-
-
 @functools.cache
 def plain_update(score):
     """The update of plain gradient descent with rate 1, compiled once per shape."""
     tx = optax.identity()
-    return make_update(MODEL, tx, lambda step: jnp.float32(1.0), loss=LossConfig(), score=score)
+    rate = lambda step: jnp.float32(1.0)  # noqa: E731
+    return make_update(MODEL, tx, learning_rate=rate, loss=LossConfig(), score=score)
 
 
-def one_update(params, piece, *, score=SCORE, **more):
-    state = init_state(jax.tree.map(jnp.copy, params), optax.identity())
-    new, metrics = plain_update(score)(state, piece, *more.values())
+def one_update(params, piece, *, score=SCORE, capacity=None):
+    state = init_state(MODEL, params, tx=optax.identity())
+    new, metrics = plain_update(score)(state, piece, capacity=capacity)
     grads = jax.tree.map(lambda a, b: a - b, params, new.params)
     return grads, {name: mean.value() for name, mean in metrics.items()}
-
-
-def plain_loss(params, piece):
-    """The objective written out over full logits of all columns."""
-    (rows, signal, share), cfg = piece, LossConfig()
-    tokens = jnp.concatenate([rows.prompt, rows.action], 1)
-    valid = jnp.concatenate(
-        [jnp.arange(P)[None] >= P - rows.prompt_length[:, None], rows.action_mask], 1
-    )
-    hidden, _ = MODEL.hidden(params, tokens, valid, tail=P + R)
-    logits = jnp.einsum("nld,vd->nlv", hidden, MODEL.head(params)).at[..., 0].set(-1e30)
-    logp = jnp.take_along_axis(
-        jax.nn.log_softmax(logits[:, P - 1 : -1]), rows.action[..., None], 2
-    )[..., 0]
-    ratio, a = jnp.exp(logp - signal.old_logp), signal.advantage
-    loss = jnp.maximum(-a * ratio, -a * jnp.clip(ratio, 1 - cfg.clip_low, 1 + cfg.clip_high))
-    loss = jnp.where(a < 0, jnp.minimum(loss, -a * cfg.dual_clip), loss)
-    return jnp.sum(share * (loss - signal.ce_weight * logp))
-
-
-def assert_trees_close(a, b):
-    """Equal to 1e-5 of the largest entry: float32 sums taken in another order."""
-    scale = max(float(np.abs(x).max()) for x in jax.tree.leaves(b))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * scale), a, b)
 
 
 def test_the_number_of_micro_batches_does_not_change_the_gradient(params):
@@ -132,7 +62,7 @@ def test_row_order_does_not_change_the_gradient(params):
 
 @pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
 def test_minibatch_gradients_average_to_the_gradient_of_the_batch(params, mode):
-    rows, signal, _ = make_batch()
+    rows, signal, _, _ = make_batch()
     batch = TurnBatch(rows=rows, returns=jnp.zeros(N), group=jnp.zeros(N, jnp.int32))
     (whole,) = minibatches(batch, signal, minibatch_rows=N, aggregation=mode)
     pieces = minibatches(batch, signal, minibatch_rows=8, aggregation=mode)
@@ -164,14 +94,13 @@ def test_too_little_room_makes_the_loss_nan(params):
 
 def test_an_exact_kl_moves_the_student_to_the_teacher(params):
     """The gradient of KL(student || teacher) from its states and head, against full logits."""
-    rows, signal, share = make_batch()
+    rows, signal, share, _ = make_batch()
     teacher = MODEL.init(jax.random.key(5))
-    states = make_score(MODEL, SCORE, keep_states=True)(teacher, rows).hidden
+    states = make_score(MODEL, SCORE, keep_states=True)(teacher, rows).states
     zero = jnp.zeros_like(share)
-    signal = signal.replace(
-        advantage=zero, ce_weight=zero, kl_weight=zero + 1, teacher_hidden=states
-    )
-    piece = Piece(rows, signal, share)
+    signal = signal.replace(advantage=zero, ce_weight=zero, kl_weight=zero + 1)
+    head = TeacherHead(states, MODEL.head(teacher))
+    piece = Piece(rows, signal, share, head)
 
     def log_probs(p):
         tokens = jnp.concatenate([rows.prompt, rows.action], 1)[:, :-1]
@@ -186,9 +115,27 @@ def test_an_exact_kl_moves_the_student_to_the_teacher(params):
         return jnp.sum(share[..., None] * jnp.exp(ours) * (ours - theirs))
 
     value, expected = jax.jit(jax.value_and_grad(plain_loss))(params)
-    grads, metrics = one_update(params, piece, capacity=None, teacher_head=MODEL.head(teacher))
+    grads, metrics = one_update(params, piece)
     assert metrics["loss/total"] == pytest.approx(float(value), rel=1e-5)
     assert_trees_close(grads, expected)
+
+
+def test_minibatches_share_the_matrix_of_a_teacher():
+    rows, signal, _, _ = make_batch()
+    batch = TurnBatch(rows=rows, returns=jnp.zeros(N), group=jnp.zeros(N, jnp.int32))
+    states = jnp.arange(N * R * 3.0).reshape(N, R, 3)
+    head = TeacherHead(states, jnp.ones((5, 3)))
+    cut = {"minibatch_rows": 8, "aggregation": "token-mean"}
+    pieces = minibatches(batch, signal, **cut, teacher=head)
+    assert all(piece.teacher.matrix is head.matrix for piece in pieces)
+    np.testing.assert_array_equal(jnp.concatenate([p.teacher.states for p in pieces]), states)
+    assert [p.teacher for p in minibatches(batch, signal, **cut)] == [None, None]
+
+
+def test_a_state_is_a_copy_of_what_it_starts_from(params):
+    before = jax.tree.map(np.array, params)
+    one_update(params, make_batch())
+    jax.tree.map(np.testing.assert_array_equal, params, before)
 
 
 def test_the_gradient_is_that_of_the_plain_objective(params):
@@ -216,11 +163,41 @@ def test_scores_do_not_depend_on_micro_rows_or_padding(params):
     assert not np.asarray(small.logp[N:]).any()
 
 
-def test_learning_rate_follows_the_iteration():
-    rate = make_learning_rate(OptimConfig(lr=2.0, warmup_steps=4), 20)
-    np.testing.assert_allclose([rate(s) for s in (0, 1, 4, 19)], [0, 0.5, 2, 2])
-    cosine = make_learning_rate(OptimConfig(lr=2.0, schedule="cosine"), 10)
-    np.testing.assert_allclose([cosine(s) for s in (0, 5, 10)], [2, 1, 0], atol=1e-6)
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 1, 4, 30])
+def test_the_learning_rate_is_a_function_of_the_iteration(schedule, warmup):
+    cfg, total = OptimConfig(lr=2e-5, schedule=schedule, warmup_steps=warmup), 20
+    rate = jax.jit(make_learning_rate(cfg, total))
+    for step in (0, 1, 2, 4, 10, 19, 20, 25, 31, 40):
+        expected = 2e-5 * (min(step / warmup, 1.0) if warmup else 1.0)
+        if schedule == "cosine":
+            done = (step - warmup) / max(total - warmup, 1)
+            expected *= 0.5 * (1 + np.cos(np.pi * np.clip(done, 0, 1)))
+        got = rate(jnp.array(step))
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": -1e-6}, {"lr": float("nan")}, {"schedule": "linear"}, {"warmup_steps": -1},
+        {"b1": 1.0}, {"b2": -0.1}, {"eps": 0.0}, {"weight_decay": -0.1}, {"clip_norm": -1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        OptimConfig(**options)
+
+
+@pytest.mark.parametrize(("clip_norm", "factor"), [(0.0, 1.0), (1.0, 0.2), (10.0, 1.0)])
+def test_gradients_are_clipped_unless_the_bound_is_zero(clip_norm, factor):
+    """Without decay and with a huge eps the direction is the gradient over eps."""
+    cfg = OptimConfig(clip_norm=clip_norm, weight_decay=0.0, eps=1e9)
+    tx, gradient = make_optimizer(cfg), {"w": jnp.array([3.0, -4.0])}  # norm 5
+    direction, _ = tx.update(gradient, tx.init(gradient), gradient)
+    np.testing.assert_allclose(direction["w"] * 1e9, factor * gradient["w"], rtol=1e-5)
 
 
 def test_adamw_equals_optax():

@@ -94,7 +94,9 @@ def draw(logits: np.ndarray, cfg: SamplingConfig, count: int = 40_000) -> np.nda
     """Counts per id of `count` independent draws from one row of logits."""
     uniform = jax.random.uniform(jax.random.key(5), (count,))
     rows = jnp.broadcast_to(jnp.asarray(logits)[None], (count, len(logits)))
-    token, _ = jax.jit(pick, static_argnames="cfg")(rows, uniform, cfg.temperature, cfg=cfg)
+    token, _ = jax.jit(pick, static_argnames="cfg")(
+        rows, uniform, temperature=cfg.temperature, cfg=cfg
+    )
     return np.bincount(np.asarray(token), minlength=len(logits))
 
 
@@ -131,7 +133,7 @@ def test_top_k_and_top_p_keep_what_they_say():
 def test_truncation_does_not_change_the_log_probability():
     logits = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
     cfg = dataclasses.replace(CFG, forbidden=(), eos_ids=(0,), top_k=1)
-    token, logp = pick(logits, jnp.array([0.99]), cfg.temperature, cfg=cfg)
+    token, logp = pick(logits, jnp.array([0.99]), temperature=cfg.temperature, cfg=cfg)
     assert int(token[0]) == 0
     assert float(logp[0]) == pytest.approx(np.log(0.5), abs=1e-6)
 
@@ -205,7 +207,8 @@ def test_actions_end_at_the_end_token_or_the_limit():
 def test_generation_pads_after_the_end():
     prompt = jnp.asarray(np.random.default_rng(3).integers(2, V, (8, 5)), jnp.int32)
     length = jnp.array([5, 3, 1, 0, 5, 2, 4, 0], jnp.int32)
-    out = generate(MODEL, make_params(), prompt, length, KEY, jnp.arange(8), CFG)
+    inputs = {"prompt": prompt, "prompt_length": length, "row_id": jnp.arange(8)}
+    out = generate(MODEL, make_params(), **inputs, key=KEY, cfg=CFG)
     after = np.arange(6)[None, :] >= np.asarray(out.length)[:, None]
     assert (np.asarray(out.tokens)[after] == PAD).all()
     assert (np.asarray(out.logp)[after] == 0).all()
@@ -264,11 +267,11 @@ def test_second_tokens_follow_their_conditional_distribution():
     out = generate(
         MODEL,
         make_params(),
-        jnp.broadcast_to(prompt, (rows, 3)),
-        jnp.full((rows,), 3, jnp.int32),
-        KEY,
-        jnp.arange(rows),
-        cfg,
+        prompt=jnp.broadcast_to(prompt, (rows, 3)),
+        prompt_length=jnp.full((rows,), 3, jnp.int32),
+        key=KEY,
+        row_id=jnp.arange(rows),
+        cfg=cfg,
     )
     tokens = np.asarray(out.tokens)
     first = np.exp(full_logp(prompt[0], np.array([2]), 1.0)[0])
@@ -295,7 +298,7 @@ def test_few_shapes_compile():
     policy, params = Policy(MODEL, cfg), make_params()
     for count, seed in ((1, 0), (5, 1), (8, 2), (20, 3), (17, 4), (24, 5)):
         policy.act(params, make_prompts(count, seed), list(range(count)), KEY)
-    assert policy.compilations() == 2  # rows 8 and 24; all prompts fit the shorter bucket
+    assert policy._compiled._cache_size() == 2  # rows 8 and 24; all prompts fit the shorter bucket
 
 
 def test_no_prompts_no_actions():

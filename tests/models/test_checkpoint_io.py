@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from hf_folders import load_hf
 from safetensors.numpy import load_file, save_file
 
 from atod_jax.models import ModelConfig, build
-from atod_jax.models.checkpoint_io import load_hf, save_hf
+from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.families import config_from_hf, config_to_hf, tensor_map
 
 CONFIG = ModelConfig(

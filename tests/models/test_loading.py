@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from hf_folders import load_hf
 from huggingface_hub import constants
 
 from atod_jax.models import AXES, ModelConfig, build, hub
-from atod_jax.models.checkpoint_io import load_hf, read_config, save_hf
+from atod_jax.models.checkpoint_io import read_config, save_hf
 from atod_jax.models.loading import load_sharded, to_int8
 from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.models.weights import Weights
@@ -113,14 +114,17 @@ def test_wrong_tensors_are_found_before_any_is_read(tmp_path, monkeypatch):
         load_sharded(folder, wider, places({"data": 8}))
 
 
+ROOT = Path(__file__).resolve().parents[2]
+PYTHONPATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 LARGE = dataclasses.replace(
     BASE, hidden_size=512, num_layers=9, head_dim=64, intermediate_size=4096, tie_embeddings=True
 )
 LOADING = """
 import functools, resource, sys
 import jax
+from hf_folders import load_hf
 from atod_jax.models import AXES
-from atod_jax.models.checkpoint_io import load_hf, read_config
+from atod_jax.models.checkpoint_io import read_config
 from atod_jax.models.loading import load_sharded
 from atod_jax.sharding import RULES, make_mesh, param_shardings
 
@@ -155,8 +159,7 @@ def test_beside_the_parameters_there_is_room_for_little_more_than_a_tensor(tmp_p
 
     def run(how: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", LOADING, str(tmp_path / "m"), how, str(total + (96 << 20))]
-        root = str(Path(__file__).resolve().parents[2])
-        env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+        env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": PYTHONPATH}
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
 
     ours = run("sharded")
@@ -171,8 +174,9 @@ import functools, sys
 import jax, numpy as np
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from hf_folders import load_hf
 from atod_jax.models import AXES
-from atod_jax.models.checkpoint_io import load_hf, read_config, save_hf
+from atod_jax.models.checkpoint_io import read_config, save_hf
 from atod_jax.models.loading import load_sharded
 from atod_jax.models.weights import Weights
 from atod_jax.sharding import RULES, make_mesh, param_shardings
@@ -204,8 +208,7 @@ def test_two_processes_read_their_halves_and_write_one_folder(tmp_path):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     flags = "--xla_force_host_platform_device_count=2"
-    root = str(Path(__file__).resolve().parents[2])
-    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": PYTHONPATH}
     children = [
         subprocess.Popen(
             [sys.executable, "-c", TWO_PROCESSES, address, str(n), str(folder), str(out)],

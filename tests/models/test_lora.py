@@ -10,15 +10,14 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from test_learner import MODEL, SCORE, assert_trees_close, make_batch, plain_loss
+from toy_update import MODEL, SCORE, assert_trees_close, make_batch, plain_loss
 
 from atod_jax.core.losses import LossConfig
-from atod_jax.device.learner import init_state, make_update, whole_state
+from atod_jax.device.learner import init_state, make_update
 from atod_jax.device.optim import OptimConfig, make_optimizer
 from atod_jax.models import AXES, build, lora
 from atod_jax.models.transformer import empty_cache
 from atod_jax.sharding import RULES, make_mesh, param_shardings, place, to_host
-from atod_jax.types import TrainState, frozen_part, trained_part, with_frozen
 
 RANK, ALPHA = 3, 6.0
 DENSE = dataclasses.replace(MODEL.config, num_layers=3)
@@ -41,10 +40,9 @@ def trained_params(config, seed=0):
     """Weights twice as large as fresh ones, with adapters that change much."""
     params = jax.tree.map(lambda x: 2 * x, adapted(config).init(jax.random.key(seed)))
     rng = np.random.default_rng(seed)
-    loud = jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(0, 0.1, x.shape), x.dtype), trained_part(params)
-    )
-    return with_frozen(loud, frozen_part(params))
+    adapters, base = lora.split(params)
+    loud = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.1, x.shape), x.dtype), adapters)
+    return lora.join(loud, base)
 
 
 def merge(params):
@@ -148,8 +146,8 @@ def test_every_adapter_matches_exactly_one_pattern(name):
 def updates(tx, remat="none", mesh=None, config=MODEL.config, rate=1.0):
     model = adapted(dataclasses.replace(config, remat=remat))
     score = dataclasses.replace(SCORE, head=dataclasses.replace(SCORE.head, mesh=mesh))
-    return whole_state(
-        make_update(model, tx, lambda step: jnp.float32(rate), loss=LossConfig(), score=score)
+    return make_update(
+        model, tx, learning_rate=lambda step: jnp.float32(rate), loss=LossConfig(), score=score
     )
 
 
@@ -157,17 +155,15 @@ PLAIN = optax.identity()
 ADAM = make_optimizer(OptimConfig(weight_decay=0.1))
 
 
-def own_state(params, tx) -> TrainState:
-    """A state that shares the frozen weights with `params`."""
-    own = jax.tree.map(jnp.copy, trained_part(params))
-    return init_state(with_frozen(own, frozen_part(params)), tx)
+def start(params, tx):
+    return init_state(adapted(MODEL.config), params, tx=tx)
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "dots"])
 def test_the_gradient_is_that_of_the_merged_model(remat):
     params, piece = trained_params(MODEL.config), make_batch()
-    state, metrics = updates(PLAIN, remat)(own_state(params, PLAIN), piece)
-    gradient = jax.tree.map(jnp.subtract, params["lora"], state.params["lora"])
+    state, metrics = updates(PLAIN, remat)(start(params, PLAIN), piece)
+    gradient = jax.tree.map(jnp.subtract, params["lora"], state.params)
 
     def loss(adapters):
         return plain_loss(merge({"base": params["base"], "lora": adapters}), piece)
@@ -177,19 +173,30 @@ def test_the_gradient_is_that_of_the_merged_model(remat):
     assert_trees_close(gradient, expected)
 
 
+def test_what_trains_and_what_does_not():
+    params = adapted(MODEL.config).init(jax.random.key(0))
+    model = adapted(MODEL.config)
+    trained, frozen = model.split(params)
+    assert (trained, frozen) == (params["lora"], params["base"])
+    assert model.join(trained, frozen) == params
+    assert MODEL.split(params) == (params, None)  # whatever its names are
+    assert MODEL.join(params, None) is params
+
+
 def test_an_update_touches_the_adapters_alone():
     params = adapted(MODEL.config).init(jax.random.key(0))
     before = jax.tree.map(np.array, params)
-    state = own_state(params, ADAM)
+    state = start(params, ADAM)
     moments = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
     assert moments == 2 * sum(x.size for x in jax.tree.leaves(params["lora"]))
     for seed in range(3):
         state, _ = updates(ADAM, rate=0.01)(state, make_batch(seed=seed))
-    for a, b, c in zip(*(jax.tree.leaves(p["base"]) for p in (state.params, params, before))):
+    parts = (state.frozen, params["base"], before["base"])
+    for a, b, c in zip(*map(jax.tree.leaves, parts), strict=True):
         assert a is b  # neither copied nor given away
         np.testing.assert_array_equal(a, c)
     jax.tree.map(np.testing.assert_array_equal, params["lora"], before["lora"])
-    for path, x in flatten_dict(state.params["lora"]).items():
+    for path, x in flatten_dict(state.params).items():
         assert np.abs(x - flatten_dict(before["lora"])[path]).max() > 1e-3, path
 
 
@@ -199,7 +206,7 @@ def test_the_loss_falls():
     piece = piece._replace(signal=piece.signal.replace(advantage=zero, ce_weight=zero + 1))
     fresh = adapted(MODEL.config).init(jax.random.key(0))
     loud = jax.tree.map(lambda x: 8 * x, fresh["base"])
-    state, losses = own_state(with_frozen(fresh["lora"], loud), ADAM), []
+    state, losses = start(lora.join(fresh["lora"], loud), ADAM), []
     for _ in range(60):
         state, metrics = updates(ADAM, rate=0.02)(state, piece)
         losses.append(metrics["loss/total"].value())
@@ -211,17 +218,17 @@ def test_an_update_is_the_same_on_eight_devices():
         MODEL.config, vocab_size=24, num_heads=4, num_kv_heads=4, intermediate_size=32
     )
     params, piece = trained_params(config), make_batch()
-    alone, metrics = updates(PLAIN, config=config)(own_state(params, PLAIN), piece)
+    alone, metrics = updates(PLAIN, config=config)(start(params, PLAIN), piece)
     mesh = make_mesh({"fsdp": 2, "tensor": 4})
     places = {name: param_shardings(part, AXES, RULES, mesh) for name, part in params.items()}
     assert "tensor" in places["lora"]["layers"]["mlp"]["up"]["lora_b"].spec
     assert "fsdp" in places["lora"]["layers"]["mlp"]["up"]["lora_a"].spec
     with jax.set_mesh(mesh):
-        state = own_state(jax.device_put(params, places), PLAIN)
+        state = start(jax.device_put(params, places), PLAIN)
         spread, others = updates(PLAIN, mesh=mesh, config=config)(state, place(piece, mesh))
-    assert spread.params["lora"]["last"]["attn"]["o"]["lora_a"].sharding.spec[0] == "tensor"
+    assert spread.params["last"]["attn"]["o"]["lora_a"].sharding.spec[0] == "tensor"
     gradients = [
-        jax.tree.map(lambda a, b: to_host(a) - to_host(b), params["lora"], state.params["lora"])
+        jax.tree.map(lambda a, b: to_host(a) - to_host(b), params["lora"], state.params)
         for state in (spread, alone)
     ]
     assert_trees_close(*gradients)

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hf_folders import load_hf
 
 from atod_jax.models import ModelConfig, build
-from atod_jax.models.checkpoint_io import load_hf, save_hf
+from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.moe import route
 
 TOLERANCE = 1e-5  # absolute, on logits of standard deviation about 1
