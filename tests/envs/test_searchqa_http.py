@@ -241,12 +241,13 @@ def test_episodes_play_alike_over_http():
 def test_the_command_line_serves_a_file(tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(json.dumps({"id": "1", "title": "One", "text": "lonely passage"}) + "\n")
-    command = [sys.executable, "-u", "-m", "atod_jax.envs.searchqa.server", "--host=127.0.0.1"]
+    command = [sys.executable, "-u", "-m", "atod_jax.envs.searchqa.server"]
     with subprocess.Popen(
         [*command, f"--corpus={corpus}", "--port=0"], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             url = process.stdout.readline().split()[-1]
+            assert url.startswith("http://127.0.0.1:")  # nobody else is let in unasked
             assert HttpRetriever(url).search(["lonely"], 3)[0][0].id == "1"
         finally:
             process.terminate()
