@@ -218,7 +218,7 @@ def test_an_unreachable_server_is_named_with_the_remedy():
         url = f"http://127.0.0.1:{free.getsockname()[1]}/retrieve"
     with pytest.raises(ValueError, match=r"nothing answers there.*searchqa\.server --corpus"):
         searchqa.make(searchqa.Config(retriever=url))
-    with pytest.raises(ValueError, match=r"env\.retriever='localhost:8000': give a URL"):
+    with pytest.raises(ValueError, match=r"env\.searchqa\.retriever='localhost:8000': give a URL"):
         searchqa.make(searchqa.Config(retriever="localhost:8000"))
     assert client.endpoint("http://host:1/") == "http://host:1/retrieve"
     assert client.endpoint("http://host:1/v2/find") == "http://host:1/v2/find"

@@ -81,7 +81,7 @@ GOOD = b'{"id": "0", "title": "t", "text": "x"}\n'
         (GOOD + GOOD[:20], "corpus.jsonl, line 2: not JSON"),
         (
             GOOD + b'{"id": "1", "title": "\xff\xfe", "text": "x"}\n',
-            "corpus.jsonl: damaged or cut off after line 1 .*utf-8",
+            "corpus.jsonl: damaged or cut off .*utf-8",
         ),
         (GOOD + b'{"id": "1", "title": "t"}\n', "line 2: field 'text' is missing"),
         (GOOD + b'{"id": "1", "title": "t", "text": 5}\n', "line 2: field 'text' is int"),
