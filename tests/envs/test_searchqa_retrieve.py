@@ -7,7 +7,8 @@ import math
 import pytest
 import Stemmer
 
-from atod_jax.envs.searchqa.retrieve import K1, STOP_WORDS, WORD, B, Bm25, Passage, read_passages
+from atod_jax.envs.bm25 import K1, STOP_WORDS, B
+from atod_jax.envs.searchqa.retrieve import WORD, Bm25, Passage, read_passages
 
 TEXTS = [
     '"Rivers"\nRivers run to the sea, and the sea is salty.',
