@@ -39,7 +39,7 @@ def term_key(term: str) -> int:
     return int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "little")
 
 
-def saturations(tf: np.ndarray, lengths: np.ndarray, mean_length: float) -> np.ndarray:
+def saturations(tf: np.ndarray, lengths: np.ndarray, *, mean_length: float) -> np.ndarray:
     """1 + tf * norm per posting, float32.
 
     Args:
@@ -279,7 +279,8 @@ class Builder:
 
     def _saturation_values(self, kept: np.ndarray, mean_length: float) -> np.ndarray:
         found = [
-            np.unique(saturations(tf, kept[docs], mean_length)) for _, docs, tf in self._chunks
+            np.unique(saturations(tf, kept[docs], mean_length=mean_length))
+            for _, docs, tf in self._chunks
         ]
         return np.unique(np.concatenate(found))
 
@@ -305,7 +306,7 @@ class Builder:
         tops[:] = 0
         cursor = starts[:-1].copy()
         for terms, docs, tf in self._chunks:
-            codes = np.searchsorted(values, saturations(tf, kept[docs], mean_length))
+            codes = np.searchsorted(values, saturations(tf, kept[docs], mean_length=mean_length))
             first = np.flatnonzero(np.diff(terms, prepend=np.int64(-1)))
             sizes = np.diff(first, append=len(terms))
             at = places[terms[first]]

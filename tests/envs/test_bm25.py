@@ -1,4 +1,4 @@
-"""The shared BM25 index: the best documents are those of scoring everything, however it searches."""
+"""The shared BM25 index: the best documents are those of scoring all of them."""
 
 import numpy as np
 import pytest

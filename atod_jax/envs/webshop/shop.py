@@ -151,8 +151,7 @@ def from_folder(
 ) -> Shop:
     """The shop in `folder`, built from `make_products()` if it is not there yet.
 
-    The folder appears whole or not at all; processes that build it at once do not disturb each
-    other.
+    The folder appears atomically; processes that build it at once do not disturb each other.
     """
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
