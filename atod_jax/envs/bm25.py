@@ -8,6 +8,8 @@ growing its set of candidates as soon as the terms left over could not lift a ne
 nine bytes per distinct term of a document are kept in memory.
 
 Knows no language: how a text becomes words and a word a term is up to whoever builds an index.
+Written out in NumPy, since a library that computes with JAX as soon as it is imported would claim
+the accelerator in every process that plays.
 """
 
 import hashlib
