@@ -1,1 +1,1 @@
-"""Text environments; each module or package exports `tasks`, `make` and `TEMPLATES`."""
+"""Text environments: every module or package here with an `ENVIRONMENT` (see `base`) is one."""

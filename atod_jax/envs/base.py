@@ -80,7 +80,7 @@ class Expert(NamedTuple):
     act: Callable[[Episode], str]  # the command it would play
     # (episode, command) -> a short thought that leads to it
     thought: Callable[[Episode, str], str] = lambda episode, command: ""
-    # (rng, admissible commands, share of commands about things that may be absent) -> a random one
+    # (rng, admissible commands, absent=share about things that may not be there) -> a random one
     disturb: Callable[..., str] | None = None
 
 
@@ -96,7 +96,7 @@ class Environment(NamedTuple):
     splits: tuple[str, ...]  # the first is what people look at first
     templates: Mapping[str, Template]  # how an episode is shown to the model; the first is usual
     tasks: Callable[[Any, str], Sequence[Task]]  # (cfg, split); cheap to index
-    make: Callable[[Any, int], TextEnv]  # (cfg, turn limit): a player for one task at a time
+    make: Callable[[Any, int], TextEnv]  # (cfg, turn limit; 0: none): one player
     # (cfg, task, turn limit) -> commands that win it, () where none are known: what a curriculum
     # replays and what a teacher with privileged context reads. Optional.
     demonstration: Callable[[Any, Task, int], tuple[str, ...]] | None = None

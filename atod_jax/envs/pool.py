@@ -1,4 +1,4 @@
-"""The environments of one process, stepped together, in line or in worker processes.
+"""The environments of one process, stepped together, in this process or in worker processes.
 
 An episode is a task and the commands played so far. Whatever happens to the environment that plays
 it (an exception, a crash, a hang) it is started again from there, and only when that fails several
@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from atod_jax.envs.base import Observation, StepResult, TextEnv
 from atod_jax.envs.processes import Answered, Lost, Processes
 from atod_jax.envs.worker import Answer, Call, Player, Raised
+from atod_jax.options.field import above, at_least, check, option
 from atod_jax.records import Task
 
 
 class BrokenEnvironment(Exception):
-    """So much cannot be played that going on would be training on what is left over."""
+    """Too many episodes failed; continuing would train on a biased remainder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +32,21 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class PoolConfig:
-    """Where environments run and how much is borne."""
+    """Where environments run and how many failures are tolerated."""
 
-    workers: int = 0  # processes; 0 = in line, right for engines that take microseconds a step
-    timeout: float = 60.0  # seconds a call into an environment may take (not in line)
-    attempts: int = 3  # failures after which an episode is given up
+    workers: int = option(
+        0,
+        "worker processes; 0: in this process, right for engines that take microseconds a step",
+        at_least(0),
+        pins=False,
+    )
+    timeout: float = option(
+        60.0, "seconds that a call into an environment may take in a worker", above(0), pins=False
+    )
+    attempts: int = option(3, "failures after which an episode is given up", at_least(1))
 
     def __post_init__(self):
-        if self.workers < 0 or self.timeout <= 0 or self.attempts < 1:
-            raise ValueError(
-                f"workers={self.workers}, timeout={self.timeout}, attempts={self.attempts}: need "
-                "workers >= 0, timeout > 0 and attempts >= 1"
-            )
+        check(self)
 
 
 @dataclasses.dataclass
@@ -63,7 +67,7 @@ class _Episode:
         return Call(slot, None, tuple(self.commands[-1:]))
 
 
-class InLine:
+class InProcess:
     """The same two functions as `Processes`, in this process and without a time limit."""
 
     def __init__(self, make: Callable[[], TextEnv]):
@@ -98,12 +102,12 @@ class EnvPool:
 
     def __init__(self, make: Callable[[], TextEnv], cfg: PoolConfig = PoolConfig()):
         self._make, self._cfg = make, cfg
-        self._players: InLine | Processes | None = None
+        self._players: InProcess | Processes | None = None
         self._episodes: list[_Episode] = []
         self._tickets = 0
         self._waiting: dict[int, set[int]] = {}  # ticket -> slots without an answer
         self._order: dict[int, list[int]] = {}  # ticket -> its slots as they were asked for
-        self._counts: collections.Counter[str] = collections.Counter()
+        self._counts: dict[str, float] = collections.defaultdict(float)
 
     @property
     def overlaps(self) -> bool:
@@ -112,7 +116,7 @@ class EnvPool:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the workers at present; none in line or before the first reset."""
+        """Process ids of the workers at present; none in this process or before the first reset."""
         return self._players.pids if self._players else []
 
     def reset(self, tasks: Sequence[Task]) -> list[Observation | Failure]:
@@ -145,7 +149,7 @@ class EnvPool:
     def take_counts(self) -> dict[str, float]:
         """Since the last time: steps, seconds waited, restarts, timeouts, episodes given up."""
         names = ("steps", "waited", "restarts", "timeouts", "given_up")
-        counts = {name: float(self._counts[name]) for name in names}
+        counts = {name: self._counts[name] for name in names}
         self._counts.clear()
         return counts
 
@@ -155,13 +159,13 @@ class EnvPool:
             self._players.close()
         self._players = None
 
-    def _started(self) -> InLine | Processes:
+    def _started(self) -> InProcess | Processes:
         if self._players is None:
             cfg = self._cfg
             self._players = (
-                Processes(self._make, cfg.workers, cfg.timeout)
+                Processes(self._make, count=cfg.workers, timeout=cfg.timeout)
                 if cfg.workers
-                else InLine(self._make)
+                else InProcess(self._make)
             )
         return self._players
 
@@ -191,7 +195,7 @@ class EnvPool:
         episode = self._episodes[slot]
         if isinstance(answer, Raised):
             self._fail(slot, answer.reason)
-        elif not _agree(episode.answers, answer, len(episode.commands)):
+        elif not _agree(episode.answers, answer, commands=len(episode.commands)):
             self._fail(slot, "played again, it answered something else: it is not deterministic")
         else:
             episode.answers.append(answer[-1])
@@ -212,9 +216,9 @@ class EnvPool:
             self._ask_again(ticket, sorted(waiting & gone))
 
     def _ask_again(self, ticket: int, slots: Sequence[int]) -> None:
-        hopeless = [slot for slot in slots if self._episodes[slot].given_up]
-        self._waiting[ticket].difference_update(hopeless)
-        if again := [slot for slot in slots if slot not in hopeless]:
+        given_up = [slot for slot in slots if self._episodes[slot].given_up]
+        self._waiting[ticket].difference_update(given_up)
+        if again := [slot for slot in slots if slot not in given_up]:
             self._send(ticket, again)
 
     def _fail(self, slot: int, reason: str) -> None:
@@ -234,7 +238,7 @@ class EnvPool:
         )
 
 
-def _agree(known: Sequence, answer: Sequence, commands: int) -> bool:
-    """Whether an episode that was played again told the same story as the first time."""
+def _agree(known: Sequence, answer: Sequence, *, commands: int) -> bool:
+    """Whether a replay reproduced the answers recorded before the failure."""
     replayed = len(answer) == commands + 1 and commands > 0
     return not replayed or list(known) == list(answer[: len(known)])

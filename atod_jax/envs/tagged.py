@@ -1,9 +1,10 @@
-"""Responses with `<think>…</think>` and `<action>…</action>`, written and read back."""
+"""The paper template: past turns as text, and responses with `<think>…</think>` and
+`<action>…</action>`, written and read back."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from atod_jax.envs.base import Projection
+from atod_jax.envs.base import Episode, Projection
 
 _CJK = re.compile("[\u4e00-\u9fff]")
 
@@ -26,3 +27,20 @@ def project(response: str, commands: Sequence[str], *, fallback: int) -> Project
 def respond(command: str, thought: str) -> str:
     """A response with both tags; the think block stays even when the thought is empty."""
     return f"<think>{thought}</think>\n<action>{command}</action>"
+
+
+def past_lines(
+    episode: Episode, history: int, *, show: Callable[[str], str] = lambda text: text
+) -> tuple[str, str]:
+    """(the last `history` turns, observations as `show` prints them; which step it is)."""
+    steps = len(episode.past)
+    first = max(0, steps - history)
+    entries = "\n".join(
+        f"[Observation {n}: '{show(text)}', Action {n}: '{command}']"
+        for n, (text, command) in enumerate(episode.past[first:], start=first + 1)
+    )
+    taken = (
+        f"You have taken {steps} step(s) so far. The latest {steps - first} observation(s), each"
+        f" with the action you answered it with: {entries}"
+    )
+    return taken, f"This is step {steps + 1}."

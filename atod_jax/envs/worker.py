@@ -1,12 +1,11 @@
-"""What runs beside the main process: a nursery that imports and loads once, and forks the workers.
+"""What runs beside the main process: a fork server, which imports and loads once, and its workers.
 
     python -m atod_jax.envs.worker FD      (started by `processes.Processes`, never by hand)
 
-A worker shares every page that the nursery has loaded (imports, catalogues, indices), starts in
+A worker shares every page that the fork server has loaded (imports, catalogues, indices), starts in
 milliseconds and does not import the program that uses it, so no model or device is ever copied.
 """
 
-import array
 import contextlib
 import mmap
 import os
@@ -98,8 +97,8 @@ class Status:
         return since, slot
 
 
-def serve(connection: Connection, make: Callable[[], TextEnv], status: Status) -> None:
-    """A worker's life: answers batches of calls until the other side is gone."""
+def serve(connection: Connection, make: Callable[[], TextEnv], *, status: Status) -> None:
+    """The loop of a worker: answers batches of calls until the main process is gone."""
     player = Player(make, status.note)
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -107,7 +106,7 @@ def serve(connection: Connection, make: Callable[[], TextEnv], status: Status) -
             connection.send((ticket, [(call.slot, player.play(call)) for call in calls]))
 
 
-def nursery(control: socket.socket) -> None:
+def fork_server(control: socket.socket) -> None:
     """Loads what `make` needs, then forks one worker per pair of file descriptors received.
 
     Answers "" (or the reason why it cannot) once, then the process id of every worker.
@@ -122,36 +121,20 @@ def nursery(control: socket.socket) -> None:
         connection.send(f"{type(error).__name__}: {error}")
         return
     connection.send("")
-    while files := receive_files(control):
+    while files := socket.recv_fds(control, 1, 2)[1]:  # none: the main process is gone
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an environment may have children
             control.close()
             connection.close()
-            serve(Connection(files[0]), make, Status(files[1]))
+            serve(Connection(files[0]), make, status=Status(files[1]))
             os._exit(0)
         for file in files:
             os.close(file)
         connection.send(pid)
 
 
-def send_files(control: socket.socket, *files: int) -> None:
-    """Hands two open files to the process at the other end."""
-    data = array.array("i", files)
-    control.sendmsg([b"w"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, data)])
-
-
-def receive_files(control: socket.socket) -> list[int]:
-    """What `send_files` sent; nothing when the other end is closed."""
-    space = socket.CMSG_SPACE(2 * array.array("i").itemsize)
-    _, ancillary, _, _ = control.recvmsg(1, space)
-    files = array.array("i")
-    for _, _, data in ancillary:
-        files.frombytes(data)
-    return list(files)
-
-
 if __name__ == "__main__":
     from atod_jax.envs import worker  # by its own name, so that what it sends can be read
 
-    worker.nursery(socket.socket(fileno=int(sys.argv[1])))
+    worker.fork_server(socket.socket(fileno=int(sys.argv[1])))

@@ -51,11 +51,11 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("response", BROKEN)
-@pytest.mark.parametrize("template", alfworld.TEMPLATES)
+@pytest.mark.parametrize("template", alfworld.ENVIRONMENT.templates)
 def test_broken_tags_cost_a_turn_and_change_nothing(task, template, response):
     env = alfworld.make(CFG)
     shown = env.reset(task)
-    action = alfworld.TEMPLATES[template].project(response, shown.commands)
+    action = alfworld.ENVIRONMENT.templates[template].project(response, shown.commands)
     result = env.step(action.command)
     assert not action.valid
     assert (result.reward, result.done, result.won) == (0.0, False, False)
@@ -66,14 +66,16 @@ def test_tags_in_the_wrong_order_hold_no_action(task):
     """The paper template looks for both tags, not for their order: the command is empty."""
     env = alfworld.make(CFG)
     env.reset(task)
-    action = alfworld.TEMPLATES["paper"].project("<think></think></action>look<action>", ())
+    action = alfworld.ENVIRONMENT.templates["paper"].project(
+        "<think></think></action>look<action>", ()
+    )
     assert (action.command, action.valid) == ("", True)
     assert env.step(action.command).observation.text == NOTHING_HAPPENS
 
 
-@pytest.mark.parametrize("template", alfworld.TEMPLATES)
+@pytest.mark.parametrize("template", alfworld.ENVIRONMENT.templates)
 def test_an_action_of_100_kb_is_answered_at_once(task, template):
-    prompt, project, respond, _ = alfworld.TEMPLATES[template]
+    prompt, project, respond, _ = alfworld.ENVIRONMENT.templates[template]
     env, start = alfworld.make(CFG), time.perf_counter()
     shown = env.reset(task)
     action = project(respond(HUGE, HUGE), shown.commands)
@@ -85,7 +87,7 @@ def test_an_action_of_100_kb_is_answered_at_once(task, template):
 
 def test_a_garbled_action_hardly_lengthens_the_terse_prompt(task):
     shown = alfworld.make(CFG).reset(task)
-    prompt, project, *_ = alfworld.TEMPLATES["compact"]
+    prompt, project, *_ = alfworld.ENVIRONMENT.templates["compact"]
     action = project(HUGE, shown.commands)
     before = prompt(Episode((), shown), 2)
     assert len(prompt(Episode(((shown.text, action.command),), shown), 2)) < len(before) + 200

@@ -41,7 +41,7 @@ def episode_of(task, *pairs, room="a fridge 1, a shelf 2, and a shelf 1"):
 # ------------------------------------------------------------------------------------ whole games
 
 
-@pytest.mark.parametrize("split", alfworld.SPLITS)
+@pytest.mark.parametrize("split", alfworld.ENVIRONMENT.splits)
 def test_wins_every_generated_game_within_the_horizon(split):
     won = dict.fromkeys(TASK_TYPES, 0)
     for index in range(300):

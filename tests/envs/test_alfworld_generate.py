@@ -115,7 +115,7 @@ def test_unseen_layouts_and_pairs_never_occur_elsewhere(games):
 @pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_every_type_has_targets_on_both_sides(task_type):
     sides = [
-        {p for style in STYLES for p in gen.target_pairs(task_type, style, unseen)}
+        {p for style in STYLES for p in gen.target_pairs(task_type, style, unseen=unseen)}
         for unseen in (False, True)
     ]
     assert not sides[0] & sides[1]

@@ -28,7 +28,7 @@ def games(data_dir, tmp_path_factory):
 
 def test_a_prepared_set_holds_the_games_of_its_file(games, tmp_path):
     folder = prepare.prepare(games, tmp_path)
-    for split in alfworld.SPLITS:
+    for split in alfworld.ENVIRONMENT.splits:
         ours = alfworld.tasks(alfworld.Config(games=str(folder)), split)
         theirs = alfworld.tasks(alfworld.Config(games=str(games)), split)
         assert {t.id: t for t in ours} == {t.id: t for t in theirs}

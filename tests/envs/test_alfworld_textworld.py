@@ -142,5 +142,7 @@ def test_the_missing_package_is_named_with_its_install_command():
 
 @pytest.mark.parametrize("games", ["", "some/games.jsonl"])
 def test_textworld_plays_official_folders_only(games):
-    with pytest.raises(ValueError, match=r"env\.games='.*': it plays the game\.tw-pddl files"):
+    with pytest.raises(
+        ValueError, match=r"env\.alfworld\.games='.*': it plays the game\.tw-pddl files"
+    ):
         alfworld.tasks(alfworld.Config(games=games, engine="textworld"), "train")

@@ -13,8 +13,9 @@ import atod_jax
 from atod_jax.envs.alfworld import expert, generate, prompts
 from atod_jax.envs.alfworld.engine import Engine
 from atod_jax.envs.alfworld.furniture import ITEM_NAMES, RECEPTACLE_NAMES
-from atod_jax.envs.alfworld.tokenizer import END, PAD, START, build, pieces
+from atod_jax.envs.alfworld.tokenizer import pieces
 from atod_jax.envs.base import Episode, Observation
+from atod_jax.envs.vocabulary import END, PAD, START, build
 
 SHIPPED = Path(atod_jax.__file__).parent / "assets" / "household" / "tokenizer"
 
@@ -48,7 +49,7 @@ def turns():
 
 def test_shipped_files_are_what_build_writes(tmp_path):
     """Trained models depend on the ids; a change here means training them again."""
-    build(tmp_path)
+    build(pieces(), tmp_path)
     names = sorted(p.name for p in SHIPPED.iterdir())
     assert names == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
     for name in names:

@@ -1,9 +1,13 @@
-"""The pool: workers, in-line play, and every way in which an environment can fail."""
+"""The pool: workers, play in this process, and every way in which an environment can fail."""
 
 import functools
+import importlib
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from troubled import Counter
@@ -45,7 +49,7 @@ def alive(pid):
     return True
 
 
-def test_workers_play_the_games_that_are_played_in_line():
+def test_workers_play_the_games_that_this_process_plays():
     cfg = alfworld.Config()
     games = [alfworld.tasks(cfg, "train")[k] for k in range(7)]
     stories = []
@@ -134,7 +138,7 @@ def test_an_episode_that_fails_again_and_again_is_given_up_by_name(
     assert texts(pool.step([(0, "b")])) == ["t0 2 b"]
 
 
-def test_in_line_an_exception_is_borne_in_the_same_way(make_pool):
+def test_in_this_process_an_exception_is_handled_in_the_same_way(make_pool):
     pool = make_pool(workers=0)
     pool.reset(tasks("", "raise once"))
     good, bad = pool.step([(0, "a"), (1, "raise")])
@@ -142,7 +146,7 @@ def test_in_line_an_exception_is_borne_in_the_same_way(make_pool):
     assert bad == Failure("t1", "step('raise'): OSError: the disk is on fire")
 
 
-def test_an_environment_that_tells_another_story_when_played_again_is_given_up(make_pool):
+def test_an_environment_whose_replay_answers_differently_is_given_up(make_pool):
     pool = make_pool(workers=1)
     pool.reset(tasks(""))
     pool.step([(0, "drift")])
@@ -173,10 +177,10 @@ def test_a_stopped_worker_is_noticed_even_if_it_never_began(make_pool):
     assert texts(pool.step([(0, "a" * 1_000_000)])) == ["t0 1 " + "a" * 1_000_000]
 
 
-def test_the_nursery_may_die_too(make_pool):
+def test_the_fork_server_may_die_too(make_pool):
     pool = make_pool(workers=2)
     pool.reset(tasks("", ""))
-    pool._players._nursery._process.kill()
+    pool._players._fork_server._process.kill()
     for pid in pool.pids:
         os.kill(pid, signal.SIGKILL)
     assert texts(pool.step([(0, "a"), (1, "b")])) == ["t0 1 a", "t1 1 b"]
@@ -201,7 +205,7 @@ def test_an_environment_that_cannot_be_made_says_why(make_pool):
 def test_nothing_is_left_running(make_pool):
     pool = make_pool()
     pool.reset(tasks("", ""))
-    pids = [*pool.pids, pool._players._nursery._process.pid]
+    pids = [*pool.pids, pool._players._fork_server._process.pid]
     assert all(alive(pid) for pid in pids)
     pool.close()
     pool.close()
@@ -211,8 +215,64 @@ def test_nothing_is_left_running(make_pool):
     assert not any(alive(pid) for pid in pids)
 
 
+OWN_MODULE = """
+from atod_jax.envs.base import Observation, StepResult
+
+class Echo:
+    def reset(self, task):
+        return Observation(task.payload)
+    def step(self, command):
+        return StepResult(Observation(command), 1.0, True, True)
+    def close(self):
+        pass
+"""
+PLAY_IN_A_WORKER = """
+from atod_jax.envs.pool import EnvPool, PoolConfig
+from atod_jax.records import Task
+import echoes.shout
+pool = EnvPool(echoes.shout.Echo, PoolConfig(workers=1))
+print(pool.reset([Task("t", "k", "hello")])[0].text, pool.step([(0, "bye")])[0].observation.text)
+pool.close()
+"""
+
+
+@pytest.fixture
+def own_package(tmp_path) -> Path:
+    """A folder with a user's own environment, a module of a package."""
+    (tmp_path / "echoes").mkdir()
+    (tmp_path / "echoes" / "shout.py").write_text(OWN_MODULE)
+    return tmp_path
+
+
+def test_workers_import_an_environment_from_where_the_main_process_does(own_package, monkeypatch):
+    monkeypatch.syspath_prepend(own_package)
+    make = importlib.import_module("echoes.shout").Echo
+    pool = EnvPool(make, PoolConfig(workers=2))
+    try:
+        assert [o.text for o in pool.reset(tasks("a", "b"))] == ["a", "b"]
+        assert texts(pool.step([(1, "c")])) == ["c"]
+    finally:
+        pool.close()
+
+
+def test_workers_import_an_environment_from_the_current_directory(own_package):
+    """With -c and in a shell that is "" in sys.path."""
+    path = str(Path(processes.__file__).parents[2])
+    run = subprocess.run(
+        [sys.executable, "-c", PLAY_IN_A_WORKER],
+        cwd=own_package,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.stdout.split(), run.stderr) == (["hello", "bye"], "")
+
+
 def test_bad_options_are_named():
     with pytest.raises(ValueError, match="workers=-1"):
         PoolConfig(workers=-1)
     with pytest.raises(ValueError, match=r"timeout=0\.0"):
         PoolConfig(timeout=0.0)
+    with pytest.raises(ValueError, match="attempts=0: must be at least 1"):
+        PoolConfig(attempts=0)

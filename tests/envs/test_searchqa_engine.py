@@ -89,6 +89,13 @@ def test_the_last_turn_does_not_search():
     assert result.observation.text == ""
 
 
+def test_without_a_limit_there_is_no_last_turn():
+    env = start(max_turns=0)
+    for _ in range(20):
+        assert "Dead Sea" in play(env, "<search>salty</search>").observation.text
+    assert play(env, "<answer>Dead Sea</answer>").won
+
+
 @pytest.mark.parametrize("command", ["", "look", "<search>", "</search>x<search>", "<answer>sea"])
 def test_a_broken_action_uses_up_the_turn_and_shows_nothing(command):
     env = start()

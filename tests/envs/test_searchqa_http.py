@@ -218,7 +218,7 @@ def test_an_unreachable_server_is_named_with_the_remedy():
         url = f"http://127.0.0.1:{free.getsockname()[1]}/retrieve"
     with pytest.raises(ValueError, match=r"nothing answers there.*searchqa\.server --corpus"):
         searchqa.make(searchqa.Config(retriever=url))
-    with pytest.raises(ValueError, match=r"env\.retriever='localhost:8000': give a URL"):
+    with pytest.raises(ValueError, match=r"env\.searchqa\.retriever='localhost:8000': give a URL"):
         searchqa.make(searchqa.Config(retriever="localhost:8000"))
     assert client.endpoint("http://host:1/") == "http://host:1/retrieve"
     assert client.endpoint("http://host:1/v2/find") == "http://host:1/v2/find"
@@ -241,12 +241,13 @@ def test_episodes_play_alike_over_http():
 def test_the_command_line_serves_a_file(tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(json.dumps({"id": "1", "title": "One", "text": "lonely passage"}) + "\n")
-    command = [sys.executable, "-u", "-m", "atod_jax.envs.searchqa.server", "--host=127.0.0.1"]
+    command = [sys.executable, "-u", "-m", "atod_jax.envs.searchqa.server"]
     with subprocess.Popen(
         [*command, f"--corpus={corpus}", "--port=0"], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             url = process.stdout.readline().split()[-1]
+            assert url.startswith("http://127.0.0.1:")  # nobody else is let in unasked
             assert HttpRetriever(url).search(["lonely"], 3)[0][0].id == "1"
         finally:
             process.terminate()

@@ -7,7 +7,8 @@ import math
 import pytest
 import Stemmer
 
-from atod_jax.envs.searchqa.retrieve import K1, STOP_WORDS, WORD, B, Bm25, Passage, read_passages
+from atod_jax.envs.bm25 import K1, STOP_WORDS, B
+from atod_jax.envs.searchqa.retrieve import WORD, Bm25, Passage, read_passages
 
 TEXTS = [
     '"Rivers"\nRivers run to the sea, and the sea is salty.',
@@ -79,7 +80,10 @@ GOOD = b'{"id": "0", "title": "t", "text": "x"}\n'
     ("content", "message"),
     [
         (GOOD + GOOD[:20], "corpus.jsonl, line 2: not JSON"),
-        (GOOD + b'{"id": "1", "title": "\xff\xfe", "text": "x"}\n', "corpus.jsonl: not UTF-8"),
+        (
+            GOOD + b'{"id": "1", "title": "\xff\xfe", "text": "x"}\n',
+            "corpus.jsonl: damaged or cut off .*utf-8",
+        ),
         (GOOD + b'{"id": "1", "title": "t"}\n', "line 2: field 'text' is missing"),
         (GOOD + b'{"id": "1", "title": "t", "text": 5}\n', "line 2: field 'text' is int"),
         (b"[1]\n", "line 1: expected an object, found list"),
@@ -96,10 +100,10 @@ def test_a_damaged_corpus_is_named(content, message, tmp_path):
 def test_a_truncated_or_missing_file_is_named(tmp_path):
     path = tmp_path / "corpus.jsonl.gz"
     path.write_bytes(gzip.compress(GOOD * 3)[:-12])
-    with pytest.raises(ValueError, match=r"corpus\.jsonl\.gz: cut off after line"):
+    with pytest.raises(ValueError, match=r"corpus\.jsonl\.gz: damaged or cut off after line"):
         read_passages(path)
     path.write_bytes(GOOD)
-    with pytest.raises(ValueError, match=r"corpus\.jsonl\.gz: cut off after line 0"):
+    with pytest.raises(ValueError, match=r"corpus\.jsonl\.gz: damaged or cut off after line 0"):
         read_passages(path)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
         read_passages(tmp_path / "nowhere.jsonl")

@@ -12,7 +12,8 @@ from atod_jax.envs import searchqa
 from atod_jax.envs.base import Episode
 from atod_jax.envs.searchqa import expert
 from atod_jax.envs.searchqa.prompts import TEMPLATES
-from atod_jax.envs.searchqa.tokenizer import build, pieces
+from atod_jax.envs.searchqa.tokenizer import pieces
+from atod_jax.envs.vocabulary import build
 
 SHIPPED = Path(atod_jax.__file__).parent / "assets" / "searchqa" / "tokenizer"
 
@@ -42,7 +43,7 @@ def ids(tok, text):
 
 def test_shipped_files_are_what_build_writes(tmp_path):
     """Trained models depend on the ids; a change here means training them again."""
-    build(tmp_path)
+    build(pieces(), tmp_path)
     names = sorted(p.name for p in SHIPPED.iterdir())
     assert names == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
     for name in names:

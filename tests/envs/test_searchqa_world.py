@@ -16,6 +16,7 @@ from atod_jax.envs.searchqa import expert, generate, jsonl
 from atod_jax.envs.searchqa.prompts import compact_prompt
 
 CONFIG = searchqa.Config()
+TURNS = 4
 
 
 def play(env, task, policy):
@@ -31,11 +32,11 @@ def play(env, task, policy):
 
 
 def success(cfg, tasks, policy):
-    env = searchqa.make(cfg)
+    env = searchqa.make(cfg, TURNS)
     return sum(play(env, task, policy).won for task in tasks) / len(tasks)
 
 
-@pytest.mark.parametrize("split", searchqa.SPLITS)
+@pytest.mark.parametrize("split", searchqa.ENVIRONMENT.splits)
 @pytest.mark.parametrize("form", ["json", "plain"])
 def test_the_expert_answers_the_generated_questions(split, form):
     cfg = searchqa.Config(seed=3, information=form)
@@ -56,7 +57,7 @@ def test_blind_and_random_players_fail():
 def test_most_questions_of_two_hops_need_two_searches():
     """The second passage is seldom among the results of the first search."""
     two = [t for t in searchqa.tasks(CONFIG, "test") if t.kind == "two-hop"]
-    lengths = [len(searchqa.demonstration(CONFIG, t, 4)) for t in two]
+    lengths = [len(searchqa.demonstration(CONFIG, t, TURNS)) for t in two]
     assert set(lengths) == {2, 3}
     assert lengths.count(3) > 0.8 * len(lengths)
     assert searchqa.demonstration(CONFIG, two[lengths.index(3)], 2) == ()
@@ -98,7 +99,9 @@ def test_the_world_is_a_function_of_its_seed():
 
 def test_players_and_tasks_travel_to_other_processes():
     make, task = pickle.loads(
-        pickle.dumps((functools.partial(searchqa.make, CONFIG), searchqa.tasks(CONFIG, "dev")[0]))
+        pickle.dumps(
+            (functools.partial(searchqa.make, CONFIG, TURNS), searchqa.tasks(CONFIG, "dev")[0])
+        )
     )
     assert play(make(), task, expert.act).won
     assert len(pickle.dumps(task)) < 1000
@@ -141,7 +144,7 @@ def test_recorded_questions_are_grouped_by_set_and_playable(data_dir):
         assert [(t.id, t.kind) for t in tasks] == [
             (r["id"], r["dataset"]) for r in records if r["split"] == split
         ]
-        env = searchqa.make(cfg)
+        env = searchqa.make(cfg, TURNS)
         for task in tasks[:20]:
             results = [env.reset(task), env.step(f"<search>{task.payload.question}</search>")]
             assert "Doc 1: " in results[1].observation.text
@@ -185,7 +188,7 @@ def test_splits_and_files_that_are_missing_are_named(tmp_path):
     cfg = write(tmp_path, RECORD)
     with pytest.raises(ValueError, match="no questions in split 'dev'; it has those of: test"):
         searchqa.tasks(cfg, "dev")
-    with pytest.raises(FileNotFoundError, match=r"no corpus\.jsonl.*env\.retriever"):
+    with pytest.raises(FileNotFoundError, match=r"no corpus\.jsonl.*env\.searchqa\.retriever"):
         searchqa.make(cfg)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -195,7 +198,10 @@ def test_splits_and_files_that_are_missing_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("topk", 0, r"env\.topk=0"), ("information", "xml", r"env\.information='xml': choose from")],
+    [
+        ("topk", 0, r"topk=0: must be at least 1"),
+        ("information", "xml", "information='xml': choose from json, plain"),
+    ],
 )
 def test_bad_settings_are_named(key, value, message):
     with pytest.raises(ValueError, match=message):

@@ -246,9 +246,9 @@ def test_compact_answers_become_commands(response, command, valid):
     assert (projection.command, projection.valid) == (command, valid)
 
 
-@pytest.mark.parametrize("name", webshop.TEMPLATES)
+@pytest.mark.parametrize("name", webshop.ENVIRONMENT.templates)
 def test_ideal_answers_lead_back_to_their_commands(name):
-    template = webshop.TEMPLATES[name]
+    template = webshop.ENVIRONMENT.templates[name]
     for command in ("search[red hat]", "click[next >]", "click[b1]"):
         response = template.respond(command, "so it is")
         assert template.project(response, PAGE.commands) == (
@@ -303,11 +303,11 @@ def test_every_page_has_a_compact_prompt():
 
 
 def test_a_text_without_a_goal_is_refused():
-    for template in webshop.TEMPLATES.values():
+    for template in webshop.ENVIRONMENT.templates.values():
         with pytest.raises(ValueError, match="no instruction in the first observation: 'hello'"):
             template.prompt(Episode((), Observation("hello")), 2)
 
 
 def test_peoples_goals_need_their_file():
-    with pytest.raises(ValueError, match=r"env\.human_goals=True: .* set env\.data"):
+    with pytest.raises(ValueError, match=r"human_goals=True: .* set env\.webshop\.data"):
         webshop.Config(human_goals=True)

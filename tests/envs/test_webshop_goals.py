@@ -226,5 +226,5 @@ def test_missing_files_are_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name[:9]):
         shop.cached(folder)
-    with pytest.raises(FileNotFoundError, match=r"set env\.data"):
+    with pytest.raises(FileNotFoundError, match=r"set env\.webshop\.data"):
         shop.cached(folder / "nowhere")

@@ -8,7 +8,7 @@ from atod_jax.envs import prepared, webshop
 from atod_jax.envs.webshop import prepare
 
 
-@pytest.mark.parametrize("split", webshop.SPLITS)
+@pytest.mark.parametrize("split", webshop.ENVIRONMENT.splits)
 def test_the_data_set_holds_every_goal(split, tmp_path_factory):
     cfg = webshop.Config()
     folder = tmp_path_factory.mktemp("goals")

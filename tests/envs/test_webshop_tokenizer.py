@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 import atod_jax
 from atod_jax.envs import webshop
 from atod_jax.envs.base import Episode
+from atod_jax.envs.vocabulary import END, PAD, START, build
 from atod_jax.envs.webshop import expert, prompts
-from atod_jax.envs.webshop.tokenizer import END, PAD, START, build, pieces
+from atod_jax.envs.webshop.tokenizer import pieces
 
 SHIPPED = Path(atod_jax.__file__).parent / "assets" / "webshop" / "tokenizer"
 
@@ -27,7 +28,7 @@ def ids(tok, text):
 
 def test_shipped_files_are_what_build_writes(tmp_path):
     """Trained models depend on the ids; a change here means training them again."""
-    build(tmp_path)
+    build(pieces(), tmp_path)
     names = sorted(p.name for p in SHIPPED.iterdir())
     assert names == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
     for name in names:

@@ -3,12 +3,10 @@
 The native engine plays them all; TextWorld, where installed, plays the official ones as well.
 """
 
-import collections.abc
 import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 from atod_jax.envs import prepared
 from atod_jax.envs.alfworld import expert, generate
@@ -19,10 +17,11 @@ from atod_jax.envs.alfworld.generate import SPLITS
 from atod_jax.envs.alfworld.official import Trial, find_trials, read_trial
 from atod_jax.envs.alfworld.prompts import TEMPLATES
 from atod_jax.envs.base import FINITE, Environment, Expert, Observation, StepResult, TextEnv
+from atod_jax.envs.lazy import LazyTasks
 from atod_jax.options.field import SEED, check, one_of, option
 from atod_jax.records import Task
 
-GENERATED = {"train": 100_000, "valid_seen": 2048, "valid_unseen": 2048}
+GENERATED = {"train": 100_000, "valid_seen": 2048, "valid_unseen": 2048}  # games per split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,30 +42,6 @@ class Config:
 
     def __post_init__(self):
         check(self)
-
-
-class GeneratedTasks(collections.abc.Sequence[Task]):
-    """The generated tasks of one split; an index builds its game anew, about a millisecond each."""
-
-    def __init__(self, split: str, seed: int):
-        self._split, self._seed = split, seed
-
-    def __len__(self) -> int:
-        return GENERATED[self._split]
-
-    @overload
-    def __getitem__(self, index: int) -> Task: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Task]: ...
-
-    def __getitem__(self, index: int | slice) -> Task | list[Task]:
-        if isinstance(index, slice):
-            return [self._build(number) for number in range(len(self))[index]]
-        return self._build(range(len(self))[index])  # negative indices too; raises IndexError
-
-    def _build(self, number: int) -> Task:
-        return make_task(generate.generate(self._split, number, seed=self._seed))
 
 
 def make_task(game: Game | Trial) -> Task:
@@ -99,8 +74,13 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
             " env.alfworld.engine=native"
         )
     if not cfg.games:
-        return GeneratedTasks(split, cfg.seed)
+        build = functools.partial(_generated_task, split, seed=cfg.seed)
+        return LazyTasks(build, range(GENERATED[split]))
     return _file_tasks(cfg.games, split)
+
+
+def _generated_task(split: str, number: int, *, seed: int) -> Task:
+    return make_task(generate.generate(split, number, seed=seed))
 
 
 @functools.cache

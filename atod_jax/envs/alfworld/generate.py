@@ -95,7 +95,7 @@ def is_unseen_layout(style: str, types: tuple[str, ...]) -> bool:
 
 
 @functools.cache
-def target_pairs(task_type: str, style: str, unseen: bool) -> tuple[tuple[str, str], ...]:
+def target_pairs(task_type: str, style: str, *, unseen: bool) -> tuple[tuple[str, str], ...]:
     """(object, receptacle or lamp) targets of a task type in a style, on one side of the split."""
     styles, allowed, device = _TASKS[task_type]
     if style not in styles:
@@ -185,11 +185,13 @@ def _attempt(
 
 
 def _draw_scene(rng: random.Random, unseen: bool, *, task_type: str, size: Size) -> _Scene | None:
-    style = rng.choice([s for s in _TASKS[task_type][0] if target_pairs(task_type, s, unseen)])
+    style = rng.choice(
+        [s for s in _TASKS[task_type][0] if target_pairs(task_type, s, unseen=unseen)]
+    )
     furniture = STYLES[style]
     extra = rng.sample(furniture.optional, size.receptacles - len(furniture.required))
     layout = tuple(sorted((*furniture.required, *extra)))
-    pairs = [p for p in target_pairs(task_type, style, unseen) if p[1] in (*layout, LAMP)]
+    pairs = [p for p in target_pairs(task_type, style, unseen=unseen) if p[1] in (*layout, LAMP)]
     if not pairs or is_unseen_layout(style, layout) != unseen:
         return None
     obj, place = rng.choice(pairs)

@@ -214,18 +214,10 @@ def paper_prompt(episode: Episode, history: int) -> str:
 
 
 def _past_lines(episode: Episode, history: int) -> list[str]:
-    steps = len(episode.past)
-    first = max(0, steps - history)
-    entries = "\n".join(
-        f"[Observation {n}: '{shown}', Action {n}: '{command}']"
-        for n, (shown, command) in enumerate(episode.past[first:], start=first + 1)
-    )
-    return [
-        f"{PAPER_ROLE} Your task is to: {_task_line(episode.opening)}",
-        f"You have taken {steps} step(s) so far. The latest {steps - first} observation(s), each"
-        f" with the action you answered it with: {entries}",
-        f"This is step {steps + 1}. {PAPER_NOW}{episode.current.text}",
-    ]
+    taken, step = tagged.past_lines(episode, history)
+    task = _task_line(episode.opening)
+    now = f"{step} {PAPER_NOW}{episode.current.text}"
+    return [f"{PAPER_ROLE} Your task is to: {task}", taken, now]
 
 
 def _task_line(opening: str) -> str:

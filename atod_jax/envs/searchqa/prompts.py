@@ -107,7 +107,7 @@ def _passages(observation: str) -> Iterator[str]:
 
 
 def bare(command: str) -> str:
-    """ "search query" or "answer text" for a tagged command; "" for anything else."""
+    """A tagged command as "search query" or "answer text"; "" for anything else."""
     return " ".join(_first_block(command)).strip()
 
 

@@ -1,14 +1,13 @@
 """WebShop as text: the native shop over the official product files or a generated catalogue."""
 
-import collections.abc
 import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 from atod_jax.envs import scripted
 from atod_jax.envs.base import FINITE, Environment, Expert, Observation, StepResult
+from atod_jax.envs.lazy import LazyTasks
 from atod_jax.envs.webshop import expert, generate, pages, shop
 from atod_jax.envs.webshop.engine import Engine
 from atod_jax.envs.webshop.prompts import TEMPLATES
@@ -38,7 +37,7 @@ class Config:
 
 
 @functools.cache
-def open_shop(data: str, seed: int, people: bool = False) -> shop.Shop:
+def open_shop(data: str, seed: int, *, people: bool = False) -> shop.Shop:
     """The shop of a config, once per process.
 
     Raises:
@@ -50,30 +49,6 @@ def open_shop(data: str, seed: int, people: bool = False) -> shop.Shop:
     return shop.in_memory(generate.products(seed))
 
 
-class GoalTasks(collections.abc.Sequence[Task]):
-    """The goals of one split as tasks; a task holds the goal's number alone."""
-
-    def __init__(self, open_shop: shop.Shop, numbers: range):
-        self._shop, self._numbers = open_shop, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> Task: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Task]: ...
-
-    def __getitem__(self, index: int | slice) -> Task | list[Task]:
-        if isinstance(index, slice):
-            return [self._make(number) for number in self._numbers[index]]
-        return self._make(self._numbers[index])  # negative indices too; raises IndexError
-
-    def _make(self, number: int) -> Task:
-        return Task(id=f"goal-{number}", kind=self._shop.goal(number).category, payload=number)
-
-
 def tasks(cfg: Config, split: str) -> Sequence[Task]:
     """The goals of a split: the first 500 are `valid`, all others `train`.
 
@@ -83,7 +58,7 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
-    opened = open_shop(cfg.data, cfg.seed, cfg.human_goals)
+    opened = open_shop(cfg.data, cfg.seed, people=cfg.human_goals)
     valid, train = range(VALID_GOALS), range(VALID_GOALS, opened.goal_count)
     numbers = (valid if split == "valid" else train)[: opened.goal_count]
     if not len(numbers):
@@ -91,7 +66,11 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
             f"{cfg.data} has {opened.goal_count} goals, none for split {split!r}: the first "
             f"{VALID_GOALS} are for 'valid'; use more products"
         )
-    return GoalTasks(opened, numbers)
+    return LazyTasks(functools.partial(_task, opened), numbers)
+
+
+def _task(opened: shop.Shop, number: int) -> Task:
+    return Task(id=f"goal-{number}", kind=opened.goal(number).category, payload=number)
 
 
 class WebshopEnv:
@@ -103,7 +82,7 @@ class WebshopEnv:
 
     def reset(self, task: Task) -> Observation:
         """Enters the shop with the goal whose number is `task.payload`."""
-        opened = open_shop(self._cfg.data, self._cfg.seed, self._cfg.human_goals)
+        opened = open_shop(self._cfg.data, self._cfg.seed, people=self._cfg.human_goals)
         self._engine = Engine(opened, opened.goal(task.payload))
         return observe(self._engine)
 

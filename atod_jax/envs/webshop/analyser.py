@@ -8,15 +8,10 @@ import functools
 
 import regex
 
+from atod_jax.envs.bm25 import STOP_WORDS
 from atod_jax.envs.webshop.porter import stem
 
 MAX_TOKEN = 255  # longer words are cut into pieces of this length
-
-_STOP_WORDS = """
-    a an and are as at be but by for if in into is it no not of on or such that the their then
-    there these they this to was will with
-"""
-STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 _REST = r"[\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}]*"
 # A colon joins letters in the Unicode version Lucene follows; newer tables dropped it.

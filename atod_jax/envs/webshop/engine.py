@@ -123,11 +123,13 @@ class Engine:
         product = self._shop.product(spot.product)
         if spot.kind == "item":
             self._seen.add(product.asin)
-            return pages.item_page(told, product, self._chosen, "+".join(self._keywords))
+            return pages.item_page(
+                told, product, chosen=self._chosen, keywords="+".join(self._keywords)
+            )
         if spot.kind == "sub":
-            return pages.sub_page(told, product, spot.name)
+            return pages.sub_page(told, product, name=spot.name)
         assert self.score is not None
-        return pages.done_page(product.asin, self._chosen, self.score)
+        return pages.done_page(product.asin, self._chosen, score=self.score)
 
     def _results(self, number: int) -> Page:
         hits = self._shop.search(" ".join(self._keywords))
@@ -135,7 +137,9 @@ class Engine:
         numbers = hits[first : first + pages.PER_PAGE]
         found = [self._shop.product(n) for n in numbers]
         self._shown = {product.asin.lower(): n for product, n in zip(found, numbers)}
-        return pages.results_page(self._goal.instruction, found, number, len(hits), self._seen)
+        return pages.results_page(
+            self._goal.instruction, found, number=number, total=len(hits), seen=self._seen
+        )
 
 
 _SUB_PAGES = {name.lower(): name for name in (*pages.SUB_PAGES, "Attributes")}

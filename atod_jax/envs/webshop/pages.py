@@ -35,7 +35,7 @@ def _head(instruction: str) -> Page:
 
 
 def results_page(
-    instruction: str, shown: Sequence[Product], number: int, total: int, seen: Collection[str]
+    instruction: str, shown: Sequence[Product], *, number: int, total: int, seen: Collection[str]
 ) -> Page:
     """Page `number` (from 1) of `total` products found; pages past the last hit show none.
 
@@ -51,7 +51,9 @@ def results_page(
     return _visible(lines)
 
 
-def item_page(instruction: str, product: Product, chosen: Mapping[str, str], keywords: str) -> Page:
+def item_page(
+    instruction: str, product: Product, *, chosen: Mapping[str, str], keywords: str
+) -> Page:
     """A product with its options; the chosen values are marked.
 
     A value counts as chosen where it stands in quotes in the address of the page, which holds the
@@ -67,7 +69,7 @@ def item_page(instruction: str, product: Product, chosen: Mapping[str, str], key
     return _visible(lines)
 
 
-def sub_page(instruction: str, product: Product, name: str) -> Page:
+def sub_page(instruction: str, product: Product, *, name: str) -> Page:
     """The description, the features or the (never recorded) reviews of a product."""
     bullets = [Line(f" {bullet}") for bullet in product.bullets]
     texts = {"Description": [Line(product.description)], "Features": bullets}.get(name, [])
@@ -75,7 +77,7 @@ def sub_page(instruction: str, product: Product, name: str) -> Page:
     return _visible(lines)
 
 
-def done_page(asin: str, chosen: Mapping[str, str], score: float) -> Page:
+def done_page(asin: str, chosen: Mapping[str, str], *, score: float) -> Page:
     """The receipt."""
     hidden = ("attrs", "category", "query", "product category")
     lines = ["Thank you for shopping with us!", "Your code: ", "None"]

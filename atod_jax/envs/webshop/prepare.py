@@ -32,7 +32,7 @@ def prepare(cfg: webshop.Config, out: str | Path) -> Path:
 
 
 def _goals(cfg: webshop.Config, split: str) -> Iterator[dict[str, Any]]:
-    opened = webshop.open_shop(cfg.data, cfg.seed, cfg.human_goals)
+    opened = webshop.open_shop(cfg.data, cfg.seed, people=cfg.human_goals)
     for task in webshop.tasks(cfg, split):
         goal = opened.goal(task.payload)
         yield {

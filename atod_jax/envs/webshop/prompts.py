@@ -95,24 +95,11 @@ def paper_prompt(episode: Episode, history: int) -> str:
     ending = [_actions(episode.current), "", PAPER_INSTRUCTIONS]
     lead = f"{PAPER_ROLE} Your task is to: {task}"
     if history > 0 and episode.past:
-        full = "\n".join([lead, *_past_lines(episode, history, task), now, *ending])
+        past = tagged.past_lines(episode, history, show=lambda text: shown_text(text, task))
+        full = "\n".join([lead, *past, now, *ending])
         if len(full) <= MAX_PROMPT_CHARS:
             return full
     return "\n".join([lead, now, *ending])
-
-
-def _past_lines(episode: Episode, history: int, task: str) -> list[str]:
-    steps = len(episode.past)
-    first = max(0, steps - history)
-    entries = "\n".join(
-        f"[Observation {n}: '{shown_text(text, task)}', Action {n}: '{command}']"
-        for n, (text, command) in enumerate(episode.past[first:], start=first + 1)
-    )
-    return [
-        f"You have taken {steps} step(s) so far. The latest {steps - first} observation(s), each"
-        f" with the action you answered it with: {entries}",
-        f"This is step {steps + 1}.",
-    ]
 
 
 def shown_text(text: str, task: str) -> str:

@@ -17,11 +17,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from atod_jax.envs.bm25 import Allocate, Arrays
 from atod_jax.envs.webshop import catalogue, goals
 from atod_jax.envs.webshop.catalogue import Product, Request
 from atod_jax.envs.webshop.goals import Goal
-from atod_jax.envs.webshop.indexing import Allocate, IndexBuilder
-from atod_jax.envs.webshop.search import Arrays, Index
+from atod_jax.envs.webshop.indexing import IndexBuilder
+from atod_jax.envs.webshop.search import Index
 
 _FORMAT = 2  # of the files below; older folders are built anew
 _TEXTS = "products.bin"  # the products, packed, one behind the other
@@ -32,7 +33,7 @@ class Shop:
     """What an engine asks for, by product and goal numbers.
 
     Args:
-      arrays: those of `search.Index`; `offsets` [N+1] int64 where a product lies in `texts`;
+      arrays: those of `bm25.Index`; `offsets` [N+1] int64 where a product lies in `texts`;
         `prices` [N] float64; `goal_products`, `goal_choices` [G] uint32 and `goal_limits` [G].
       texts: [bytes] uint8, the packed products.
       people: the goals are those of people.
@@ -150,8 +151,7 @@ def from_folder(
 ) -> Shop:
     """The shop in `folder`, built from `make_products()` if it is not there yet.
 
-    The folder appears whole or not at all; processes that build it at once do not disturb each
-    other.
+    The folder appears atomically; processes that build it at once do not disturb each other.
     """
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
