@@ -17,9 +17,9 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from atod_jax.options.field import at_least, one_of, option
+from atod_jax.types import BATCH_AXES, EXPERT_AXIS, TENSOR_AXIS
 
-MESH_AXES = ("data", "fsdp", "tensor", "expert")
-BATCH_AXES = ("data", "fsdp")  # mesh axes that split the rows of a batch
+MESH_AXES = (*BATCH_AXES, TENSOR_AXIS, EXPERT_AXIS)
 
 
 _SIZE = at_least(-1, "0 or -1 as the option says")

@@ -51,7 +51,7 @@ def main(cfg: Run, folder: str) -> None:
         )
         tx = make_optimizer(cfg.optim)
         # The loaded weights stay around for the "start" evaluation.
-        state = on_mesh(learner.init_state(learner.owned(student.params), tx), mesh)
+        state = on_mesh(learner.init_state(student.lm, student.params, tx=tx), mesh)
         state = checkpoints.restore_latest(state) or state
         first = workdir.first_step(cfg, int(state.step))
 
@@ -63,14 +63,12 @@ def main(cfg: Run, folder: str) -> None:
         # --- compiled functions ---------------------------------------------------------------
         score, score_teacher = BatchScorer(student, cfg, mesh), TeacherScorer(cfg, mesh, **roles)
         signal = jax.jit(algorithm.signal)
-        update = learner.whole_state(
-            learner.make_update(
-                student.lm,
-                tx,
-                make_learning_rate(cfg.optim, cfg.total_steps),
-                loss=cfg.loss,
-                score=parts.score_config(cfg, student.tokenizer, mesh),
-            )
+        update = learner.make_update(
+            student.lm,
+            tx,
+            learning_rate=make_learning_rate(cfg.optim, cfg.total_steps),
+            loss=cfg.loss,
+            score=parts.score_config(cfg, student.tokenizer, mesh),
         )
 
         # --- loop -----------------------------------------------------------------------------
@@ -85,22 +83,23 @@ def main(cfg: Run, folder: str) -> None:
             bar = progress(cfg, first)
             stack.callback(bar.close)
             for step in range(first, cfg.total_steps):
+                params = student.lm.join(state.params, state.frozen)
                 # Order matters: both see the parameters that this step samples from.
                 if due(step, cfg.eval.every):
-                    observer.curve(step, state.params)
+                    observer.curve(step, params)
                 if due(step, cfg.save_every) and step > first:
                     checkpoints.save(step, state)
 
                 env.pool.take_counts()  # those of an evaluation
                 clock = Clock()
-                trajectories = collect(step, state.params)
+                trajectories = collect(step, params)
                 clock.lap("rollout")
                 packed = pack(cfg, trajectories, mesh=mesh, pad_id=env.renderer.pad_id, step=step)
                 clock.lap("pack")
                 scored = Step(
                     packed.batch,
-                    score(state.params, packed),
-                    score_teacher(step, state.params, packed),
+                    score(params, packed),
+                    score_teacher(step, params, packed),
                     state.step,
                 )
                 sig = signal(scored)
@@ -117,8 +116,9 @@ def main(cfg: Run, folder: str) -> None:
                     sig,
                     minibatch_rows=cfg.packing.minibatch_rows,
                     aggregation=cfg.loss.aggregation,
+                    teacher=score_teacher.head(scored.teacher),
                 ):
-                    state, metrics = update(state, piece, capacity, score_teacher.head)
+                    state, metrics = update(state, piece, capacity=capacity)
                     means.append(metrics)
                 scalars = finite_scalars(means, step, out)
                 state = state.replace(step=state.step + 1)
@@ -133,11 +133,12 @@ def main(cfg: Run, folder: str) -> None:
                 workdir.pin(out, cfg)
                 bar.advance(scalars)
             checkpoints.save(cfg.total_steps, state)
-            observer.end(state.params)
+            params = student.lm.join(state.params, state.frozen)
+            observer.end(params)
         except cli.Interrupted:
             checkpoints.save(int(state.step), state)
             raise
-        conclude(cfg, out, student, state.params, observer.references)
+        conclude(cfg, out, student, params=params, references=observer.references)
 
 
 def progress(cfg: Run, first: int) -> Progress:

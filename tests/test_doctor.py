@@ -44,8 +44,8 @@ def alfworld_alone(monkeypatch):
 def test_every_environment_is_looked_at(cfg):
     names = [part.name for part in doctor.checks(cfg)]
     assert names == [
-        "versions", "devices", *(f"environment {name}" for name in plugins.names(plugins.ENVIRONMENTS)),
-        "generation", "training",
+        "versions", "devices", "environment alfworld", "environment searchqa",
+        "environment webshop", "generation", "training",
     ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from atod_jax.device.scoring import ScoreConfig, make_score
 from atod_jax.estimate.plan import Placed, Plan
 from atod_jax.models import AXES, LanguageModel, build, lora
 from atod_jax.sharding import batch_sharding, make_mesh, param_shardings
-from atod_jax.types import Rows, Signal, frozen_part, trained_part, with_frozen
+from atod_jax.types import Rows, Signal, TrainState
 
 _PAD, _END = 0, 1
 
@@ -42,7 +42,7 @@ def measure(plan: Plan) -> Mapping[str, Measured]:
     with jax.set_mesh(sampling):
         programs = {"rollout": _sampling(plan, _params(plan.sampling, sampling), sampling)}
     with jax.set_mesh(mesh):
-        programs["student scoring"] = make_score(model, cfg).lower(params, rows, None)
+        programs["student scoring"] = make_score(model, cfg).lower(params, rows)
         programs["update"] = _update(plan, params, rows, cfg, mesh)
     return {name: _measured(program.compile()) for name, program in programs.items()}
 
@@ -75,9 +75,11 @@ def _sampling(plan: Plan, params: Any, mesh: Mesh) -> Any:
 def _update(plan: Plan, params: Any, rows: Rows, cfg: ScoreConfig, mesh: Mesh) -> Any:
     optim = OptimConfig()
     tx = make_optimizer(optim)
-    state = jax.eval_shape(lambda p: learner.init_state(p, tx), params)
-    places = jax.tree.map(lambda p: p.sharding, trained_part(params))
-    state = state.replace(params=trained_part(params))
+    model = _model(plan.student)
+    trained, frozen = model.split(params)
+    state = jax.eval_shape(lambda p: learner.init_state(model, p, tx=tx), params)
+    places = jax.tree.map(lambda p: p.sharding, trained)
+    state = state.replace(params=trained, frozen=None)
     whole = NamedSharding(mesh, PartitionSpec())
     # the moments are dicts of the same form as the parameters, everything else is a scalar
     state = jax.tree.map(
@@ -88,10 +90,15 @@ def _update(plan: Plan, params: Any, rows: Rows, cfg: ScoreConfig, mesh: Mesh) -
     per_token = _array(mesh, (plan.minibatch_rows, plan.response), jnp.float32)
     signal = Signal(advantage=per_token, old_logp=per_token, diagnostics={})
     update = learner.make_update(
-        _model(plan.student), tx, make_learning_rate(optim, 1), loss=LossConfig(), score=cfg
+        model, tx, learning_rate=make_learning_rate(optim, 1), loss=LossConfig(), score=cfg
     )
     piece = learner.Piece(rows, signal, per_token)
-    return update.lower(state, piece, None, None, frozen_part(params))
+
+    def step(state: TrainState, frozen: Any, piece: learner.Piece) -> Any:
+        new, metrics = update(state.replace(frozen=frozen), piece)
+        return new.replace(frozen=None), metrics
+
+    return jax.jit(step, donate_argnums=0).lower(state, frozen, piece)
 
 
 def _model(placed: Placed) -> LanguageModel:
@@ -106,7 +113,8 @@ def _params(placed: Placed, mesh: Mesh) -> Any:
         places = param_shardings(part, AXES, dict(placed.rules), mesh)
         return jax.tree.map(_placed, part, places)
 
-    return with_frozen(on_mesh(trained_part(abstract)), on_mesh(frozen_part(abstract)))
+    model = _model(placed)
+    return model.join(*(part and on_mesh(part) for part in model.split(abstract)))
 
 
 def _placed(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -12,7 +12,8 @@ from jax.sharding import AbstractMesh
 from atod_jax.core.fused import Tiling
 from atod_jax.models import ModelConfig, build, lora
 from atod_jax.models.axes import AXES
-from atod_jax.sharding import BATCH_AXES, RULES, logical_axes, param_shardings
+from atod_jax.sharding import RULES, logical_axes, param_shardings
+from atod_jax.types import BATCH_AXES
 
 
 @dataclasses.dataclass(frozen=True)

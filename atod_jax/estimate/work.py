@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from atod_jax.estimate.memory import COPY, FLOAT32, cache, everything, local, widths
 from atod_jax.estimate.plan import Parameter, Placed, Plan, parameters, trained
 from atod_jax.models.layers import QUERIES
-from atod_jax.sharding import BATCH_AXES
+from atod_jax.types import BATCH_AXES
 
 RECOMPUTED = {"none": 0.0, "dots": 0.0, "full": 1.0}  # forward passes made again for the backward
 

@@ -11,9 +11,9 @@ from atod_jax.config.sections import Packing, Run
 from atod_jax.core.fused import capacity_of
 from atod_jax.episodes.packing import pack_turns
 from atod_jax.records import Trajectory
-from atod_jax.sharding import BATCH_AXES, place, replicate
+from atod_jax.sharding import place, replicate
 from atod_jax.streams import Stream, rng
-from atod_jax.types import TurnBatch
+from atod_jax.types import BATCH_AXES, TurnBatch
 
 
 class Packed(NamedTuple):

@@ -18,7 +18,7 @@ from atod_jax.sharding import to_host
 References = Mapping[str, Mapping[float, EvalResult]]
 
 
-def conclude(cfg: Run, out: Path, student: Model, params: Any, references: References) -> None:
+def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: References) -> None:
     """Writes the export and the report.
 
     Args:

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from atod_jax.config.sections import Run
-from atod_jax.sharding import BATCH_AXES, Layout, MeshShape, make_mesh
+from atod_jax.sharding import Layout, MeshShape, make_mesh
+from atod_jax.types import BATCH_AXES
 
 Shape = Mapping[str, int]  # mesh axis -> devices
 

@@ -25,7 +25,6 @@ from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.run.layouts import Layouts
 from atod_jax.sharding import Layout, on_mesh, param_shardings, reshard
 from atod_jax.streams import Stream, key
-from atod_jax.types import TrainState, frozen_part, trained_part, with_frozen
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FRESH = {"model_type": "qwen3", "rope_theta": 1e4, "rms_norm_eps": 1e-6}  # of new small models
@@ -122,7 +121,7 @@ def _with_adapters(cfg: Student, student: Model, seed: int) -> Model:
     adapters = lora.init_adapters(student.params, drawn, rank=rank)
     adapters = jax.device_put(adapters, _shardings(student.layout, adapters))
     lm = lora.adapted(student.lm, rank=rank, alpha=cfg.lora_alpha)
-    return student._replace(lm=lm, params=with_frozen(adapters, student.params))
+    return student._replace(lm=lm, params=lm.join(adapters, student.params))
 
 
 def fresh_config(cfg: Student) -> tuple[Path, ModelConfig]:
@@ -141,8 +140,8 @@ def to_sampling(model: Model, params: Any) -> Any:
     """Parameters of the model where it samples: themselves, or a copy in that layout."""
     if model.sampling == model.layout:
         return params
-    parts = trained_part(params), frozen_part(params)
-    return reshard(params, with_frozen(*(_shardings(model.sampling, part) for part in parts)))
+    trained, frozen = (p and _shardings(model.sampling, p) for p in model.lm.split(params))
+    return reshard(params, model.lm.join(trained, frozen))
 
 
 def _tokenizer(path: Path, config: ModelConfig, key_name: str) -> PreTrainedTokenizerFast:
@@ -252,9 +251,9 @@ def restore_params(cfg: Run, saved: Saved, student: Model) -> Any:
         raise FileNotFoundError(f"--checkpoint={saved.workdir}: no saved step there")
     if cfg.student.lora_rank:
         require_same_base(cfg.student, checkpointer.saved_config(step), saved.workdir)
-    tx = make_optimizer(cfg.optim)
-    state: TrainState = on_mesh(init_state(student.params, tx), student.layout.mesh)
-    return checkpointer.restore(step, state).params
+    fresh = init_state(student.lm, student.params, tx=make_optimizer(cfg.optim))
+    state = checkpointer.restore(step, on_mesh(fresh, student.layout.mesh))
+    return student.lm.join(state.params, state.frozen)
 
 
 def require_same_base(cfg: Student, saved: Mapping[str, Any], workdir: Path) -> None:

@@ -6,13 +6,13 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from atod_jax.config.sections import Run
-from atod_jax.core.fused import VOCAB
+from atod_jax.core.fused import TeacherHead
 from atod_jax.device.scoring import join, make_score, split, teacher_rows
 from atod_jax.run.batch import Packed
 from atod_jax.run.models import Model
 from atod_jax.run.parts import Algorithm, score_config
 from atod_jax.sharding import batch_sharding, put
-from atod_jax.types import Rows, TokenStats
+from atod_jax.types import TENSOR_AXIS, Rows, TokenStats
 
 
 class BatchScorer:
@@ -38,7 +38,7 @@ class BatchScorer:
 
     def _all(self, params: Any, rows: Rows, capacity: int) -> TokenStats:
         pieces = split(rows, size=self._cfg.minibatch_rows)
-        return join([self._score(params, piece, capacity) for piece in pieces])
+        return join([self._score(params, piece, capacity=capacity) for piece in pieces])
 
 
 class TeacherScorer:
@@ -58,8 +58,7 @@ class TeacherScorer:
         self._params = None if context.self_teacher or teacher is None else teacher.params
         model = student if context.self_teacher else teacher
         self._score = model and BatchScorer(model, cfg, mesh, keep_states=context.exact_kl)
-        # the matrix that goes with the states of an exact KL
-        self.head = _head_at(model, mesh) if model and context.exact_kl else None
+        self._matrix = _head_at(model, mesh) if model and context.exact_kl else None
 
     def __call__(self, step: int, student_params: Any, packed: Packed) -> TokenStats | None:
         """The statistics where the algorithm wants them at this step, else None."""
@@ -68,12 +67,18 @@ class TeacherScorer:
         params = student_params if self._params is None else self._params
         return self._score(params, packed, teacher_rows(packed.batch))
 
+    def head(self, stats: TokenStats | None) -> TeacherHead | None:
+        """What an exact KL needs of the teacher; None where the loss holds none."""
+        if stats is None or stats.states is None or self._matrix is None:
+            return None
+        return TeacherHead(stats.states, self._matrix)
+
 
 def _head_at(model: Model, mesh: Mesh) -> jax.Array:
     """The model's output embedding where the student's head is computed, split in the same way."""
     with jax.set_mesh(model.layout.mesh):
         head = model.lm.head(model.params)
-    return put(head, NamedSharding(mesh, PartitionSpec(VOCAB)))
+    return put(head, NamedSharding(mesh, PartitionSpec(TENSOR_AXIS)))
 
 
 def require_teacher(cfg: Run, teacher: Model | None, algorithm: Algorithm) -> None:
