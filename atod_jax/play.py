@@ -29,6 +29,8 @@ from atod_jax.envs.base import (
     TextEnv,
 )
 from atod_jax.envs.templates import template_of
+from atod_jax.options import plugins
+from atod_jax.options.plugins import ENVIRONMENTS
 from atod_jax.records import Task
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.report import evaluation_table
@@ -204,7 +206,7 @@ def config_of(flags: cli.Flags) -> ConfigDict:
     if name in config.shipped():
         return config.load(name)
     c = config.base(env=name)
-    c.env.template = next(iter(config.environment_of(config.resolve(c)).templates))
+    c.env.template = next(iter(plugins.load(ENVIRONMENTS, name).templates))
     return c
 
 
