@@ -1,9 +1,13 @@
 """Config files: those that are shipped by name, any other by path, with variants behind a colon.
 
 quickstart    configs/household.py:algo=grpo,steps=20    ~/my/experiment.py:big
+
+A file is found by its path and never imported by name, so a `configs` package of somebody else's
+is not in the way.
 """
 
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -42,7 +46,15 @@ def load(name: str) -> ConfigDict:
     module = _imported(find(file))
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config={file}: the file defines no get_config()")
-    return module.get_config(variant) if colon else module.get_config()
+    if colon and not inspect.signature(module.get_config).parameters:
+        raise ValueError(f"--config={name}: the file has no variants; leave out ':{variant}'")
+    c = module.get_config(variant) if colon else module.get_config()
+    if not isinstance(c, ConfigDict):
+        raise ValueError(
+            f"--config={file}: get_config() returns {c!r}; let it change and return what "
+            "atod_jax.config.base() gives"
+        )
+    return c
 
 
 def find(file: str) -> Path:
@@ -65,15 +77,13 @@ def find(file: str) -> Path:
 
 def _imported(path: Path) -> ModuleType:
     """The module of a file, as part of a package of its folder, so that it can import the files
-    beside it ("from . import household")."""
+    beside it ("from . import household"). Read anew each time: people edit configs."""
     package = f"_configs_{abs(hash(path.resolve().parent))}"
     if package not in sys.modules:
         folder = ModuleType(package)
         folder.__path__ = [str(path.resolve().parent)]
         sys.modules[package] = folder
     name = f"{package}.{path.stem}"
-    if name in sys.modules:
-        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(f"--config={path}: not a Python file")

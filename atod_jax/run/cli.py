@@ -192,12 +192,15 @@ def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
 
 def command_line() -> str:
     """What was typed, to be copied."""
-    return shlex.join([os.path.basename(sys.executable), "-m", _module(), *sys.argv[1:]])
+    return shlex.join([*_program(), *sys.argv[1:]])
 
 
-def _module() -> str:
+def _program() -> list[str]:
+    """The words that start this program: `python -m MODULE`, or the name of a script."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else os.path.basename(sys.argv[0])
+    if spec is None:
+        return [os.path.basename(sys.argv[0])]
+    return [os.path.basename(sys.executable), "-m", spec.name.removesuffix(".__main__")]
 
 
 @contextlib.contextmanager

@@ -125,10 +125,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     """The options of which two runs have other values, "-" where one has no such option."""
     paths = sorted(old.keys() | new.keys())
     pairs = {path: (old.get(path, "-"), new.get(path, "-")) for path in paths}
-    return {path: (a, b) for path, (a, b) in pairs.items() if not _same(path, a, b)}
+    return {path: (a, b) for path, (a, b) in pairs.items() if not _same(a, b)}
 
 
-def _same(path: str, a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any) -> bool:
     """Equal, or two ways to write the place of the same folder."""
     if a == b:
         return True

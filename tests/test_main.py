@@ -1,0 +1,112 @@
+"""`atod` and `python -m atod_jax`: the list of programs, their help, and mistakes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import atod_jax
+from atod_jax import __main__, config
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command line."""
+    code = 0
+    try:
+        __main__.main(list(arguments))
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_the_programs_are_listed_with_what_they_do(arguments, capsys):
+    code, out, _ = said(capsys, *arguments)
+    assert code == 0
+    for name in __main__.PROGRAMS:
+        (line,) = (line for line in out.splitlines() if line.split()[:1] == [name])
+        assert len(line.split()) > 3
+
+
+def test_every_program_of_the_package_is_listed():
+    (folder,) = map(Path, atod_jax.__path__)
+    programs = {
+        path.stem
+        for path in folder.glob("[!_]*.py")
+        if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
+    assert programs == set(__main__.PROGRAMS)
+
+
+def test_the_list_is_there_at_once():
+    """It reads the programs instead of importing them, and JAX with them."""
+    code = (
+        "import sys; from atod_jax import __main__ as m; m.listing(); print('jax' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", [n for n in __main__.PROGRAMS if n != "compare"])
+def test_help_prints_the_flags_and_every_option(name, capsys):
+    code, out, err = said(capsys, name, "--help")
+    assert (code, err) == (0, "")
+    assert "--workdir" in out
+    missing = [path for path in config.catalogue() if f"  {path} =" not in out]
+    assert missing == []
+
+
+def test_help_shows_the_values_of_a_config(capsys):
+    _, out, _ = said(capsys, "train", "--config=quickstart", "--help")
+    assert "total_steps = 60 " in out
+    assert "student.path = household/student" in out
+
+
+def test_compare_has_flags_only(capsys):
+    code, out, _ = said(capsys, "compare", "--help")
+    assert code == 0
+    assert "--out" in out
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("train", "--version")])
+def test_the_version(arguments, capsys):
+    assert said(capsys, *arguments) == (0, f"atod_jax {atod_jax.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trian",), "error: there is no program 'trian'"),
+        (("train", "--workdri=x"), "did you mean --workdir?"),
+        (("train", "--workdir=x"), "--config is missing"),
+        (("train", "--workdir=x", "--config=quikstart"), "did you mean 'quickstart'?"),
+        (("train", "--config=quickstart", "--config.optim.lrr=1"), "--workdir is missing"),
+        (
+            ("train", "--config=quickstart", "--workdir=x", "--config.optim.lrr=1"),
+            "did you mean --config.optim.lr?",
+        ),
+        (("train", "--config=quickstart", "--workdir=x", "extra"), "flags begin with --"),
+    ],
+)
+def test_mistakes_are_answered_with_the_fix(arguments, message, capsys):
+    code, _, err = said(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ")
+
+
+def test_a_module_of_the_current_folder_can_be_named(tmp_path, monkeypatch):
+    """The script of an installed package does not begin its path with the folder one is in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["/somewhere"])
+    __main__.see_folder()
+    __main__.see_folder()
+    assert sys.path == ["/somewhere", str(tmp_path)]
+
+
+def test_python_m_starts_it(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "atod_jax", "--version"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == f"atod_jax {atod_jax.__version__}\n"
