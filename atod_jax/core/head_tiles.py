@@ -39,8 +39,7 @@ class Head(NamedTuple):
     student: Factors
     teacher: Factors | None  # of any width, over the same vocabulary rows
     bias: Float[Array, "V"]  # added to the logits of both; very negative outside the support
-    # row of the sampled id; any number outside 0..V-1 where the row lives on another device
-    action: Int[Array, "T"]
+    action: Int[Array, "T"]  # row of the sampled id; outside 0..V-1 if on another device
 
     @property
     def models(self) -> list[Factors]:
@@ -324,8 +323,7 @@ class _Columns(NamedTuple):
         z, *y = (logits(Factors(*x), self.bias, scale=scale) for x in zip(states, self.matrices))
         return z, y[0] if y else None
 
-    def hit(self, action: Array) -> Array:
-        """Where the column is the token's action."""
+    def hit(self, action: Array) -> Array:  # where the column is the token's action
         return action[:, None] == self.number[None, :]
 
 
