@@ -78,7 +78,7 @@ class Algorithm(NamedTuple):
 
 
 def teacher_of(step: Step) -> TokenStats:
-    """What the teacher says.
+    """The statistics of the teacher.
 
     Raises:
       ValueError: there is no teacher.

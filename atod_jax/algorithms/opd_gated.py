@@ -1,4 +1,4 @@
-"""Gated distillation: the teacher speaks up where the rewards are bad (an extra mode of the code).
+"""Gated distillation: the teacher weighs more where rewards are bad (an extra mode of the code).
 
 A_t = A_GRPO + beta_b coef (lpT_t - lpS_t), beta_b falling with the row's own advantage.
 """

@@ -189,13 +189,8 @@ def _statistics(
 
     def local(offset: Any, sharded: bool, inputs: _Inputs) -> tuple[TokenStats, Saved, Kept]:
         tokens = _Tokens.of(inputs.mask, capacity)
-        engine, blocks = _engine(cfg.tiling, inputs.matrix.shape[0])
-        part, kept = engine.forward(
-            tokens.head(inputs, offset),
-            scale=1 / cfg.temperature,
-            keep_bytes=keep_bytes,
-            **blocks,
-        )
+        engine, options = _engine(cfg, inputs.matrix.shape[0])
+        part, kept = engine.forward(tokens.head(inputs, offset), keep_bytes=keep_bytes, **options)
         stats, saved = _finished(_merged(part, sharded))
         return jax.tree.map(tokens.put, stats), jax.tree.map(tokens.put, saved), kept
 
@@ -213,18 +208,13 @@ def _stats_backward(
         offset: Any, sharded: bool, inputs: _Inputs, saved: Saved, ct: Cotangents, kept: Kept
     ) -> tuple[Array, Array]:
         tokens = _Tokens.of(inputs.mask, capacity)
-        engine, blocks = _engine(cfg.tiling, inputs.matrix.shape[0])
+        engine, options = _engine(cfg, inputs.matrix.shape[0])
         # Off the mask nothing comes in; a huge normaliser keeps exp(z - log Z) from overflowing.
         ct = jax.tree.map(lambda x: jnp.where(inputs.mask, x, 0.0), ct)
         saved = saved._replace(log_z=jnp.where(inputs.mask, saved.log_z, -_NEVER))
         saved, ct = jax.tree.map(tokens.take, (saved, ct))
         d_states, d_matrix = engine.backward(
-            tokens.head(inputs, offset),
-            kept,
-            saved=saved,
-            ct=ct,
-            scale=1 / cfg.temperature,
-            **blocks,
+            tokens.head(inputs, offset), kept, saved=saved, ct=ct, **options
         )
         if sharded:
             d_states = jax.lax.psum(d_states, TENSOR_AXIS)
@@ -256,7 +246,7 @@ def _finished(part: Partial) -> tuple[TokenStats, Saved]:
     return stats, Saved(log_z=log_z, entropy=entropy, teacher=TeacherSaved(teacher_log_z, kl))
 
 
-def tile_of(tiling: Tiling, vocab: int, platform: str) -> tuple[str, int, int]:
+def tile_of(tiling: Tiling, vocab: int, *, platform: str) -> tuple[str, int, int]:
     """The backend on a platform ("cpu", "gpu", "tpu"), and the tokens and rows of its tiles."""
     backend = tiling.backend
     if backend == "auto":
@@ -273,11 +263,12 @@ def tile_of(tiling: Tiling, vocab: int, platform: str) -> tuple[str, int, int]:
     )
 
 
-def _engine(tiling: Tiling, vocab: int) -> tuple[ModuleType, dict[str, int]]:
-    """The module that computes a device's rows, and its tile sizes."""
-    backend, token_block, vocab_block = tile_of(tiling, vocab, jax.default_backend())
+def _engine(cfg: HeadConfig, vocab: int) -> tuple[ModuleType, dict[str, Any]]:
+    """The module that computes a device's rows, and its options."""
+    backend, token_block, vocab_block = tile_of(cfg.tiling, vocab, platform=jax.default_backend())
     blocks = {"token_block": token_block, "vocab_block": vocab_block}
-    return (head_pallas if backend == "pallas" else head_tiles), blocks
+    module = head_pallas if backend == "pallas" else head_tiles
+    return module, {"scale": 1 / cfg.temperature, **blocks}
 
 
 # ------------------------------------------------------------------- tokens and devices

@@ -91,9 +91,7 @@ def backward(
       kept: nothing.
       saved: what follows from the statistics of `forward`.
       ct: gradients that come in.
-      scale: 1 / temperature.
-      token_block: at most so many tokens per tile.
-      vocab_block: at most so many vocabulary rows per tile.
+      scale, token_block, vocab_block: as given to `forward`.
     """
     numbers, fields = jax.tree.flatten((saved, ct))
     width = head.student.matrix.shape[1]

@@ -1,8 +1,8 @@
 """The vocabulary head of one device, tile by tile: running statistics forward, recompute backward.
 
-Plain XLA. A tile is `token_block` tokens by `vocab_block` vocabulary rows, the largest array there
-is: small tiles stay in the cache of a CPU, tiles of all vocabulary rows keep a GPU's matrix units
-busy. `head_pallas` does the same inside one kernel; `fused` chooses, and merges shards.
+Plain XLA. The largest array is a tile, `token_block` tokens by `vocab_block` vocabulary rows: small
+ones stay in the cache of a CPU, tiles of all vocabulary rows keep a GPU's matrix units busy.
+`head_pallas` does the same inside one kernel; `fused` chooses, and merges shards.
 
 Per token, with logits z (student) and y (teacher) of the rows seen so far:
     top = max z          exp_sum = sum exp(z - top)      weighted_sum = sum exp(z - top) (z - top)
@@ -39,13 +39,17 @@ class Head(NamedTuple):
     student: Factors
     teacher: Factors | None  # of any width, over the same vocabulary rows
     bias: Float[Array, "V"]  # added to the logits of both; very negative outside the support
-    # row of the sampled id; any number outside 0..V-1 where the row lives on another device
-    action: Int[Array, "T"]
+    action: Int[Array, "T"]  # row of the sampled id; outside 0..V-1 if on another device
 
     @property
     def models(self) -> list[Factors]:
         """The student, and the teacher if there is one."""
         return [self.student] if self.teacher is None else [self.student, self.teacher]
+
+    @property
+    def states(self) -> tuple[Array, ...]:
+        """Those of the models."""
+        return tuple(model.states for model in self.models)
 
 
 class TeacherPartial(NamedTuple):
@@ -210,7 +214,7 @@ def forward(
     """
     size, starts = _vocab_tiles(head.bias.shape[0], vocab_block)
     cut, joined = _token_blocks(head.action.shape[0], token_block)
-    inputs = jax.tree.map(cut, (head.action, _states(head)))
+    inputs = jax.tree.map(cut, (head.action, head.states))
 
     def tile(running, at, *, keep):
         columns = _Columns.at(at, size, head)
@@ -251,14 +255,12 @@ def backward(
       kept: as `forward` returned them; other logits are computed again.
       saved: what follows from the statistics of `forward`.
       ct: gradients that come in.
-      scale: 1 / temperature.
-      token_block: tokens per tile.
-      vocab_block: vocabulary rows per tile.
+      scale, token_block, vocab_block: as given to `forward`.
     """
     vocab, width = head.student.matrix.shape
     size, starts = _vocab_tiles(vocab, vocab_block)
     cut, joined = _token_blocks(head.action.shape[0], token_block)
-    inputs = jax.tree.map(cut, (head.action, _states(head), saved, ct))
+    inputs = jax.tree.map(cut, (head.action, head.states, saved, ct))
     kind = head.student.matrix.dtype
 
     def tile(carry, x):
@@ -277,8 +279,8 @@ def backward(
 
         d_tile = jnp.zeros((size, width), jnp.float32)
         d_tile, d_states = jax.lax.scan(block, d_tile, (d_states, inputs, kept))
-        there = jax.lax.dynamic_slice_in_dim(d_matrix, at[0], size)  # the last tile may overlap
-        d_matrix = jax.lax.dynamic_update_slice_in_dim(d_matrix, there + d_tile, at[0], 0)
+        d_tile += jax.lax.dynamic_slice_in_dim(d_matrix, at[0], size)  # the last may overlap
+        d_matrix = jax.lax.dynamic_update_slice_in_dim(d_matrix, d_tile, at[0], 0)
         return (d_states, d_matrix), None
 
     carry = jnp.zeros((*inputs[0].shape, width)), jnp.zeros((vocab, width))
@@ -321,13 +323,8 @@ class _Columns(NamedTuple):
         z, *y = (logits(Factors(*x), self.bias, scale=scale) for x in zip(states, self.matrices))
         return z, y[0] if y else None
 
-    def hit(self, action: Array) -> Array:
-        """Where the column is the token's action."""
+    def hit(self, action: Array) -> Array:  # where the column is the token's action
         return action[:, None] == self.number[None, :]
-
-
-def _states(head: Head) -> tuple[Array, ...]:
-    return tuple(model.states for model in head.models)
 
 
 def _vocab_tiles(vocab: int, block: int) -> tuple[int, Array]:
@@ -338,9 +335,7 @@ def _vocab_tiles(vocab: int, block: int) -> tuple[int, Array]:
     return size, jnp.stack([jnp.minimum(first, vocab - size), first], axis=1)
 
 
-def _token_blocks(
-    tokens: int, block: int
-) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+def _token_blocks(tokens: int, block: int):
     """Functions that cut [T, ...] into [blocks, block, ...], padded with zeros, and join it."""
     count = max(1, -(-tokens // block))
     size = -(-tokens // count)

@@ -92,64 +92,40 @@ def make_update(
     `core.fused.token_stats`.
     """
 
-    def micro_loss(
+    def piece_loss(
         trained: Any, frozen: Any, piece: Piece, capacity: int | None
     ) -> tuple[jax.Array, Metrics]:
-        rows, signal, share, teacher = piece
+        rows, params = piece.rows, model.join(trained, frozen)
         stats = row_stats(
-            model,
-            model.join(trained, frozen),
-            rows=rows,
-            cfg=score,
-            capacity=capacity,
-            teacher=teacher,
+            model, params, rows=rows, cfg=score, capacity=capacity, teacher=piece.teacher
         )
         return objective(
             stats,
-            signal,
+            piece.signal,
             action_mask=rows.action_mask,
-            share=share,
+            share=piece.share,
             cfg=loss,
             sampler_logp=rows.sampler_logp,
         )
-
-    def accumulate(
-        trained: Any, frozen: Any, piece: Piece, capacity: int | None
-    ) -> tuple[Any, Metrics]:
-        states, matrix = piece.teacher or (None, None)
-        micro = to_micro((piece[:3], states), score.micro_rows)
-        gradient = jax.value_and_grad(micro_loss, has_aux=True)
-
-        def one(part: Any) -> tuple[Any, Metrics]:
-            (rows, signal, share), states = part
-            teacher = None if matrix is None else TeacherHead(states, matrix)
-            piece = Piece(rows, signal, share, teacher)
-            (value, metrics), grads = gradient(trained, frozen, piece, capacity)
-            return grads, metrics | {"loss/total": Mean(total=value, weight=jnp.ones(()))}
-
-        def add(total: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, one(part)), None
-
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro)),
-        )
-        (grads, metrics), _ = jax.lax.scan(add, zeros, micro)
-        metrics["loss/total"] = metrics["loss/total"].replace(weight=jnp.ones(()))
-        return grads, metrics
 
     @functools.partial(jax.jit, donate_argnames="state", static_argnames="capacity")
     def step(
         state: TrainState, frozen: Any, piece: Piece, capacity: int | None
     ) -> tuple[TrainState, Metrics]:
+        def gradient(part: Piece) -> tuple[Any, Metrics]:
+            of_loss = jax.value_and_grad(piece_loss, has_aux=True)
+            (value, metrics), grads = of_loss(state.params, frozen, part, capacity)
+            return grads, metrics | {"loss/total": Mean(total=value, weight=jnp.ones(()))}
+
         with jax.named_scope("update"):
-            grads, metrics = accumulate(state.params, frozen, piece, capacity)
+            grads, metrics = _summed(gradient, piece, score.micro_rows)
+            metrics["loss/total"] = metrics["loss/total"].replace(weight=jnp.ones(()))
             direction, opt_state = tx.update(grads, state.opt_state, state.params)
             rate = learning_rate(state.step)
             params = jax.tree.map(
                 lambda p, d: p - (rate * d).astype(p.dtype), state.params, direction
             )
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
         metrics["update/grad_norm"] = Mean(total=norm, weight=jnp.ones(()))
         metrics["update/learning_rate"] = Mean(total=rate, weight=jnp.ones(()))
         return state.replace(params=params, opt_state=opt_state), metrics
@@ -161,3 +137,21 @@ def make_update(
         return new.replace(frozen=state.frozen), metrics
 
     return update
+
+
+def _summed(of: Callable[[Piece], Any], piece: Piece, micro_rows: int) -> Any:
+    """The sum of a function over the micro-batches of a minibatch, one at a time."""
+    states, matrix = piece.teacher or (None, None)
+    micro = to_micro((piece.rows, piece.signal, piece.share, states), micro_rows)
+
+    def one(part: Any) -> Any:
+        rows, signal, share, states = part
+        teacher = None if matrix is None else TeacherHead(states, matrix)
+        return of(Piece(rows, signal, share, teacher))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(part)), None
+
+    like = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    return jax.lax.scan(add, zeros, micro)[0]

@@ -83,8 +83,8 @@ def attend(
 ) -> Float[Array, "n t h d"]:
     """softmax(q k^T / sqrt(d)) v with shared key heads; a row with no key to see averages all.
 
-    Scores exist for `QUERIES` columns at a time, and are made again for the backward pass: those of
-    a long prompt are larger than the model.
+    Scores exist for `QUERIES` columns at a time, and are computed again in the backward pass:
+    those of a long prompt are larger than the model.
     """
     t = q.shape[1]
     if t <= QUERIES:

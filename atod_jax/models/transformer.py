@@ -180,12 +180,12 @@ def empty_cache(config: ModelConfig, rows: int, columns: int) -> Cache:
 
 
 def grow_cache(cache: Cache, columns: int) -> Cache:
-    """The same cache with room for `columns` more."""
-    room = ((0, 0), (0, 0), (0, columns), (0, 0), (0, 0))
+    """The same cache, `columns` unwritten columns longer."""
+    padding = ((0, 0), (0, 0), (0, columns), (0, 0), (0, 0))
     return cache.replace(
-        k=jnp.pad(cache.k, room),
-        v=jnp.pad(cache.v, room),
-        valid=jnp.pad(cache.valid, room[1:3]),
+        k=jnp.pad(cache.k, padding),
+        v=jnp.pad(cache.v, padding),
+        valid=jnp.pad(cache.valid, padding[1:3]),
     )
 
 

@@ -25,6 +25,7 @@ from atod_jax.core.fused import (
 )
 from atod_jax.core.losses import LossConfig, objective
 from atod_jax.device.scoring import to_micro
+from atod_jax.options.tree import leaves
 from atod_jax.sharding import make_mesh
 from atod_jax.types import Signal, TokenStats
 
@@ -387,6 +388,10 @@ def test_temporaries_stay_flat_when_tokens_double():
 def test_bad_options_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_tiling_may_change_while_a_run_goes_on():
+    assert not any(leaf.about.pins for leaf in leaves(Tiling()))
 
 
 def test_bad_arguments_are_named():
