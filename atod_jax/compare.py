@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from atod_jax import config
 from atod_jax.results import plots
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult, Interval, clustered, paired_difference
@@ -54,7 +53,7 @@ def definition(workdir: Path) -> dict[str, Any]:
     Raises:
       FileNotFoundError: the folder holds no run.
     """
-    return config.defining(workdirs.read_run(workdir))
+    return workdirs.read_definition(workdir)
 
 
 def read(argument: str) -> RunRecord:

@@ -2,13 +2,15 @@
 
 import jax
 import pytest
+from runs import typed
 
-from atod_jax.run import assembly
+from atod_jax.run import models as run_models
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.layouts import layouts_of
+from atod_jax.run.parts import environment
 from configs import household
 
-FOLDER = assembly.ASSETS / "household"
+FOLDER = run_models.ASSETS / "household"
 MODELS = ("student", "teacher-mid", "teacher-good", "student-thoughts", "teacher-good-thoughts")
 
 
@@ -19,10 +21,10 @@ def test_the_shipped_files_stay_small():
 
 @pytest.fixture(scope="module")
 def loaded():
-    cfg = household.get_config()
+    cfg = typed(household.get_config())
     layout = layouts_of(cfg).student
     models = {
-        name: assembly.load(f"household/{name}", "student.path", remat="none", layout=layout)
+        name: run_models.load(f"household/{name}", "student.path", remat="none", layout=layout)
         for name in MODELS
     }
     return cfg, layout.mesh, models
@@ -30,7 +32,7 @@ def loaded():
 
 def test_all_speak_with_the_same_tokens(loaded):
     _, _, models = loaded
-    digests = {assembly.tokenizer_digest(m.tokenizer) for m in models.values()}
+    digests = {run_models.tokenizer_digest(m.tokenizer) for m in models.values()}
     assert len(digests) == 1
     assert len({m.lm.config.vocab_size for m in models.values()}) == 1
 
@@ -43,7 +45,7 @@ def test_all_speak_with_the_same_tokens(loaded):
 def test_success_on_unseen_games_is_as_described(name, low, high, loaded):
     cfg, mesh, models = loaded
     model = models[name]
-    env = assembly.environment(cfg, model.tokenizer)
+    env = environment(cfg, model.tokenizer)
     with jax.set_mesh(mesh):
         evaluator = Evaluator(cfg, model, env, temperature=1.0)
         result, _ = evaluator.run(model.params, env.tasks("valid_unseen", 96))

@@ -130,10 +130,13 @@ def test_unknown_variants_name_the_nearest():
 
 HOUSEHOLD = "--config=configs/household.py"
 MISTAKES = {
-    (HOUSEHOLD, "--config.optim.lrr=1"): "--config.optim.lrr: there is no such option; did you "
-    "mean --config.optim.lr?",
-    (HOUSEHOLD, "--config.optim.learning_rate=1"): "did you mean --config.optim.lr?",
-    (HOUSEHOLD, "--config.env.games=x"): "did you mean --config.env.alfworld.games?",
+    (
+        HOUSEHOLD,
+        "--workdir=x",
+        "--config.optim.lrr=1",
+    ): "--config.optim.lrr: there is no such option; did you mean --config.optim.lr?",
+    (HOUSEHOLD, "--workdir=x", "--config.optim.learning_rate=1"): "did you mean --config.optim.lr?",
+    (HOUSEHOLD, "--workdir=x", "--config.env.games=x"): "did you mean --config.env.alfworld.games?",
     (HOUSEHOLD, "--lr=3"): "there is no flag --lr; did you mean --config.optim.lr?",
     (HOUSEHOLD, "--workdr=x"): "there is no flag --workdr; did you mean --workdir?",
     (HOUSEHOLD, "--workdir=x", "--config.seed=abc"): "seed='abc': must be a whole number",

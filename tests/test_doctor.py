@@ -68,6 +68,7 @@ def test_a_broken_part_turns_its_line_red_and_the_others_go_on(cfg, capsys, monk
         raise FileNotFoundError("no models;\n  fetch them")
 
     monkeypatch.setattr("atod_jax.run.models.load_student", nothing_there)
+    monkeypatch.setattr("atod_jax.train.load_student", nothing_there)
     monkeypatch.setattr("atod_jax.results.report.package_versions", nothing_there)
     with pytest.raises(SystemExit) as stop:
         doctor.start(cfg, cli.Flags())

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hf_folders import load_hf
 from runs import load_models, typed
 
 from atod_jax.device.learner import init_state
@@ -16,7 +17,7 @@ from atod_jax.device.optim import make_optimizer
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.export import export
 from atod_jax.models import build
-from atod_jax.models.checkpoint_io import load_hf, save_hf
+from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.results.checkpoint import Checkpointer
 from configs import household
 

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from hf_folders import load_hf
 from runs import records, save_random_model, smoke_config, start, typed
 
 from atod_jax import train
 from atod_jax.episodes.store import EpisodeReader, EpisodeWriter
-from atod_jax.models.checkpoint_io import load_hf
 from atod_jax.options.tree import flatten
 from atod_jax.replay import replay
 

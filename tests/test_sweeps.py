@@ -59,7 +59,7 @@ def test_ablations_take_one_part_away():
     small = [resolve(run) for run in sweeps.ablations("alfworld")][:4]
     atod = [cfg.algorithm.atod for cfg in small]
     assert [a.weighting for a in atod] == ["tdur", "tdur", "token", "uniform"]
-    assert [a.anneal for a in atod] == ["linear", "constant", "linear", "linear"]
+    assert [a.anneal.kind for a in atod] == ["linear", "constant", "linear", "linear"]
     assert {(a.kappa_start, a.rho_start) for a in atod} == {(1.0, 1.0)}
 
 
@@ -71,7 +71,7 @@ def test_sweeps_share_the_runs_they_have_in_common():
 
 
 def test_commands_are_printed_one_per_line(monkeypatch, capsys):
-    extra = "--config.env.games=/a folder"
+    extra = "--config.env.alfworld.games=/a folder"
     monkeypatch.setattr(sys, "argv", ["sweeps", "ablations", "--task=alfworld", extra])
     sweeps.main()
     lines = capsys.readouterr().out.splitlines()

@@ -4,10 +4,13 @@ import functools
 
 import jax
 import pytest
+from runs import typed
 
-from atod_jax.run import assembly
+from atod_jax.episodes.render import load_tokenizer
+from atod_jax.run import models as run_models
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.layouts import layouts_of
+from atod_jax.run.parts import environment
 from configs import searchqa, webshop
 
 CONFIGS = {"searchqa": searchqa, "webshop": webshop}
@@ -16,7 +19,7 @@ MODELS = ("student", "teacher")
 
 @pytest.mark.parametrize("task", CONFIGS)
 def test_the_shipped_files_stay_small(task):
-    folder = assembly.ASSETS / task
+    folder = run_models.ASSETS / task
     for name in MODELS:
         assert sum(f.stat().st_size for f in (folder / name).iterdir()) < 2**20
     assert (folder / "README.md").is_file()
@@ -24,10 +27,10 @@ def test_the_shipped_files_stay_small(task):
 
 @functools.cache
 def loaded(task):
-    cfg = CONFIGS[task].get_config("smoke")
+    cfg = typed(CONFIGS[task].get_config("smoke"))
     layout = layouts_of(cfg).student
     models = {
-        name: assembly.load(f"{task}/{name}", "student.path", remat="none", layout=layout)
+        name: run_models.load(f"{task}/{name}", "student.path", remat="none", layout=layout)
         for name in MODELS
     }
     return cfg, layout.mesh, models
@@ -35,9 +38,9 @@ def loaded(task):
 
 @pytest.mark.parametrize("task", CONFIGS)
 def test_both_speak_with_the_shipped_tokenizer(task):
-    digests = {assembly.tokenizer_digest(m.tokenizer) for m in loaded(task)[2].values()}
-    shipped = assembly.load_tokenizer(str(assembly.ASSETS / task / "tokenizer"))
-    assert digests == {assembly.tokenizer_digest(shipped)}
+    digests = {run_models.tokenizer_digest(m.tokenizer) for m in loaded(task)[2].values()}
+    shipped = load_tokenizer(str(run_models.ASSETS / task / "tokenizer"))
+    assert digests == {run_models.tokenizer_digest(shipped)}
 
 
 @pytest.mark.parametrize(
@@ -53,8 +56,8 @@ def test_both_speak_with_the_shipped_tokenizer(task):
 def test_success_on_held_out_tasks_is_as_described(task, name, temperature, low, high):
     cfg, mesh, models = loaded(task)
     model = models[name]
-    env = assembly.environment(cfg, model.tokenizer)
+    env = environment(cfg, model.tokenizer)
     with jax.set_mesh(mesh):
         evaluator = Evaluator(cfg, model, env, temperature=temperature)
-        result, _ = evaluator.run(model.params, env.tasks(env.module.SPLITS[-1], 96))
+        result, _ = evaluator.run(model.params, env.tasks(env.plugin.splits[-1], 96))
     assert low <= result.rate().value <= high

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from hf_folders import load_hf
 from runs import (
     TOKENIZER,
     records,
@@ -17,7 +18,7 @@ from runs import (
 )
 
 from atod_jax.episodes.render import load_tokenizer
-from atod_jax.models.checkpoint_io import load_hf, save_hf
+from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.run import cli
 
 

@@ -67,7 +67,7 @@ def resolve(c: ConfigDict | Mapping[str, Any], *, model_required: bool = True) -
       model_required: whether the student has to be named.
 
     Raises:
-      ValueError: one message with a line per problem: key, value and fix.
+      ValueError: a line per problem: key, value and fix.
     """
     values = c.to_dict() if isinstance(c, ConfigDict) else dict(c)
     known = {path: leaf.about.meaning for path, leaf in catalogue().items()}
@@ -85,6 +85,8 @@ def resolve(c: ConfigDict | Mapping[str, Any], *, model_required: bool = True) -
     except ValueError as error:
         problems += str(error).splitlines()
         run = Run()
+    if len(problems) == 1:
+        raise ValueError(problems[0])
     if problems:
         raise ValueError("invalid config:\n" + "\n".join(f"  {p}" for p in problems))
     return run

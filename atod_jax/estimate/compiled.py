@@ -69,7 +69,15 @@ def _sampling(plan: Plan, params: Any, mesh: Mesh) -> Any:
     prompt = _array(mesh, (plan.episodes, plan.prompt), jnp.int32)
     per_row = _array(mesh, (plan.episodes,), jnp.int32)
     key = jax.random.key(0)
-    return generate.lower(_model(plan.sampling), params, prompt, per_row, key, per_row, cfg)
+    return generate.lower(
+        _model(plan.sampling),
+        params,
+        prompt=prompt,
+        prompt_length=per_row,
+        key=key,
+        row_id=per_row,
+        cfg=cfg,
+    )
 
 
 def _update(plan: Plan, params: Any, rows: Rows, cfg: ScoreConfig, mesh: Mesh) -> Any:

@@ -102,7 +102,7 @@ def parse(program: Program, argv: Sequence[str]) -> tuple[Flags, config.Run | No
     own = config.resolve(c, model_required=False) if flags.config is None else None
     override(c, overrides)
     cfg = config.resolve(c, model_required=program.needs_model)
-    if own is not None:
+    if own is not None and getattr(flags, "checkpoint", ""):
         option_text.tell_changes(own, cfg)
     return flags, cfg
 

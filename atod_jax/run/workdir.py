@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atod_jax import cluster, config
-from atod_jax.options.tree import show
+from atod_jax.options.tree import flatten, show
 from atod_jax.results.files import write_text
 
 RECORD, STARTING = "run_config.json", "starting.json"
@@ -69,7 +69,22 @@ def read_run(workdir: Path) -> config.Run:
     for name in (RECORD, STARTING):
         if (workdir / name).is_file():
             return _read(workdir / name)
-    raise FileNotFoundError(f"{workdir} holds no run: there is no {RECORD}")
+    raise FileNotFoundError(f"{workdir} holds no run; name the --workdir of one of train")
+
+
+def read_definition(workdir: Path) -> dict[str, Any]:
+    """The options that define the run in a folder, by path; also where one of its plug-ins is not
+    at hand.
+
+    Raises:
+      FileNotFoundError: the folder holds no run.
+    """
+    try:
+        return config.defining(read_run(workdir))
+    except ValueError:
+        plain = json.loads((workdir / RECORD).read_text())
+        free = {path for path, leaf in config.catalogue().items() if not leaf.about.pins}
+        return {path: value for path, value in flatten(plain).items() if path not in free}
 
 
 def _read(record: Path) -> config.Run:

@@ -112,6 +112,7 @@ def test_layouts_for_other_devices_are_refused(changes, message):
 
 def test_the_teacher_s_rows_must_divide():
     changes = {"mesh.data": 8, "mesh.tensor": 2, "teacher.mesh.data": 16, "packing.micro_rows": 24}
+    changes["packing.minibatch_rows"] = 48
     with pytest.raises(ValueError, match=r"micro_rows=24 is not divisible by the 16 .* teacher"):
         dry_run.plan_of(released(**changes), parse("v5e-16"))
 

@@ -32,7 +32,7 @@ def make_plan(
 ) -> Plan:
     """Eight episodes of three turns, on one device unless `mesh` says otherwise.
 
-    The student plays on `mesh` too unless `playing` is another one; a teacher given as a config is
+    The student samples on `mesh` too unless `sampling` is another one; a teacher given as a config is
     on `mesh` in its own type.
     """
     if isinstance(teacher, ModelConfig):
@@ -50,7 +50,7 @@ def make_plan(
     }
     return Plan(
         student=place(student, mesh, adapters=adapters),
-        sampling=place(student, playing or mesh, adapters=adapters),
+        sampling=place(student, sampling or mesh, adapters=adapters),
         teacher=teacher,
         **(fields | changes),
     )

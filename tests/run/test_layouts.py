@@ -98,7 +98,7 @@ def one_step(student, teacher, mesh):
     )
     (piece,) = minibatches(batch, signal, minibatch_rows=ROWS, aggregation="token-mean")
     update = make_update(
-        build(student), optax.identity(), lambda step: jnp.float32(1.0),
+        build(student), optax.identity(), learning_rate=lambda step: jnp.float32(1.0),
         loss=LossConfig(), score=score_cfg,
     )  # fmt: skip
     state, metrics = update(init_state(jax.tree.map(jnp.copy, weights[0]), optax.identity()), piece)

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from hf_folders import load_hf
 from runs import records, save_random_model, smoke_config, start, typed, without_times
 
 from atod_jax.evaluate import evaluate
 from atod_jax.export import export
-from atod_jax.models.checkpoint_io import load_hf
 from atod_jax.run import cli
 
 LORA = {"student.lora_rank": 4, "student.lora_alpha": 8.0, "optim.lr": 0.01}

@@ -7,11 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from hf_folders import load_hf
 from runs import load_models
 
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.models import build, config_from_hf
-from atod_jax.models.checkpoint_io import load_hf, save_hf
+from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.run import models as run_models
 from atod_jax.sharding import Layout, make_mesh
 from configs import household
