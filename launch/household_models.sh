@@ -26,7 +26,7 @@ train household_sft.py:stage=student_base student-base
 train "household_sft.py:stage=student,start=$out/models/student-base" student
 train household_sft.py:stage=teacher_good teacher-good-sft
 train "household_teacher.py:start=$out/models/teacher-good-sft,steps=24" teacher-good \
-  --config.algorithm.grpo.invalid_penalty=0.1
+  --config.algorithm.grpo.reward.invalid_penalty=0.1
 train household_sft.py:stage=teacher_mid teacher-mid-sft
 train "household_teacher.py:start=$out/models/teacher-mid-sft,steps=70" teacher-mid
 
