@@ -15,10 +15,8 @@ import sys
 import jax
 
 from atod_jax import cluster
-from atod_jax.algorithms.base import Step
 from atod_jax.config import Run, to_plain
 from atod_jax.device import learner
-from atod_jax.device.optim import make_learning_rate, make_optimizer
 from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
@@ -27,12 +25,11 @@ from atod_jax.run import cli, parts, workdir
 from atod_jax.run.batch import pack
 from atod_jax.run.collectors import make_collector
 from atod_jax.run.conclusion import conclude
-from atod_jax.run.iteration_metrics import Clock, env_scalars, finite_scalars, rollout_scalars
+from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars
 from atod_jax.run.layouts import layouts_of
-from atod_jax.run.models import load_student, load_teacher
+from atod_jax.run.models import fresh_state, load_student, load_teacher
 from atod_jax.run.observer import Observer
-from atod_jax.run.scorers import BatchScorer, TeacherScorer, require_teacher
-from atod_jax.sharding import on_mesh
+from atod_jax.run.scorers import SignalMaker, require_teacher
 
 
 def main(cfg: Run, folder: str) -> None:
@@ -41,37 +38,22 @@ def main(cfg: Run, folder: str) -> None:
     layouts = layouts_of(cfg)
     mesh = layouts.student.mesh
     with jax.set_mesh(mesh), cli.StopRequest() as stop, contextlib.ExitStack() as stack:
-        # --- models ---------------------------------------------------------------------------
         student = load_student(cfg.student, layouts, seed=cfg.seed)
         teacher = load_teacher(cfg.teacher, student, layouts)
         algorithm = parts.algorithm(cfg)
         require_teacher(cfg, teacher, algorithm)
+        state = fresh_state(cfg.optim, student)
         checkpoints = Checkpointer(
             out / "checkpoints", keep=cfg.keep_checkpoints, config=to_plain(cfg)
         )
-        tx = make_optimizer(cfg.optim)
-        # The loaded weights stay around for the "start" evaluation.
-        state = on_mesh(learner.init_state(student.lm, student.params, tx=tx), mesh)
         state = checkpoints.restore_latest(state) or state
         first = workdir.first_step(cfg, int(state.step))
 
-        # --- environment side -----------------------------------------------------------------
         env = parts.environment(cfg, student.tokenizer)
         roles: dict = {"student": student, "teacher": teacher, "algorithm": algorithm}
         collect = make_collector(cfg, env, between_turns=stop.check, **roles)
-
-        # --- compiled functions ---------------------------------------------------------------
-        score, score_teacher = BatchScorer(student, cfg, mesh), TeacherScorer(cfg, mesh, **roles)
-        signal = jax.jit(algorithm.signal)
-        update = learner.make_update(
-            student.lm,
-            tx,
-            learning_rate=make_learning_rate(cfg.optim, cfg.total_steps),
-            loss=cfg.loss,
-            score=parts.score_config(cfg, student.tokenizer, mesh),
-        )
-
-        # --- loop -----------------------------------------------------------------------------
+        make_signal = SignalMaker(cfg, mesh, **roles)
+        update = parts.make_update(cfg, student)
         writer = Writer(out, resume_step=first) if cluster.is_first() else Muted()
         for part in (checkpoints, writer, env.pool):
             stack.callback(part.close)
@@ -96,38 +78,28 @@ def main(cfg: Run, folder: str) -> None:
                 clock.lap("rollout")
                 packed = pack(cfg, trajectories, mesh=mesh, pad_id=env.renderer.pad_id, step=step)
                 clock.lap("pack")
-                scored = Step(
-                    packed.batch,
-                    score(params, packed),
-                    score_teacher(step, params, packed),
-                    state.step,
-                )
-                sig = signal(scored)
-                if cfg.loss.kl_coef:
-                    sig = sig.replace(reference_logp=score(student.params, packed).logp)
-                means = [jax.block_until_ready(sig.diagnostics)]
+                scored, signal = make_signal(step, params, packed=packed)
+                means = [jax.block_until_ready(signal.diagnostics)]
                 clock.lap("score")
                 if cfg.record:
-                    observer.record(step, trajectories, packed, scored)
+                    observer.record(step, trajectories, packed=packed, scored=scored)
                     clock.lap("record")
                 capacity = packed.capacity(cfg.packing, mesh)
                 for piece in learner.minibatches(
                     packed.batch,
-                    sig,
+                    signal,
                     minibatch_rows=cfg.packing.minibatch_rows,
                     aggregation=cfg.loss.aggregation,
-                    teacher=score_teacher.head(scored.teacher),
+                    teacher=make_signal.teacher_head(scored),
                 ):
                     state, metrics = update(state, piece, capacity=capacity)
                     means.append(metrics)
                 scalars = finite_scalars(means, step, out)
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
-
-                counts, seconds = env.pool.take_counts(), clock.scalars()
-                scalars |= rollout_scalars(trajectories) | seconds
-                scalars |= env_scalars(
-                    trajectories, groups=collect.groups, counts=counts, seconds=seconds
+                counts = env.pool.take_counts()
+                scalars |= iteration_scalars(
+                    trajectories, groups=collect.groups, counts=counts, clock=clock
                 )
                 writer.scalars(step, scalars)
                 workdir.pin(out, cfg)

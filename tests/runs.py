@@ -85,16 +85,16 @@ def steps_that_compile(c: ConfigDict, folder: Path) -> list[int]:
             compiled.append(step[0])
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    original = train.rollout_scalars
+    original = train.iteration_scalars
 
-    def count(trajectories):
+    def count(*args, **kwargs):
         step[0] += 1
-        return original(trajectories)
+        return original(*args, **kwargs)
 
-    train.rollout_scalars = count
+    train.iteration_scalars = count
     try:
         start(c, folder)
     finally:
-        train.rollout_scalars = original
+        train.iteration_scalars = original
         jax.monitoring.unregister_event_duration_listener(listen)
     return compiled

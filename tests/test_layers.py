@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "streams": set(),
     "cluster": set(),
-    "sharding": {"options"},
+    "sharding": {"options", "types"},
     "core": {"options", "types"},
     "algorithms": {"core", "options", "records", "types"},
     "models": {"sharding", "types"},
@@ -58,12 +58,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "estimate": {"config", "core", "device", "models", "results", "run", "sharding", "types"},
     "__main__": {"run"},
-    "train": {
-        "algorithms", "cluster", "config", "device", "estimate", "results", "run", "sharding",
-    },
+    "train": {"cluster", "config", "device", "estimate", "results", "run"},
     "evaluate": {"cluster", "config", "options", "results", "run"},
-    "compare": {"config", "results", "run"},
-    "play": {"config", "envs", "options", "records", "results", "run", "streams"},
+    "compare": {"results", "run"},
+    "play": {"config", "envs", "records", "results", "run", "streams"},
     "replay": {
         "algorithms", "config", "device", "episodes", "records", "results", "run", "types",
     },
@@ -90,10 +88,6 @@ POSITIONAL = {
     "envs.alfworld.demonstration": "Environment.demonstration, called as the contract says",
     "envs.searchqa.demonstration": "likewise",
     "envs.webshop.demonstration": "likewise",
-    "core.head_pallas.forward": "one side of a custom_vjp",
-    "core.head_pallas.backward": "likewise",
-    "core.head_tiles.forward": "likewise",
-    "core.head_tiles.backward": "likewise",
 }
 # How many others a part still has; a number may only go down.
 KEYWORD_DEBT = {

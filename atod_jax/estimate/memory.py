@@ -236,7 +236,7 @@ def whole(placed: Placed) -> float:
 def head_tile(plan: Plan, placed: Placed) -> float:
     """The logits of one tile and what is made of them; the Pallas kernel has them on the chip."""
     rows = placed.model.vocab_size // placed.split("vocab")
-    backend, tokens, vocab = tile_of(plan.tiling, rows, plan.platform)
+    backend, tokens, vocab = tile_of(plan.tiling, rows, platform=plan.platform)
     return 0.0 if backend == "pallas" else 3 * tokens * vocab * FLOAT32
 
 

@@ -30,6 +30,19 @@ def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> di
     return scalars
 
 
+def iteration_scalars(
+    trajectories: Sequence[Trajectory],
+    *,
+    groups: int,
+    counts: dict[str, float],
+    clock: "Clock",
+) -> dict[str, float]:
+    """Everything of an iteration that is not of the loss: episodes, environments, seconds."""
+    seconds = clock.scalars()
+    env = env_scalars(trajectories, groups=groups, counts=counts, seconds=seconds)
+    return rollout_scalars(trajectories) | seconds | env
+
+
 def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """What the episodes of one iteration looked like from outside."""
     turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from atod_jax.config.reading import to_plain
 from atod_jax.config.sections import Fresh, Run, Student, Teacher
 from atod_jax.device.learner import init_state
-from atod_jax.device.optim import make_optimizer
+from atod_jax.device.optim import OptimConfig, make_optimizer
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub, lora
 from atod_jax.models.checkpoint_io import read_config
@@ -25,6 +25,7 @@ from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.run.layouts import Layouts
 from atod_jax.sharding import Layout, on_mesh, param_shardings, reshard
 from atod_jax.streams import Stream, key
+from atod_jax.types import TrainState
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FRESH = {"model_type": "qwen3", "rope_theta": 1e4, "rms_norm_eps": 1e-6}  # of new small models
@@ -251,9 +252,14 @@ def restore_params(cfg: Run, saved: Saved, student: Model) -> Any:
         raise FileNotFoundError(f"--checkpoint={saved.workdir}: no saved step there")
     if cfg.student.lora_rank:
         require_same_base(cfg.student, checkpointer.saved_config(step), saved.workdir)
-    fresh = init_state(student.lm, student.params, tx=make_optimizer(cfg.optim))
-    state = checkpointer.restore(step, on_mesh(fresh, student.layout.mesh))
+    state = checkpointer.restore(step, fresh_state(cfg.optim, student))
     return student.lm.join(state.params, state.frozen)
+
+
+def fresh_state(cfg: OptimConfig, student: Model) -> TrainState:
+    """The state in which training begins; the loaded weights stay as they are."""
+    state = init_state(student.lm, student.params, tx=make_optimizer(cfg))
+    return on_mesh(state, student.layout.mesh)
 
 
 def require_same_base(cfg: Student, saved: Mapping[str, Any], workdir: Path) -> None:

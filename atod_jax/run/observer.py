@@ -122,6 +122,7 @@ class Observer:
         self,
         step: int,
         trajectories: Sequence[Trajectory],
+        *,
         packed: Packed,
         scored: Step,
     ) -> None:

@@ -12,6 +12,9 @@ from atod_jax.algorithms.base import Step, TeacherContext
 from atod_jax.config.reading import algorithm_of, environment_of
 from atod_jax.config.sections import Run, Sampling
 from atod_jax.core.fused import HeadConfig
+from atod_jax.device import learner
+from atod_jax.device.learner import Metrics
+from atod_jax.device.optim import make_learning_rate, make_optimizer
 from atod_jax.device.policy import Action, Policy
 from atod_jax.device.sampling import SamplingConfig
 from atod_jax.device.scoring import ScoreConfig
@@ -22,7 +25,7 @@ from atod_jax.episodes.render import Renderer
 from atod_jax.episodes.rollout import Act
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.run.models import Model
-from atod_jax.types import Signal
+from atod_jax.types import Signal, TrainState
 
 
 class Algorithm(NamedTuple):
@@ -89,6 +92,17 @@ def score_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> Sc
         mesh=mesh,
     )
     return ScoreConfig(micro_rows=cfg.packing.micro_rows, head=head)
+
+
+def make_update(cfg: Run, student: Model) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The update of a run, see `learner.make_update`."""
+    return learner.make_update(
+        student.lm,
+        make_optimizer(cfg.optim),
+        learning_rate=make_learning_rate(cfg.optim, cfg.total_steps),
+        loss=cfg.loss,
+        score=score_config(cfg, student.tokenizer, student.layout.mesh),
+    )
 
 
 def policy(cfg: Sampling, model: Model, *, temperature: float, max_rows: int) -> Policy:

@@ -1,10 +1,12 @@
-"""Who says what of a batch: the student and the teacher, wherever they live."""
+"""Who says what of a batch, the student and the teacher, and what is learnt from that."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from atod_jax.algorithms.base import Step
 from atod_jax.config.sections import Run
 from atod_jax.core.fused import TeacherHead
 from atod_jax.device.scoring import join, make_score, split, teacher_rows
@@ -12,7 +14,7 @@ from atod_jax.run.batch import Packed
 from atod_jax.run.models import Model
 from atod_jax.run.parts import Algorithm, score_config
 from atod_jax.sharding import batch_sharding, put
-from atod_jax.types import TENSOR_AXIS, Rows, TokenStats
+from atod_jax.types import TENSOR_AXIS, Rows, Signal, TokenStats
 
 
 class BatchScorer:
@@ -72,6 +74,43 @@ class TeacherScorer:
         if stats is None or stats.states is None or self._matrix is None:
             return None
         return TeacherHead(stats.states, self._matrix)
+
+
+class SignalMaker:
+    """Has a batch scored, and asks the algorithm what to learn from it."""
+
+    def __init__(
+        self,
+        cfg: Run,
+        mesh: Mesh,
+        *,
+        student: Model,
+        teacher: Model | None,
+        algorithm: Algorithm,
+    ):
+        self._score = BatchScorer(student, cfg, mesh)
+        self._score_teacher = TeacherScorer(
+            cfg, mesh, student=student, teacher=teacher, algorithm=algorithm
+        )
+        self._signal = jax.jit(algorithm.signal)
+        self._start = student.params if cfg.loss.kl_coef else None  # for the KL to them
+
+    def __call__(self, step: int, params: Any, *, packed: Packed) -> tuple[Step, Signal]:
+        """(the batch with its statistics, the signal)."""
+        scored = Step(
+            packed.batch,
+            self._score(params, packed),
+            self._score_teacher(step, params, packed),
+            jnp.int32(step),
+        )
+        signal = self._signal(scored)
+        if self._start is not None:
+            signal = signal.replace(reference_logp=self._score(self._start, packed).logp)
+        return scored, signal
+
+    def teacher_head(self, scored: Step) -> TeacherHead | None:
+        """What an exact KL in the loss needs of the teacher; None where there is none."""
+        return self._score_teacher.head(scored.teacher)
 
 
 def _head_at(model: Model, mesh: Mesh) -> jax.Array:

@@ -32,8 +32,8 @@ def make_plan(
 ) -> Plan:
     """Eight episodes of three turns, on one device unless `mesh` says otherwise.
 
-    The student samples on `mesh` too unless `sampling` is another one; a teacher given as a config is
-    on `mesh` in its own type.
+    The student samples on `mesh` too unless `sampling` is another one; a teacher given as a
+    config is on `mesh` in its own type.
     """
     if isinstance(teacher, ModelConfig):
         teacher = place(teacher, mesh, storage=teacher.dtype)
