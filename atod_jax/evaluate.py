@@ -73,6 +73,7 @@ def protocol(cfg: Run, checkpoint: str, tasks: int) -> dict[str, Any]:
         "history": cfg.env.history,
         "turn limit": cfg.env.max_turns,
         "temperatures": list(cfg.eval.temperatures),
+        "episodes side by side": cfg.eval.slots,
         "top k, top p": [cfg.sampling.top_k, cfg.sampling.top_p],
         "new tokens per turn": cfg.sampling.max_new_tokens,
         "prompt tokens": cfg.sampling.prompt_buckets[-1],

@@ -7,6 +7,7 @@ fields, so whoever reads a section gets exactly what it declares.
 import dataclasses
 import difflib
 import functools
+import itertools
 import math
 import re
 import types
@@ -163,19 +164,26 @@ def unknown(path: str, known: Mapping[str, str], *, prefix: str = "") -> str:
       known: path -> meaning.
       prefix: what is typed before a path.
     """
-    match = nearest(path, known)
+    match = nearest(path, known).replace(" or ", f" or {prefix}")
     hint = f"; did you mean {prefix}{match}?" if match else ""
     return f"{path}: there is no such option{hint}"
 
 
 def nearest(path: str, known: Mapping[str, str]) -> str:
-    """The path most like one that does not exist, by its letters, those of its last name, and the
-    words of its meaning; "" where none is alike.
+    """What may have been meant by a path that does not exist; "" where nothing is alike.
+
+    That is where the same last name stands, nearest to the path ("a or b" where several are equally
+    near), else the path most like it by its letters and by the words of its meaning.
 
     Args:
       known: path -> meaning.
     """
     last = path.rpartition(".")[2]
+    named = [other for other in known if other.rpartition(".")[2] == last]
+    if named:
+        shared = {other: _shared_groups(path, other) for other in named}
+        best = [other for other in named if shared[other] == max(shared.values())]
+        return " or ".join(best[:3])
     words = set(last.split("_"))
 
     def likeness(other: str) -> float:
@@ -183,8 +191,14 @@ def nearest(path: str, known: Mapping[str, str]) -> str:
         letters = max(_ratio(path, other), 0.9 * _ratio(last, other.rpartition(".")[2]))
         return letters + 0.5 * len(meant) / len(words)
 
-    best = max(known, key=likeness, default="")
-    return best if best and likeness(best) >= 0.5 else ""
+    likely = max(known, key=likeness, default="")
+    return likely if likely and likeness(likely) >= 0.5 else ""
+
+
+def _shared_groups(a: str, b: str) -> int:
+    """How many groups from the root two paths have in common."""
+    pairs = zip(a.split(".")[:-1], b.split(".")[:-1], strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _ratio(a: str, b: str) -> float:

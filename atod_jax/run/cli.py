@@ -83,10 +83,9 @@ def parse(program: Program, argv: Sequence[str]) -> tuple[Flags, config.Run | No
     parser = _parser(program)
     flags, left = parser.parse_known_args(rest)
     if flags.help:
-        print(parser.format_help())
-        print(
-            option_text.page(config.base() if flags.config is None else config.load(flags.config))
-        )
+        c = config.load(flags.config) if flags.config else config.base()
+        override(c, overrides)
+        print(f"{parser.format_help()}\n{option_text.page(c)}")
         sys.exit(0)
     if left:
         raise ValueError(_unknown_flag(left[0], parser))

@@ -91,7 +91,13 @@ def _read(record: Path) -> config.Run:
     try:
         return config.resolve(json.loads(record.read_text()), model_required=False)
     except ValueError as error:
-        raise ValueError(f"{record} is not readable as the options of a run: {error}") from error
+        first, *more = [line.strip() for line in str(error).splitlines() if "invalid" not in line]
+        others = f" and {len(more)} more" if more else ""
+        raise ValueError(
+            f"{record} does not hold options of this version ({first}{others}); it was made by "
+            "another one, which can go on with it; to read the run here, name its options with "
+            "--config"
+        ) from error
 
 
 def _json(cfg: config.Run) -> str:

@@ -20,12 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import jax
 import jax.numpy as jnp
 
+from atod_jax import config
 from atod_jax.core.tdur import TdurConfig, turn_weights
-from atod_jax.run import assembly
+from atod_jax.run import parts
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.layouts import layouts_of
-from atod_jax.run.observer import TurnTable
-from configs import household
+from atod_jax.run.models import load_student, load_teacher
+from atod_jax.run.turn_table import TurnTable
 
 # %% [markdown]
 # ## The trajectory in the paper's appendix
@@ -60,16 +61,17 @@ for k, row in enumerate(zip(d, h, *columns)):
 # part, or where the student hesitated, gets all of it.
 
 # %%
-cfg = household.get_config("algo=atod,teacher=good")
+cfg = config.resolve(config.load("household:algo=atod,teacher=good"))
 layouts = layouts_of(cfg)
 mesh = layouts.student.mesh
 with jax.set_mesh(mesh):
-    student = assembly.load_student(cfg, layouts)
-    teacher = assembly.load_teacher(cfg, student, layouts)
-    env = assembly.environment(cfg, student.tokenizer)
+    student = load_student(cfg.student, layouts, seed=cfg.seed)
+    roles = {"student": student, "teacher": load_teacher(cfg.teacher, student, layouts)}
+    env = parts.environment(cfg, student.tokenizer)
     tasks = env.tasks(cfg.eval.split, 1)
     _, (episode,) = Evaluator(cfg, student, env, temperature=1.0).run(student.params, tasks)
-    (table,) = TurnTable(cfg, mesh, student, teacher)(student.params, [episode])
+    turn_table = TurnTable(cfg, mesh, algorithm=parts.algorithm(cfg), **roles)
+    (table,) = turn_table(student.params, [episode])
 
 print(f"\n{episode.turns[0].observation.splitlines()[-1]}")
 print("turn      d      h      w   command")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 from alone import run_alone
 
-from atod_jax.core.fused import HeadConfig, Teacher, token_stats
+from atod_jax.core.fused import HeadConfig, TeacherHead, token_stats
 
 D, V = 512, 151_936
 
@@ -63,8 +63,9 @@ def fused_stats(capacity=None):
 
     def stats(hidden, head, action, mask, teacher):
         s = token_stats(
-            hidden, head, action, mask, cfg=HeadConfig(), capacity=capacity, teacher=teacher
-        )
+            hidden, head, action=action, action_mask=mask, cfg=HeadConfig(), capacity=capacity,
+            teacher=teacher,
+        )  # fmt: skip
         return s.logp, s.entropy, s.teacher_logp, s.reverse_kl
 
     return stats
@@ -80,7 +81,7 @@ def compiled(tokens, stats, share=1.0):
     weight = jax.random.normal(k[1], shape)
 
     def loss(hidden, head, teacher_hidden, teacher_head):
-        teacher = Teacher(*jax.lax.stop_gradient((teacher_hidden, teacher_head)))
+        teacher = TeacherHead(*jax.lax.stop_gradient((teacher_hidden, teacher_head)))
         logp, entropy, t_logp, kl = stats(hidden, head, action, mask, teacher)
         return jnp.mean(weight * logp) - 0.01 * jnp.mean(entropy) + jnp.mean(kl) + jnp.mean(t_logp)
 

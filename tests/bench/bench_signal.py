@@ -21,6 +21,7 @@ import pytest
 from alone import run_alone
 
 from atod_jax.algorithms import atod
+from atod_jax.algorithms.base import Step
 from atod_jax.types import Rows, TokenStats, TurnBatch
 
 N, R, B, GROUP, UPDATE = 4096, 512, 512, 8, 17
@@ -127,8 +128,8 @@ def main() -> None:
     """Compares, times and prints."""
     x = make_inputs()
     arguments, cfg = as_batch(x), atod.preset("released")
-    whole = jax.jit(lambda *a: atod.signal(cfg, *a))
-    alone = jax.jit(lambda *a: atod.signal(cfg, *a).advantage)
+    whole = jax.jit(lambda *a: atod.signal(cfg, Step(*a)))
+    alone = jax.jit(lambda *a: atod.signal(cfg, Step(*a)).advantage)
     forms = {
         "atod.signal": lambda: jax.block_until_ready(alone(*arguments)),
         "with diagnostics": lambda: jax.block_until_ready(whole(*arguments)).advantage,

@@ -62,15 +62,15 @@ def main(rows: int, tokens: int, *, run: bool) -> None:
     )  # fmt: skip
     model, tx = build(config), make_optimizer(OptimConfig())
     update = make_update(
-        model, tx, make_learning_rate(OptimConfig(), 10), loss=LossConfig(),
+        model, tx, learning_rate=make_learning_rate(OptimConfig(), 10), loss=LossConfig(),
         score=ScoreConfig(micro_rows=rows, head=HeadConfig()),
     )  # fmt: skip
-    state = jax.eval_shape(lambda k: init_state(model.init(k), tx), jax.random.key(0))
+    state = jax.eval_shape(lambda k: init_state(model, model.init(k), tx=tx), jax.random.key(0))
     piece = make_piece(rows, tokens)
-    program = update.lower(state, piece).compile()
+    program = jax.jit(update, donate_argnums=0).lower(state, piece).compile()
     result = {"temp_gb": program.memory_analysis().temp_size_in_bytes / 1e9}
     if run:
-        state, seconds = init_state(model.init(jax.random.key(0)), tx), []
+        state, seconds = init_state(model, model.init(jax.random.key(0)), tx=tx), []
         for _ in range(4):
             started = time.process_time()
             state, _ = jax.block_until_ready(program(state, piece))

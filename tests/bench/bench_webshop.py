@@ -62,7 +62,7 @@ def queries(opened: shop.Shop, count: int) -> list[str]:
     """What a shopper types: the request of a goal and its options."""
     rng = random.Random(0)
     goals = (opened.goal(rng.randrange(opened.goal_count)) for _ in range(count))
-    return [" ".join([*g.attributes, g.query, *g.options.values()]) for g in goals]
+    return [" ".join([*g.attributes, g.query, *(value for _, value in g.options)]) for g in goals]
 
 
 def megabytes(field: str) -> float:

@@ -174,6 +174,17 @@ def test_flat_and_nested_are_the_same():
     assert tree.show(True) == "true"
 
 
+def test_the_same_name_in_another_place_is_suggested_first():
+    known = dict.fromkeys(
+        ("seed", "env.a.seed", "env.b.seed", "x.one.reward.penalty", "x.two.reward.penalty"), ""
+    )
+    assert tree.nearest("x.two.penalty", known) == "x.two.reward.penalty"
+    assert tree.nearest("env.seed", known) == "env.a.seed or env.b.seed"
+    assert tree.unknown("env.seed", known, prefix="--") == (
+        "env.seed: there is no such option; did you mean --env.a.seed or --env.b.seed?"
+    )
+
+
 def test_nothing_alike_is_no_suggestion():
     assert tree.nearest("zzzz", {"optim.lr": "learning rate"}) == ""
     assert tree.nearest("optim.learning_rate", {"optim.lr": "learning rate", "optim.eps": ""}) == (
