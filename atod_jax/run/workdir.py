@@ -128,18 +128,26 @@ def _require_same(out: Path, old: config.Run, new: config.Run) -> None:
         del found["total_steps"]  # the record keeps the number of the first start
     if not found:
         return
-    shown = [f"{path} ({show(a)} there, {show(b)} now)" for path, (a, b) in found.items()]
     why = ""
     if list(found) == ["total_steps"]:
-        why = (
-            f"; optim.schedule={new.optim.schedule} depends on it"
-            if scheduled
-            else "; it may grow, not shrink"
-        )
+        depends = f"optim.schedule={new.optim.schedule} depends on it"
+        why = f"; {depends if scheduled else 'it may grow, not shrink'}"
     raise ValueError(
-        f"--workdir={out} holds another run: {', '.join(shown[:5])}{why}; use a new folder, or "
-        "the options of that run to go on with it"
+        f"--workdir={out} holds another run: {_listed(found)}{why}; use a new folder, or the "
+        "options of that run to go on with it"
     )
+
+
+def _listed(found: Mapping[str, tuple[Any, Any]], most: int = 5) -> str:
+    """The differences in words; of another plug-in its name alone, not the options it brings."""
+    named = tuple(f"{group}." for group in ("algorithm", "env") if f"{group}.name" in found)
+    shown = [
+        f"{path} ({show(a)} there, {show(b)} now)"
+        for path, (a, b) in found.items()
+        if not (path.startswith(named) and "-" in (a, b))
+    ]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
