@@ -102,8 +102,9 @@ def lay(cfg: Run) -> Table:
 def play_one(env: TextEnv, task: Task, table: Table, respond: Respond, watch: Watch) -> Outcome:
     """One episode, to its end or to the turn limit."""
     template, episode = table.template, Episode((), env.reset(task))
-    valid = 0
-    for turn in range(1, table.max_turns + 1):
+    turn = valid = 0
+    while True:
+        turn += 1
         response = respond(template.prompt(episode, table.history), episode)
         action = template.project(response, episode.current.commands)
         result = env.step(action.command)

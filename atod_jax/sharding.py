@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from atod_jax.options.field import at_least, one_of, option
 from atod_jax.types import BATCH_AXES, EXPERT_AXIS, TENSOR_AXIS
@@ -119,7 +119,10 @@ def across_slices(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.nda
 
 
 def param_shardings(
-    abstract_params: Any, axes: AxesTable, rules: Mapping[str, str | None], mesh: Mesh
+    abstract_params: Any,
+    axes: AxesTable,
+    rules: Mapping[str, str | None],
+    mesh: Mesh | AbstractMesh,
 ) -> Any:
     """A NamedSharding per parameter.
 
@@ -160,7 +163,7 @@ def _spec(
     shape: tuple[int, ...],
     logical: tuple[str | None, ...],
     rules: Mapping[str, str | None],
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
 ) -> PartitionSpec:
     if len(logical) != len(shape):
         raise ValueError(f"parameter {name} has shape {shape} but logical axes {logical}")
@@ -272,6 +275,8 @@ def to_host(x: jax.Array) -> np.ndarray:
     """The whole array, in every process."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return jax.device_get(x)
+    assert isinstance(x.sharding, NamedSharding)
+    assert isinstance(x.sharding.mesh, Mesh)
     with jax.set_mesh(x.sharding.mesh):  # of other devices, perhaps, than those in use now
         return multihost_utils.process_allgather(x, tiled=True)
 

@@ -129,7 +129,8 @@ def _placed(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
-def _array(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+def _array(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:
+    """What stands for an array where nothing is computed."""
     return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=batch_sharding(mesh))
 
 
