@@ -122,6 +122,7 @@ def param_shardings(
     abstract_params: Any,
     axes: AxesTable,
     rules: Mapping[str, str | None],
+    *,
     mesh: Mesh | AbstractMesh,
 ) -> Any:
     """A NamedSharding per parameter.

@@ -43,7 +43,7 @@ class Slot:
     score: float | None = None
 
     @classmethod
-    def open(cls, number: int, task: Task, group: int, first: Observation | Failure) -> "Slot":
+    def open(cls, number: int, task: Task, *, group: int, first: Observation | Failure) -> "Slot":
         """An episode at its beginning."""
         if isinstance(first, Failure):
             nothing = Episode(past=(), current=Observation(""))
@@ -81,8 +81,8 @@ def collect(
     act: Act,
     renderer: Renderer,
     pool: EnvPool,
-    tasks: Sequence[Task],
     *,
+    tasks: Sequence[Task],
     group_size: int,
     plan: RolloutPlan,
     demonstrations: Sequence[Sequence[str]] = (),
@@ -111,7 +111,7 @@ def collect(
     """
     repeated = [task for task in tasks for _ in range(group_size)]
     slots = [
-        Slot.open(b, task, b // group_size, first)
+        Slot.open(b, task, group=b // group_size, first=first)
         for b, (task, first) in enumerate(zip(repeated, pool.reset(repeated), strict=True))
     ]
     if demonstrations:

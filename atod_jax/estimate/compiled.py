@@ -118,7 +118,7 @@ def _params(placed: Placed, mesh: Mesh) -> Any:
     abstract = jax.eval_shape(_model(placed).init, jax.random.key(0))
 
     def on_mesh(part: Any) -> Any:
-        places = param_shardings(part, AXES, dict(placed.rules), mesh)
+        places = param_shardings(part, AXES, dict(placed.rules), mesh=mesh)
         return jax.tree.map(_placed, part, places)
 
     model = _model(placed)

@@ -154,7 +154,7 @@ def added(placed: Placed) -> tuple[Parameter, ...]:
 
 def _on_mesh(placed: Placed, abstract: Any) -> tuple[Parameter, ...]:
     names, sizes = zip(*placed.mesh)
-    places = param_shardings(abstract, AXES, dict(placed.rules), AbstractMesh(sizes, names))
+    places = param_shardings(abstract, AXES, dict(placed.rules), mesh=AbstractMesh(sizes, names))
     flat = jax.tree_util.tree_leaves_with_path(abstract)
     found = []
     for (path, leaf), place in zip(flat, jax.tree.leaves(places)):

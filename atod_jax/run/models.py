@@ -139,7 +139,7 @@ def fresh_config(cfg: Student) -> tuple[Path, ModelConfig]:
 
 
 def _shardings(layout: Layout, params: Any) -> Any:
-    return param_shardings(params, AXES, layout.rules, layout.mesh)
+    return param_shardings(params, AXES, layout.rules, mesh=layout.mesh)
 
 
 def to_sampling(model: Model, params: Any) -> Any:

@@ -126,7 +126,7 @@ def policy(cfg: Sampling, model: Model, *, temperature: float, max_rows: int) ->
     return Policy(model.lm, sampling, model.sampling.mesh)
 
 
-def actor(policy: Policy, params: Any, key: jax.Array, slots: int) -> Act:
+def actor(policy: Policy, params: Any, key: jax.Array, *, slots: int) -> Act:
     """A rollout's `act` for fixed parameters; the draws of turn k come from fold_in(key, k).
 
     Up to `slots` prompts are sampled as many at a time as the policy takes. With several processes
@@ -137,6 +137,6 @@ def actor(policy: Policy, params: Any, key: jax.Array, slots: int) -> Act:
 
     def act(prompts: Sequence[Any], rows: Sequence[int], turn: int) -> list[Action]:
         drawn = jax.random.fold_in(key, turn)
-        return [a for p in pieces for a in policy.act(params, prompts[p], rows[p], drawn)]
+        return [a for p in pieces for a in policy.act(params, prompts[p], rows[p], key=drawn)]
 
     return act
