@@ -71,7 +71,8 @@ def gather(items: Sequence[T]) -> list[T]:
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: len(data)] = data
     rows = multihost_utils.process_allgather(padded)
-    return [item for row, n in zip(rows, sizes) for item in pickle.loads(row[:n].tobytes())]
+    lists = (pickle.loads(row[:n].tobytes()) for row, n in zip(rows, sizes, strict=True))
+    return [item for items in lists for item in items]
 
 
 def anyone(flag: bool) -> bool:

@@ -104,8 +104,10 @@ def collect(
       between_turns: called before every turn; may raise to abandon the rollout.
       anyone: whether a flag is set in any of the processes that play side by side. They call `act`
         equally often, those whose episodes have ended with no prompts.
+
     Returns:
       B trajectories in slot order; an episode that could not be played stops with env_error.
+
     Raises:
       ValueError: not one of the first prompts fits the model.
     """
