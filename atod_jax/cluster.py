@@ -6,6 +6,7 @@ the same place, or the others wait. With one process all of this costs nothing.
 """
 
 import contextlib
+import functools
 import os
 import pickle
 import sys
@@ -18,7 +19,7 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is taken for dead
-PATIENCE = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": 30}
+SHUTDOWN_SECONDS = 30
 
 
 def start(
@@ -39,10 +40,15 @@ def start(
             f"--coordinator={coordinator!r} --num_processes={num_processes} "
             f"--process_id={process_id}: give all three, or --distributed to find them out"
         )
+    join = functools.partial(
+        jax.distributed.initialize,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
     if coordinator:
-        jax.distributed.initialize(coordinator, num_processes, process_id, **PATIENCE)
+        join(coordinator, num_processes, process_id)
     elif detect:
-        jax.distributed.initialize(**PATIENCE)
+        join()
 
 
 def is_first() -> bool:
@@ -65,7 +71,8 @@ def gather(items: Sequence[T]) -> list[T]:
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: len(data)] = data
     rows = multihost_utils.process_allgather(padded)
-    return [item for row, n in zip(rows, sizes) for item in pickle.loads(row[:n].tobytes())]
+    lists = (pickle.loads(row[:n].tobytes()) for row, n in zip(rows, sizes, strict=True))
+    return [item for items in lists for item in items]
 
 
 def anyone(flag: bool) -> bool:

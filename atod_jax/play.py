@@ -79,7 +79,7 @@ def play(cfg: Run, player: str, *, games: int = 0, first: int = 0) -> list[Outco
         for number, task in enumerate(tasks, 1):
             if player == "human":
                 print(f"=== game {number} of {len(tasks)}: {task.id}")
-            outcomes.append(outcome := play_one(env, task, table, respond, watch))
+            outcomes.append(outcome := play_one(env, task, table, respond=respond, watch=watch))
             if player == "human":
                 print(f"{'won' if outcome.won else 'not won'} in {outcome.turns} turns\n")
     except EOFError:
@@ -99,11 +99,12 @@ def lay(cfg: Run) -> Table:
     return Table(plugin, env.settings, template, env.history, env.max_turns)
 
 
-def play_one(env: TextEnv, task: Task, table: Table, respond: Respond, watch: Watch) -> Outcome:
+def play_one(env: TextEnv, task: Task, table: Table, *, respond: Respond, watch: Watch) -> Outcome:
     """One episode, to its end or to the turn limit."""
     template, episode = table.template, Episode((), env.reset(task))
-    valid = 0
-    for turn in range(1, table.max_turns + 1):
+    turn = valid = 0
+    while True:
+        turn += 1
         response = respond(template.prompt(episode, table.history), episode)
         action = template.project(response, episode.current.commands)
         result = env.step(action.command)

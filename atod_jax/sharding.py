@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from atod_jax.options.field import at_least, one_of, option
 from atod_jax.types import BATCH_AXES, EXPERT_AXIS, TENSOR_AXIS
@@ -82,7 +82,7 @@ def make_mesh(shape: Mapping[str, int], devices: np.ndarray | None = None) -> Me
     available = jax.device_count() if devices is None else devices.size
     if min(sizes) < 1 or math.prod(sizes) != available:
         raise ValueError(
-            f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
+            f"mesh {_named(sizes)} needs {math.prod(sizes)} devices, there are "
             f"{available}; make the product of its sizes equal that"
         )
     # Auto: under the default (Explicit) an embedding lookup has to name its output sharding.
@@ -92,6 +92,10 @@ def make_mesh(shape: Mapping[str, int], devices: np.ndarray | None = None) -> Me
     if devices is None:
         devices = across_slices(sizes, jax.devices())
     return Mesh(devices.reshape(sizes), MESH_AXES, axis_types=types)
+
+
+def _named(sizes: Sequence[int]) -> dict[str, int]:
+    return dict(zip(MESH_AXES, sizes, strict=True))
 
 
 def slices_of(devices: Sequence[jax.Device]) -> int:
@@ -110,16 +114,20 @@ def across_slices(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.nda
     for place in range(len(BATCH_AXES)):
         if sizes[place] % slices == 0:
             outer = [slices if i == place else 1 for i in range(len(sizes))]
-            inner = [size // parts for size, parts in zip(sizes, outer)]
+            inner = [size // parts for size, parts in zip(sizes, outer, strict=True)]
             return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
     raise ValueError(
-        f"mesh {dict(zip(MESH_AXES, sizes))} does not divide over {slices} slices; make mesh.data "
+        f"mesh {_named(sizes)} does not divide over {slices} slices; make mesh.data "
         f"or mesh.fsdp a multiple of {slices}"
     )
 
 
 def param_shardings(
-    abstract_params: Any, axes: AxesTable, rules: Mapping[str, str | None], mesh: Mesh
+    abstract_params: Any,
+    axes: AxesTable,
+    rules: Mapping[str, str | None],
+    *,
+    mesh: Mesh | AbstractMesh,
 ) -> Any:
     """A NamedSharding per parameter.
 
@@ -160,7 +168,7 @@ def _spec(
     shape: tuple[int, ...],
     logical: tuple[str | None, ...],
     rules: Mapping[str, str | None],
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
 ) -> PartitionSpec:
     if len(logical) != len(shape):
         raise ValueError(f"parameter {name} has shape {shape} but logical axes {logical}")
@@ -169,12 +177,12 @@ def _spec(
         raise ValueError(f"parameter {name}: no sharding rule for the logical axes {unruled}")
     physical = [None if axis is None else rules[axis] for axis in logical]
     used = [mesh_axis for mesh_axis in physical if mesh_axis is not None]
-    for axis, mesh_axis in zip(logical, physical):
+    for axis, mesh_axis in zip(logical, physical, strict=True):
         if mesh_axis is not None and mesh_axis not in mesh.shape:
             raise ValueError(f"rule {axis} -> {mesh_axis}: no such axis in {dict(mesh.shape)}")
     if len(set(used)) != len(used):
         raise ValueError(f"parameter {name} {logical} -> {physical} uses a mesh axis twice")
-    for size, axis, mesh_axis in zip(shape, logical, physical):
+    for size, axis, mesh_axis in zip(shape, logical, physical, strict=True):
         if mesh_axis is not None and size % mesh.shape[mesh_axis]:
             raise ValueError(
                 f"parameter {name} {shape}: its axis {axis!r} of size {size} is not divisible by "
@@ -272,6 +280,8 @@ def to_host(x: jax.Array) -> np.ndarray:
     """The whole array, in every process."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return jax.device_get(x)
+    assert isinstance(x.sharding, NamedSharding)
+    assert isinstance(x.sharding.mesh, Mesh)
     with jax.set_mesh(x.sharding.mesh):  # of other devices, perhaps, than those in use now
         return multihost_utils.process_allgather(x, tiled=True)
 

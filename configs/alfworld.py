@@ -1,6 +1,6 @@
-"""ALFWorld games from files, played by the native engine.
+r"""ALFWorld games from files, played by the native engine.
 
-    python -m atod_jax.train --config=configs/alfworld.py:smoke \\
+    python -m atod_jax.train --config=configs/alfworld.py:smoke \
         --config.env.alfworld.games=PATH/games.jsonl.xz --workdir=runs/alfworld
 
 The official games: --config.env.alfworld.games=$ALFWORLD_DATA, as `alfworld-download` fills it.

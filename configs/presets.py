@@ -21,6 +21,7 @@ def models(student: str, algorithm: str) -> dict[str, str]:
 
     Returns:
       {"student.path": name, "teacher.path": name or ""}.
+
     Raises:
       ValueError: no run has a student of that size; no such algorithm.
     """

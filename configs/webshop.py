@@ -1,6 +1,6 @@
-"""WebShop from the official product files, played by the native shop.
+r"""WebShop from the official product files, played by the native shop.
 
-    python -m atod_jax.train --config=configs/webshop.py:student=0.6b \\
+    python -m atod_jax.train --config=configs/webshop.py:student=0.6b \
         --config.env.webshop.data=DIR --config.teacher.path=DIR --workdir=runs/webshop
     python -m atod_jax.train --config=configs/webshop.py:smoke --workdir=runs/shop
 

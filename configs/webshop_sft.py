@@ -1,9 +1,9 @@
-"""Supervised turns on the generated shop: a scripted expert plays and says what it would do.
+r"""Supervised turns on the generated shop: a scripted expert plays and says what it would do.
 
 How the shipped shop models were made, the student first:
 
     python -m atod_jax.train --config=configs/webshop_sft.py:export=STUDENT --workdir=runs/a
-    python -m atod_jax.train --config=configs/webshop_sft.py:start=STUDENT,steps=800,export=DIR \\
+    python -m atod_jax.train --config=configs/webshop_sft.py:start=STUDENT,steps=800,export=DIR \
         --workdir=runs/b
 
 Variants: start=DIR (a model to go on from; else a fresh one over the shipped tokenizer), export=DIR

@@ -113,7 +113,7 @@ def test_every_parameter_matches_exactly_one_pattern(layers, tied):
 
 def test_specs_follow_the_tables():
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    specs = {k: v.spec for k, v in names(param_shardings(ABSTRACT, AXES, RULES, mesh)).items()}
+    specs = {k: v.spec for k, v in names(param_shardings(ABSTRACT, AXES, RULES, mesh=mesh)).items()}
     assert specs["embed/embedding"] == P("tensor", "fsdp")
     assert specs["layers/attn/q/kernel"] == P(None, "fsdp", "tensor", None)
     assert specs["last/attn/o/kernel"] == P("tensor", None, "fsdp")
@@ -136,7 +136,7 @@ def test_specs_follow_the_tables():
 def test_wrong_tables_are_refused(axes, rules, message):
     mesh = make_mesh({"data": 4, "tensor": 2})
     with pytest.raises(ValueError, match=message):
-        param_shardings(ABSTRACT, axes, rules, mesh)
+        param_shardings(ABSTRACT, axes, rules, mesh=mesh)
 
 
 def test_to_global_splits_rows_and_back():
@@ -166,7 +166,7 @@ def test_sharded_equals_single_device(shape):
     valid = np.arange(10)[None, :] >= rng.integers(0, 6, (8, 1))
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (want, want_hidden), want_grad = step(params, tokens, valid)
-    placed = jax.device_put(params, param_shardings(ABSTRACT, AXES, RULES, mesh))
+    placed = jax.device_put(params, param_shardings(ABSTRACT, AXES, RULES, mesh=mesh))
     assert len(placed["last"]["mlp"]["up"]["kernel"].sharding.device_set) == 8
     with jax.set_mesh(mesh):
         (got, hidden), grad = step(placed, *to_global((tokens, valid), mesh))
@@ -182,10 +182,10 @@ def test_sharded_sampling_equals_single_device():
     )
     rng = np.random.default_rng(2)
     prompts = [rng.integers(2, 48, n).astype(np.int32) for n in (8, 3, 5, 1, 7)]
-    want = Policy(MODEL, cfg).act(params, prompts, [4, 9, 2, 0, 7], jax.random.key(0))
-    placed = jax.device_put(params, param_shardings(ABSTRACT, AXES, RULES, mesh))
+    want = Policy(MODEL, cfg).act(params, prompts, [4, 9, 2, 0, 7], key=jax.random.key(0))
+    placed = jax.device_put(params, param_shardings(ABSTRACT, AXES, RULES, mesh=mesh))
     with jax.set_mesh(mesh):
-        got = Policy(MODEL, cfg, mesh).act(placed, prompts, [4, 9, 2, 0, 7], jax.random.key(0))
+        got = Policy(MODEL, cfg, mesh).act(placed, prompts, [4, 9, 2, 0, 7], key=jax.random.key(0))
     for a, b in zip(got, want):
         np.testing.assert_array_equal(a.tokens, b.tokens)
         np.testing.assert_allclose(a.logp, b.logp, atol=5e-6)
@@ -194,7 +194,7 @@ def test_sharded_sampling_equals_single_device():
 def test_devices_split_rows_not_width():
     """A device that kept its slice of the width would compute the attention of every row."""
     mesh = make_mesh({"fsdp": 8})
-    places = param_shardings(ABSTRACT, AXES, RULES, mesh)
+    places = param_shardings(ABSTRACT, AXES, RULES, mesh=mesh)
     params = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), ABSTRACT, places
     )

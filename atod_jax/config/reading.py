@@ -28,11 +28,12 @@ def base(*, algorithm: str = "atod", env: str = "alfworld") -> ConfigDict:
     Raises:
       ValueError: there is no such plug-in.
     """
-    c = ConfigDict(tree.to_plain(Run()))
+    plain = tree.to_plain(Run())
     for group, kind in GROUPS.items():
-        del c[group]["settings"]
+        del plain[group]["settings"]
         for name, plugin in plugins.shipped(kind).items():
-            c[group][name] = ConfigDict(tree.to_plain(plugin.Config()))
+            plain[group][name] = tree.to_plain(plugin.Config())
+    c = ConfigDict(plain)
     choose(c, "algorithm", algorithm)
     choose(c, "env", env)
     return c
@@ -46,17 +47,27 @@ def choose(c: ConfigDict, group: str, name: str) -> None:
     Raises:
       ValueError: there is no such plug-in.
     """
-    own = plugins.key(name)
-    if own not in c[group]:
-        c[group][own] = ConfigDict(tree.to_plain(_default(group, name)))
-    c[group].name = name
+    own, options = plugins.key(name), _section(c, group)
+    if own not in options:
+        options[own] = ConfigDict(tree.to_plain(_default(group, name)))
+    options.name = name
     if group == "env":
         plugin: Environment = plugins.load(ENVIRONMENTS, name)
-        if c.env.template == Run().env.template and c.env.template not in plugin.templates:
-            c.env.template = next(iter(plugin.templates))
-        for section, option in ((c.env, "train_split"), (c.eval, "split")):
+        if options.template == Run().env.template and options.template not in plugin.templates:
+            options.template = next(iter(plugin.templates))
+        for section, option in ((options, "train_split"), (_section(c, "eval"), "split")):
             if section[option] not in plugin.splits:
                 section[option] = plugin.splits[0]
+
+
+def _section(c: ConfigDict, name: str) -> Any:
+    """A section of a config; by its type it could be anything that an option can be."""
+    return c[name]
+
+
+def named(c: ConfigDict) -> tuple[str, str]:
+    """The names of a config's algorithm and environment."""
+    return _section(c, "algorithm").name, _section(c, "env").name
 
 
 def resolve(c: ConfigDict | Mapping[str, Any], *, model_required: bool = True) -> Run:

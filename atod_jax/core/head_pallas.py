@@ -218,7 +218,8 @@ class _Tiles:
     def vmem_bytes(self, head: Head) -> int:
         """An upper estimate of the VMEM a kernel needs; the module's docstring has the formula."""
         t, v, own = self.token_block, self.vocab_block, head.student
-        states, rows = (sum(_row_bytes(x) for x in part) for part in zip(*head.models))
+        states = sum(_row_bytes(model.states) for model in head.models)
+        rows = sum(_row_bytes(model.matrix) for model in head.models)
         result = 4 * _padded(self.width)
         work = len(head.models) * 4 * t * (_WORK_TILES * v + _WORK_COLUMNS * _LANES)
         if self.keep_rows:
@@ -236,7 +237,7 @@ class _Tiles:
             operands.append((model.states, self.by_token(model.states.shape[1])))
             operands.append((model.matrix, self.by_row(model.matrix.shape[1])))
         operands += [(x, self.by_token(x.shape[1])) for x in numbers]
-        arrays, specs = zip(*operands)
+        arrays, specs = zip(*operands, strict=True)
         length, by = (self.vocab, self.by_row) if self.keep_rows else (self.tokens, self.by_token)
         counts = pl.cdiv(self.tokens, self.token_block), pl.cdiv(self.vocab, self.vocab_block)
         return pl.pallas_call(
@@ -301,7 +302,7 @@ class _Tiles:
             number = jnp.where(number < self.vocab, number, NOWHERE)
         models = [
             Factors(self.token_rows(states, place), self.vocab_rows(matrix, place))
-            for states, matrix in zip(rest[::2], rest[1::2])
+            for states, matrix in zip(rest[::2], rest[1::2], strict=True)
         ]
         z, *y = (logits(model, offset[0], scale=scale) for model in models)
         return z, y[0] if y else None, action[...] == number, models[0]

@@ -320,7 +320,8 @@ class _Columns(NamedTuple):
 
     def logits(self, states: tuple[Array, ...], scale: float) -> tuple[Array, Array | None]:
         """(student's logits, teacher's logits or None)."""
-        z, *y = (logits(Factors(*x), self.bias, scale=scale) for x in zip(states, self.matrices))
+        models = zip(states, self.matrices, strict=True)
+        z, *y = (logits(Factors(*model), self.bias, scale=scale) for model in models)
         return z, y[0] if y else None
 
     def hit(self, action: Array) -> Array:  # where the column is the token's action

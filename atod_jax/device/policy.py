@@ -58,6 +58,7 @@ class Policy:
         params: Any,
         prompts: Sequence[np.ndarray],
         row_ids: Sequence[int],
+        *,
         key: Array,
     ) -> list[Action]:
         """One action per prompt.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -108,7 +107,7 @@ def from_micro(tree: Any) -> Any:
 
 def make_score(
     model: LanguageModel, cfg: ScoreConfig, *, keep_states: bool = False
-) -> Callable[..., TokenStats]:
+) -> jax.stages.Wrapped:
     """A jitted `score(params, rows, *, capacity=None) -> TokenStats`, by micro-batches."""
 
     @functools.partial(jax.jit, static_argnames="capacity")

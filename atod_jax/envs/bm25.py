@@ -123,7 +123,7 @@ class Index:
         places = np.searchsorted(self._keys, keys)
         return [
             self._posting(int(place), count)
-            for place, key, count in zip(places, keys, counts.values())
+            for place, key, count in zip(places, keys, counts.values(), strict=True)
             if place < len(self._keys) and self._keys[place] == key
         ]
 

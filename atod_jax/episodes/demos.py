@@ -50,8 +50,8 @@ def collect_demos(
     expert: Expert,
     renderer: Renderer,
     pool: EnvPool,
-    tasks: Sequence[Task],
     *,
+    tasks: Sequence[Task],
     max_turns: int,
     cfg: DemoConfig,
     rng: np.random.Generator,
@@ -70,7 +70,7 @@ def collect_demos(
     stage = _Stage(expert, renderer, pool, max_turns, cfg, rng)
     first = pool.reset(tasks)
     slots = [
-        Slot.open(b, task, b, shown)
+        Slot.open(b, task, group=b, first=shown)
         for b, (task, shown) in enumerate(zip(tasks, first, strict=True))
     ]
     noise = rng.uniform(*cfg.noise, size=len(slots))

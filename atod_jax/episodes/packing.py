@@ -33,6 +33,7 @@ def pack_turns(
 
     Returns:
       A TurnBatch of NumPy arrays with N = M * minibatch_rows.
+
     Raises:
       ValueError: a prompt or response is longer than its columns, or there are no turns.
     """

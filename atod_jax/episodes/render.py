@@ -34,8 +34,8 @@ class Renderer:
         self.longest = longest  # tokens of a prompt; None: no limit
         self.template = template
         self.history = history
-        self.pad_id = _required_id(tokenizer.pad_token_id, "pad_token")
-        self.eos_id = _required_id(tokenizer.eos_token_id, "eos_token")
+        self.pad_id = pad_id(tokenizer)
+        self.eos_id = eos_id(tokenizer)
         self._before, self._after = chat_text(tokenizer, _MARK).split(_MARK)
 
     def message(self, episode: Episode) -> str:
@@ -108,6 +108,24 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
             f"no tokenizer in {path!r}: expected tokenizer.json and tokenizer_config.json "
             f"({type(error).__name__}: {str(error).splitlines()[0][:120]})"
         ) from error
+
+
+def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id of padding.
+
+    Raises:
+      ValueError: the tokenizer has none.
+    """
+    return _required_id(tokenizer.pad_token_id, "pad_token")
+
+
+def eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id that ends a turn.
+
+    Raises:
+      ValueError: the tokenizer has none.
+    """
+    return _required_id(tokenizer.eos_token_id, "eos_token")
 
 
 def _required_id(value: object, name: str) -> int:

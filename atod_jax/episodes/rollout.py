@@ -43,7 +43,7 @@ class Slot:
     score: float | None = None
 
     @classmethod
-    def open(cls, number: int, task: Task, group: int, first: Observation | Failure) -> "Slot":
+    def open(cls, number: int, task: Task, *, group: int, first: Observation | Failure) -> "Slot":
         """An episode at its beginning."""
         if isinstance(first, Failure):
             nothing = Episode(past=(), current=Observation(""))
@@ -81,8 +81,8 @@ def collect(
     act: Act,
     renderer: Renderer,
     pool: EnvPool,
-    tasks: Sequence[Task],
     *,
+    tasks: Sequence[Task],
     group_size: int,
     plan: RolloutPlan,
     demonstrations: Sequence[Sequence[str]] = (),
@@ -104,14 +104,16 @@ def collect(
       between_turns: called before every turn; may raise to abandon the rollout.
       anyone: whether a flag is set in any of the processes that play side by side. They call `act`
         equally often, those whose episodes have ended with no prompts.
+
     Returns:
       B trajectories in slot order; an episode that could not be played stops with env_error.
+
     Raises:
       ValueError: not one of the first prompts fits the model.
     """
     repeated = [task for task in tasks for _ in range(group_size)]
     slots = [
-        Slot.open(b, task, b // group_size, first)
+        Slot.open(b, task, group=b // group_size, first=first)
         for b, (task, first) in enumerate(zip(repeated, pool.reset(repeated), strict=True))
     ]
     if demonstrations:

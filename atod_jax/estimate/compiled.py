@@ -118,7 +118,7 @@ def _params(placed: Placed, mesh: Mesh) -> Any:
     abstract = jax.eval_shape(_model(placed).init, jax.random.key(0))
 
     def on_mesh(part: Any) -> Any:
-        places = param_shardings(part, AXES, dict(placed.rules), mesh)
+        places = param_shardings(part, AXES, dict(placed.rules), mesh=mesh)
         return jax.tree.map(_placed, part, places)
 
     model = _model(placed)
@@ -129,7 +129,8 @@ def _placed(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
-def _array(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+def _array(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:
+    """What stands for an array where nothing is computed."""
     return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=batch_sharding(mesh))
 
 

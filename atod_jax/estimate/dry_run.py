@@ -91,7 +91,7 @@ def require_devices(cfg: Run, shapes: layouts.Shapes, hardware: Hardware) -> Non
     reserved = cfg.teacher.devices
     ours = hardware.count - reserved
     there = {"mesh": ours, "sampling.mesh": ours, "teacher.mesh": reserved or ours}
-    for (key, have), shape in zip(there.items(), shapes):
+    for (key, have), shape in zip(there.items(), shapes, strict=True):
         needed = math.prod(shape.values())
         if needed != have:
             left = f", {have} of them for this mesh" if reserved else ""

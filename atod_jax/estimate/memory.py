@@ -17,7 +17,7 @@ from atod_jax.models.layers import QUERIES
 
 FLOAT32 = 4
 COPY = "weights to play"  # the student's, in another layout
-Parts = Mapping[str, float]  # name -> bytes per device
+Parts = dict[str, float]  # name -> bytes per device
 
 
 class Widths(NamedTuple):

@@ -63,7 +63,7 @@ def _parameters(whose: str, layouts: Mapping[str, Placed]) -> str:
             _axes(p.mesh_axes),
             *(_shape(piece.local_shape) for piece in (p, *others)),
         )
-        for p, *others in zip(*found)
+        for p, *others in zip(*found, strict=True)
     ]
     return padded_table(
         (f"{whose} parameter", "shape", "logical axes", "mesh axes", *layouts), rows

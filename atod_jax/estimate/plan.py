@@ -153,11 +153,11 @@ def added(placed: Placed) -> tuple[Parameter, ...]:
 
 
 def _on_mesh(placed: Placed, abstract: Any) -> tuple[Parameter, ...]:
-    names, sizes = zip(*placed.mesh)
-    places = param_shardings(abstract, AXES, dict(placed.rules), AbstractMesh(sizes, names))
+    names, sizes = zip(*placed.mesh, strict=True)
+    places = param_shardings(abstract, AXES, dict(placed.rules), mesh=AbstractMesh(sizes, names))
     flat = jax.tree_util.tree_leaves_with_path(abstract)
     found = []
-    for (path, leaf), place in zip(flat, jax.tree.leaves(places)):
+    for (path, leaf), place in zip(flat, jax.tree.leaves(places), strict=True):
         name = "/".join(str(key.key) for key in path)
         local = place.shard_shape(leaf.shape)
         axes = tuple(place.spec)

@@ -1,13 +1,13 @@
 """What to change when a plan does not fit, from what costs least to what costs most."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from atod_jax.estimate.memory import peak
 from atod_jax.estimate.plan import Placed, Plan, parameters
 
-Options = Mapping[str, Any]  # config key -> value
+Options = dict[str, Any]  # config key -> value
 
 
 def suggest(plan: Plan, capacity: float) -> tuple[Options, Plan]:
@@ -50,15 +50,21 @@ def _more_sharding(plan: Plan) -> Iterator[tuple[Options, Plan]]:
     """The rows' devices all on the fsdp axis: of `mesh` and the layouts that follow it, then of
     those that have a mesh of their own."""
     follows = {"sampling": not plan.copies, "teacher": _shares_mesh(plan)}
-    split = {key: _sharded(getattr(plan, key)) for key in ("student", "sampling", "teacher")}
+    student = _sharded(plan.student)
+    split = {
+        "student": student,
+        "sampling": _sharded(plan.sampling),
+        "teacher": _sharded(plan.teacher),
+    }
     together = {key: split[key] for key in split if follows.get(key, True)}
-    if all(together.values()):
+    if student and all(together.values()):
         # devices of its own have to be told apart from the new `mesh`
         pinned = _options("teacher.mesh", plan.teacher) if plan.reserved and plan.teacher else {}
-        yield _options("mesh", split["student"]) | pinned, replace(plan, **together)
+        yield _options("mesh", student) | pinned, replace(plan, **together)
     for key, name in (("sampling", "sampling.mesh"), ("teacher", "teacher.mesh")):
-        if key not in together and split[key]:
-            yield _options(name, split[key]), replace(plan, **{key: split[key]})
+        placed = split[key]
+        if key not in together and placed:
+            yield _options(name, placed), replace(plan, **{key: placed})
 
 
 def _shares_mesh(plan: Plan) -> bool:

@@ -112,8 +112,8 @@ def exchanged(placed: Placed, axis: str) -> float:
     in pieces are gathered twice and their gradients scattered, gradients of copies are summed."""
     learn = trained(placed)
     copied = tuple(p for p in learn if axis not in p.mesh_axes)
-    gathers = 2 * gather_bytes(placed, parameters(placed), axis, placed.item_bytes)
-    scatter = gather_bytes(placed, learn, axis, FLOAT32)
+    gathers = 2 * gather_bytes(placed, parameters(placed), axis=axis, size=placed.item_bytes)
+    scatter = gather_bytes(placed, learn, axis=axis, size=FLOAT32)
     return gathers + scatter + _ring(placed.axis(axis), 2 * FLOAT32 * local(copied))
 
 
@@ -138,7 +138,7 @@ def forward(placed: Placed, rows: int, columns: int) -> Work:
     memory = weights * size + 4 * FLOAT32 * pairs * heads
     memory += 2 * tokens * config.num_layers * (w.model * 4 + w.queries * 3 + w.inner * 3) * size
     column = config.num_layers * tokens * w.model * size  # of all layers
-    links = {axis: gather_bytes(placed, params, axis, size) for axis in BATCH_AXES}
+    links = {axis: gather_bytes(placed, params, axis=axis, size=size) for axis in BATCH_AXES}
     # the outputs of attention and of the MLP
     links["tensor"] = sum(_ring(placed.split(width), 2 * column) for width in ("heads", "mlp"))
     links["expert"] = _ring(placed.axis("expert"), 2 * column) if config.num_experts else 0.0
@@ -163,7 +163,7 @@ def step(placed: Placed, rows: int, columns: int) -> Work:
     wide = w.queries + 2 * w.keys + (0 if config.num_experts else 2 * w.inner)
     experts = tuple(p for p in params if "expert" in p.logical)
     links = {
-        "fsdp": gather_bytes(placed, experts, "fsdp", size)
+        "fsdp": gather_bytes(placed, experts, axis="fsdp", size=size)
         + _ring(fsdp, 2 * config.num_layers * side_by_side * wide * size)
         + _ring(fsdp, 2 * side_by_side * vocab * FLOAT32),
         "tensor": sum(
@@ -200,7 +200,7 @@ def _share(placed: Placed, p: Parameter) -> float:
     return config.experts_per_token / config.num_experts if "expert" in p.logical else 1.0
 
 
-def gather_bytes(placed: Placed, params: tuple[Parameter, ...], axis: str, size: int) -> float:
+def gather_bytes(placed: Placed, params: tuple[Parameter, ...], *, axis: str, size: int) -> float:
     """Bytes a device sends along an axis when all weights stored in pieces along it are gathered,
     or their gradients scattered, once."""
     split = [p for p in params if axis in p.mesh_axes]

@@ -79,6 +79,7 @@ def attend(
     q: Float[Array, "n t h d"],
     k: Float[Array, "n l kv d"],
     v: Float[Array, "n l kv d"],
+    *,
     mask: Bool[Array, "n t l"],
 ) -> Float[Array, "n t h d"]:
     """softmax(q k^T / sqrt(d)) v with shared key heads; a row with no key to see averages all.

@@ -59,7 +59,8 @@ def _place(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: A
     block = functools.cache(lambda box: read(box, like.dtype))
 
     def callback(index: Any) -> np.ndarray:
-        return block(tuple(part.indices(n)[:2] for part, n in zip(index, like.shape)))
+        sides = zip(index, like.shape, strict=True)
+        return block(tuple(part.indices(n)[:2] for part, n in sides))
 
     return jax.make_array_from_callback(like.shape, place, callback)
 
@@ -93,7 +94,7 @@ def _as_integers(
     names = (name, (*name[:-1], "scale"))
 
     def convert(kernel: jax.Array) -> Any:
-        return unflatten_dict(dict(zip(names, to_int8(kernel, axes))))
+        return unflatten_dict(dict(zip(names, to_int8(kernel, axes), strict=True)))
 
     places = shardings(jax.eval_shape(convert, kernel))
     tree = jax.jit(convert, out_shardings=places)(kernel)

@@ -55,7 +55,7 @@ class Moe(nn.Module):
             rows = x.reshape(-1, width)
             logits = jnp.matmul(rows.astype(jnp.float32), router, precision="highest")
             weights, chosen = route(logits, self.per_token, normalize=self.normalize)
-            return mixture(rows, weights, chosen - first, kernels).reshape(x.shape)
+            return mixture(rows, weights, chosen - first, kernels=kernels).reshape(x.shape)
 
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
@@ -98,6 +98,7 @@ def mixture(
     x: Float[Array, "T D"],
     weights: Float[Array, "T k"],
     chosen: Int[Array, "T k"],
+    *,
     kernels: dict[str, Float[Array, "E i o"]],
 ) -> Float[Array, "T D"]:
     """The weighted sum of the chosen experts' outputs, in float32.

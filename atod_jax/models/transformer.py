@@ -98,7 +98,7 @@ class Attention(nn.Module):
         q, k = rotate(q, tuple(t[:, -tail:] for t in rope)), rotate(k, rope)
         if cache is not None:
             cache, k, v = _through(cache, layer, k, v)
-        y = attend(q, k, v, mask[:, -tail:])
+        y = attend(q, k, v, mask=mask[:, -tail:])
         return Linear((c.hidden_size,), inputs=2, name="o")(y), cache
 
 

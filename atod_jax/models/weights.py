@@ -65,9 +65,10 @@ class Weights:
         with ExitStack() as stack:
             open_file = functools.cache(lambda name: _open(self._folder / name, stack))
             for entry in entries:
-                if all(start <= i < stop for i, (start, stop) in zip(entry.position, box)):
+                stacked = list(zip(entry.position, box[:depth], strict=True))
+                if all(start <= i < stop for i, (start, stop) in stacked):
                     tensor = open_file(self._files[entry.hf_name]).get_slice(entry.hf_name)
-                    place = tuple(i - start for i, (start, _) in zip(entry.position, box))
+                    place = tuple(i - start for i, (start, _) in stacked)
                     out[place] = _read(tensor, entry, box[depth:])
         return out
 

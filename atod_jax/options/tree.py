@@ -121,7 +121,7 @@ def convert(value: Any, kind: Any) -> Any:
         value = float(value)
     if kind in (bool, int, float, str) and type(value) is not kind:
         raise ValueError(f"must be {_name(kind)}")
-    if kind is float and not math.isfinite(value):
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     return value
 

@@ -37,7 +37,7 @@ class Program(NamedTuple):
     """One program that runs on a config."""
 
     name: str  # as in python -m atod_jax.<name>
-    doc: str  # what it does, its first line is its summary
+    doc: str | None  # what it does, its first line is its summary; None under python -OO
     start: Callable[[Any, Flags], None]  # (options or None where there may be none, flags)
     add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     # the config where --config names none; None: there has to be one
@@ -135,7 +135,7 @@ def override(c: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
     names = [pair for pair in overrides if pair[0] in ("algorithm.name", "env.name")]
     for path, name in names:
         config.choose(c, path.partition(".")[0], name)
-    known = config.catalogue(c.algorithm.name, c.env.name)
+    known = config.catalogue(*config.named(c))
     for path, text in overrides:
         if path not in known:
             about = {p: leaf.about.meaning for p, leaf in known.items()}

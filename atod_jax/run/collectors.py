@@ -48,8 +48,16 @@ def make_collector(
         return Recorded(cfg, student, between_turns)
     source = TaskSource(env.tasks(cfg.env.train_split), cfg.seed)
     if cfg.rollout.source == "expert":
-        return ExpertPlays(cfg, env, source, between_turns)
-    return StudentPlays(cfg, env, source, student, teacher, algorithm, between_turns)
+        return ExpertPlays(cfg, env, source, between_turns=between_turns)
+    return StudentPlays(
+        cfg,
+        env,
+        source,
+        student=student,
+        teacher=teacher,
+        algorithm=algorithm,
+        between_turns=between_turns,
+    )
 
 
 class StudentPlays:
@@ -60,6 +68,7 @@ class StudentPlays:
         cfg: Run,
         env: Environment,
         source: TaskSource,
+        *,
         student: Model,
         teacher: Model | None,
         algorithm: Algorithm,
@@ -84,10 +93,10 @@ class StudentPlays:
             contexts = [demonstration_text(commands) for commands in shown]
         drawn = key(cfg.seed, Stream.rollout, step)
         trajectories = play_shared(
-            actor(self._policy, to_sampling(self._student, params), drawn, self._slots),
+            actor(self._policy, to_sampling(self._student, params), drawn, slots=self._slots),
             self._env.renderer,
             self._env.pool,
-            tasks,
+            tasks=tasks,
             group_size=cfg.rollout.group,
             plan=plan,
             demonstrations=prefixes,
@@ -122,10 +131,10 @@ class StudentPlays:
         assert self._teacher is not None
         drawn, slots = key(self._cfg.seed, Stream.demonstrations, step), self._cfg.rollout.tasks
         episodes = play_shared(
-            actor(self._teacher_policy, self._teacher.params, drawn, slots),
+            actor(self._teacher_policy, self._teacher.params, drawn, slots=slots),
             self._env.renderer,
             self._env.pool,
-            tasks,
+            tasks=tasks,
             group_size=1,
             plan=RolloutPlan(max_turns=self._env.max_turns),
             between_turns=self._between_turns,
@@ -141,6 +150,7 @@ class ExpertPlays:
         cfg: Run,
         env: Environment,
         source: TaskSource,
+        *,
         between_turns: Callable[[], None],
     ):
         if env.plugin.expert is None:
@@ -158,7 +168,7 @@ class ExpertPlays:
             self._expert,
             self._env.renderer,
             self._env.pool,
-            self._source.batch(step, self.groups),
+            tasks=self._source.batch(step, self.groups),
             max_turns=self._env.max_turns,
             cfg=self._cfg.demos,
             rng=rng(self._cfg.seed, Stream.demonstrations, step),

@@ -39,7 +39,7 @@ def play(
             act,
             env.renderer,
             env.pool,
-            chunk,
+            tasks=chunk,
             group_size=1,
             plan=RolloutPlan(max_turns=env.max_turns),
             between_turns=between_turns,
@@ -90,7 +90,7 @@ class Evaluator:
         params = to_sampling(self._model, params)
         played = [
             play(
-                lambda k: actor(self._policy, params, k, self._cfg.eval.slots),
+                lambda k: actor(self._policy, params, k, slots=self._cfg.eval.slots),
                 self._env,
                 tasks,
                 seed=self._cfg.seed + n,

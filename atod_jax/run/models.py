@@ -105,9 +105,14 @@ def load_student(cfg: Student, layouts: Layouts, *, seed: int) -> Model:
       seed: of the weights that are drawn, a new model's or adapters'.
     """
     if not cfg.fresh.hidden_size:
-        options = {"remat": cfg.remat, "compute": cfg.dtype}
-        places = {"layout": layouts.student, "sampling": layouts.sampling}
-        student = load(cfg.path, "student.path", **places, **options)
+        student = load(
+            cfg.path,
+            "student.path",
+            remat=cfg.remat,
+            compute=cfg.dtype,
+            layout=layouts.student,
+            sampling=layouts.sampling,
+        )
         return _with_adapters(cfg, student, seed) if cfg.lora_rank else student
     path, config = fresh_config(cfg)
     tokenizer = _tokenizer(path, config, "student.path")
@@ -134,7 +139,7 @@ def fresh_config(cfg: Student) -> tuple[Path, ModelConfig]:
 
 
 def _shardings(layout: Layout, params: Any) -> Any:
-    return param_shardings(params, AXES, layout.rules, layout.mesh)
+    return param_shardings(params, AXES, layout.rules, mesh=layout.mesh)
 
 
 def to_sampling(model: Model, params: Any) -> Any:
@@ -166,10 +171,15 @@ def load_teacher(cfg: Teacher, student: Model, layouts: Layouts) -> Model | None
     # before any weights are read: a large teacher takes minutes
     path = model_path(cfg.path, "teacher.path", "config.json")
     _require_same_ids(cfg.path, student, load_tokenizer(str(path)))
-    storage = cfg.dtype
-    types = {"storage": storage, "compute": "bfloat16" if storage == "int8" else storage}
     layout = layouts.teacher
-    teacher = load(cfg.path, "teacher.path", remat="none", layout=layout, **types)
+    teacher = load(
+        cfg.path,
+        "teacher.path",
+        remat="none",
+        compute="bfloat16" if cfg.dtype == "int8" else cfg.dtype,
+        storage=cfg.dtype,
+        layout=layout,
+    )
     rows, theirs = student.lm.config.vocab_size, teacher.lm.config.vocab_size
     if rows == theirs:
         return teacher

@@ -15,7 +15,7 @@ def page(c: ConfigDict) -> str:
     """Every option with its present value and its meaning, section by section."""
     values = tree.flatten(c.to_dict())
     lines, section = ["options, as --config.NAME=VALUE (with their values now):"], None
-    for path, leaf in config.catalogue(c.algorithm.name, c.env.name).items():
+    for path, leaf in config.catalogue(*config.named(c)).items():
         group = path.rpartition(".")[0]
         if group != section:
             lines.append("")

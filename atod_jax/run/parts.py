@@ -21,7 +21,7 @@ from atod_jax.device.scoring import ScoreConfig
 from atod_jax.envs import base as envs
 from atod_jax.envs.pool import EnvPool
 from atod_jax.envs.templates import template_of
-from atod_jax.episodes.render import Renderer
+from atod_jax.episodes.render import Renderer, eos_id, pad_id
 from atod_jax.episodes.rollout import Act
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.run.models import Model
@@ -87,7 +87,7 @@ def score_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> Sc
     head = HeadConfig(
         temperature=cfg.sampling.temperature,
         vocab=len(tokenizer),
-        forbidden=(tokenizer.pad_token_id,),
+        forbidden=(pad_id(tokenizer),),
         tiling=cfg.head,
         mesh=mesh,
     )
@@ -118,15 +118,15 @@ def policy(cfg: Sampling, model: Model, *, temperature: float, max_rows: int) ->
         max_new_tokens=cfg.max_new_tokens,
         prompt_buckets=cfg.prompt_buckets,
         max_rows=min(max_rows, at_once),
-        eos_ids=(model.tokenizer.eos_token_id,),
-        pad_id=model.tokenizer.pad_token_id,
+        eos_ids=(eos_id(model.tokenizer),),
+        pad_id=pad_id(model.tokenizer),
         vocab=len(model.tokenizer),
-        forbidden=(model.tokenizer.pad_token_id,),
+        forbidden=(pad_id(model.tokenizer),),
     )
     return Policy(model.lm, sampling, model.sampling.mesh)
 
 
-def actor(policy: Policy, params: Any, key: jax.Array, slots: int) -> Act:
+def actor(policy: Policy, params: Any, key: jax.Array, *, slots: int) -> Act:
     """A rollout's `act` for fixed parameters; the draws of turn k come from fold_in(key, k).
 
     Up to `slots` prompts are sampled as many at a time as the policy takes. With several processes
@@ -137,6 +137,6 @@ def actor(policy: Policy, params: Any, key: jax.Array, slots: int) -> Act:
 
     def act(prompts: Sequence[Any], rows: Sequence[int], turn: int) -> list[Action]:
         drawn = jax.random.fold_in(key, turn)
-        return [a for p in pieces for a in policy.act(params, prompts[p], rows[p], drawn)]
+        return [a for p in pieces for a in policy.act(params, prompts[p], rows[p], key=drawn)]
 
     return act

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from atod_jax.algorithms.base import Step
 from atod_jax.config.sections import Run
 from atod_jax.core.tdur import turn_signals
+from atod_jax.episodes.render import pad_id
 from atod_jax.records import Trajectory
 from atod_jax.run.batch import pack
 from atod_jax.run.models import Model
@@ -42,7 +43,7 @@ class TurnTable:
         self, cfg: Run, mesh: Mesh, *, student: Model, teacher: Model, algorithm: Algorithm
     ):
         self._cfg, self._mesh, self._teacher = cfg, mesh, teacher
-        self._pad = student.tokenizer.pad_token_id
+        self._pad = pad_id(student.tokenizer)
         self._scorers = BatchScorer(student, cfg, mesh), BatchScorer(teacher, cfg, mesh)
         self._table = make_row_table(algorithm)
 

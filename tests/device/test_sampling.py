@@ -182,7 +182,7 @@ def test_forbidden_ids_have_no_mass_and_the_rest_sums_to_one():
 def test_log_probs_are_those_of_the_full_forward(temperature):
     prompts = make_prompts(10)
     policy = make_policy(dataclasses.replace(CFG, temperature=temperature))
-    actions = policy.act(make_params(), prompts, list(range(10)), KEY)
+    actions = policy.act(make_params(), prompts, list(range(10)), key=KEY)
     for prompt, action in zip(prompts, actions):
         logp = full_logp(prompt, action.tokens, temperature or 1.0)
         want = logp[np.arange(len(action.tokens)), action.tokens]
@@ -192,7 +192,7 @@ def test_log_probs_are_those_of_the_full_forward(temperature):
 
 
 def test_actions_end_at_the_end_token_or_the_limit():
-    actions = make_policy().act(make_params(), make_prompts(24), list(range(24)), KEY)
+    actions = make_policy().act(make_params(), make_prompts(24), list(range(24)), key=KEY)
     lengths = {len(a.tokens) for a in actions}
     assert min(lengths) < 6
     assert max(lengths) == 6
@@ -226,17 +226,17 @@ def test_decoding_stops_once_every_row_has_ended():
         eos_ids=(EOS, 2),
         forbidden=tuple(i for i in range(V) if i not in (EOS, 2)),
     )
-    actions = make_policy(cfg).act(params, prompts, [0, 1, 2], KEY)
+    actions = make_policy(cfg).act(params, prompts, [0, 1, 2], key=KEY)
     assert [len(a.tokens) for a in actions] == [1, 1, 1]
 
 
 def test_a_draw_depends_on_its_row_id_only():
     prompts, params, policy = make_prompts(12), make_params(), make_policy()
-    whole = policy.act(params, prompts, list(range(12)), KEY)
-    alone = policy.act(params, prompts[5:6], [5], KEY)
-    some = policy.act(params, [prompts[i] for i in (9, 5, 2)], [9, 5, 2], KEY)
+    whole = policy.act(params, prompts, list(range(12)), key=KEY)
+    alone = policy.act(params, prompts[5:6], [5], key=KEY)
+    some = policy.act(params, [prompts[i] for i in (9, 5, 2)], [9, 5, 2], key=KEY)
     long = [*prompts[:9], np.full(12, 3, np.int32)]  # forces the longer prompt bucket
-    padded = policy.act(params, long, [*range(9), 40], KEY)
+    padded = policy.act(params, long, [*range(9), 40], key=KEY)
     for got, want in [
         (alone[0], whole[5]),
         (some[0], whole[9]),
@@ -251,11 +251,11 @@ def test_a_draw_depends_on_its_row_id_only():
 def test_keys_row_ids_and_positions_give_different_numbers():
     prompt = np.array([3, 4, 5], np.int32)
     policy, params = make_policy(), make_params()
-    first = policy.act(params, [prompt] * 20, list(range(20)), KEY)
+    first = policy.act(params, [prompt] * 20, list(range(20)), key=KEY)
     assert len({tuple(a.tokens) for a in first}) > 10
-    second = policy.act(params, [prompt] * 20, list(range(20)), jax.random.fold_in(KEY, 1))
+    second = policy.act(params, [prompt] * 20, list(range(20)), key=jax.random.fold_in(KEY, 1))
     assert any(tuple(a.tokens) != tuple(b.tokens) for a, b in zip(first, second))
-    same = policy.act(params, [prompt] * 2, [3, 3], KEY)
+    same = policy.act(params, [prompt] * 2, [3, 3], key=KEY)
     np.testing.assert_array_equal(same[0].tokens, same[1].tokens)
 
 
@@ -297,12 +297,12 @@ def test_few_shapes_compile():
     cfg = dataclasses.replace(CFG, max_new_tokens=5)  # a loop of its own
     policy, params = Policy(MODEL, cfg), make_params()
     for count, seed in ((1, 0), (5, 1), (8, 2), (20, 3), (17, 4), (24, 5)):
-        policy.act(params, make_prompts(count, seed), list(range(count)), KEY)
+        policy.act(params, make_prompts(count, seed), list(range(count)), key=KEY)
     assert policy._compiled._cache_size() == 2  # rows 8 and 24; all prompts fit the shorter bucket
 
 
 def test_no_prompts_no_actions():
-    assert make_policy().act(make_params(), [], [], KEY) == []
+    assert make_policy().act(make_params(), [], [], key=KEY) == []
 
 
 @pytest.mark.parametrize(
@@ -315,12 +315,12 @@ def test_no_prompts_no_actions():
 )
 def test_prompts_beyond_the_limits_are_errors(prompts, message):
     with pytest.raises(ValueError, match=message):
-        make_policy().act(make_params(), prompts, list(range(len(prompts))), KEY)
+        make_policy().act(make_params(), prompts, list(range(len(prompts))), key=KEY)
 
 
 def test_a_row_id_per_prompt():
     with pytest.raises(ValueError, match="2 prompts but 3 row ids"):
-        make_policy().act(make_params(), [np.ones(2, np.int32)] * 2, [0, 1, 2], KEY)
+        make_policy().act(make_params(), [np.ones(2, np.int32)] * 2, [0, 1, 2], key=KEY)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def collect(noise=(0.0, 0.0), label="expert", thoughts=False, seed=0, expert=EXP
         expert,
         RENDERER,
         EnvPool(lambda: alfworld.make(SETTINGS)),
-        tasks,
+        tasks=tasks,
         max_turns=20,
         cfg=DemoConfig(noise=noise, label=label, absent=0.3, thoughts=thoughts),
         rng=np.random.default_rng(seed),

@@ -69,7 +69,9 @@ def tasks(*needed):
 def play(act, task_list, **options):
     options = {"group_size": 2, "plan": RolloutPlan(max_turns=4)} | options
     renderer = options.pop("renderer", Letters())
-    return collect(act, renderer, options.pop("pool", EnvPool(Countdown)), task_list, **options)
+    return collect(
+        act, renderer, options.pop("pool", EnvPool(Countdown)), tasks=task_list, **options
+    )
 
 
 def test_episodes_end_when_won_or_at_the_turn_limit():
@@ -206,7 +208,7 @@ def test_a_group_with_an_episode_that_cannot_be_played_goes_as_a_whole(capsys):
         lambda prompts, slots, turn: [say("go") for _ in slots],
         Letters(),
         pool,
-        tasks(1, 8, 2),
+        tasks=tasks(1, 8, 2),
         group_size=2,
         plan=RolloutPlan(max_turns=4),
     )

@@ -203,7 +203,7 @@ def test_an_expert_needs_no_rollout():
 
 
 @pytest.mark.parametrize(
-    ("student", "mesh", "sampling", "prompt"),
+    ("student", "mesh", "playing", "prompt"),
     [
         (FULL, {"fsdp": 8}, None, 192),
         (MEDIUM, {"data": 8}, None, 192),

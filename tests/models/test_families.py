@@ -137,7 +137,7 @@ def test_sharded_equals_single_device(family, mesh):
     config, (tokens, valid), mesh = CONFIGS[family], rows(), make_mesh(mesh)
     params = loud_params(config)
     want, want_grad = value_and_grad(config, params, tokens, valid)
-    placed = jax.device_put(params, param_shardings(params, AXES, RULES, mesh))
+    placed = jax.device_put(params, param_shardings(params, AXES, RULES, mesh=mesh))
     with jax.set_mesh(mesh):
         got, grad = value_and_grad(config, placed, *to_global((tokens, valid), mesh))
     assert float(got) == pytest.approx(float(want), rel=1e-6)
@@ -160,7 +160,7 @@ def test_devices_compute_their_own_rows_with_their_own_experts():
     """One sum at the end is all they exchange."""
     layer, params, x = moe_layer()
     mesh = make_mesh({"data": 2, "expert": 4})
-    places = param_shardings({"last": {"moe": params}}, AXES, RULES, mesh)["last"]["moe"]
+    places = param_shardings({"last": {"moe": params}}, AXES, RULES, mesh=mesh)["last"]["moe"]
     apply = jax.jit(lambda p, x: layer.apply({"params": p}, x))
     alone = apply.lower(params, x).compile()
     with jax.set_mesh(mesh):
@@ -205,7 +205,7 @@ def test_mixture_is_the_plain_sum_over_experts(normalize, per_token):
     }
     weights, chosen = route(jnp.array(logits, jnp.float32), per_token, normalize=normalize)
     single = {name: jnp.array(kernel, jnp.float32) for name, kernel in kernels.items()}
-    got = mixture(jnp.array(x, jnp.float32), weights, chosen, single)
+    got = mixture(jnp.array(x, jnp.float32), weights, chosen, kernels=single)
     want = naive_mixture(x, logits, kernels, per_token=per_token, normalize=normalize)
     np.testing.assert_allclose(got, want, atol=2e-4)
 

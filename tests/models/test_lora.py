@@ -220,7 +220,7 @@ def test_an_update_is_the_same_on_eight_devices():
     params, piece = trained_params(config), make_batch()
     alone, metrics = updates(PLAIN, config=config)(start(params, PLAIN), piece)
     mesh = make_mesh({"fsdp": 2, "tensor": 4})
-    places = {name: param_shardings(part, AXES, RULES, mesh) for name, part in params.items()}
+    places = {name: param_shardings(part, AXES, RULES, mesh=mesh) for name, part in params.items()}
     assert "tensor" in places["lora"]["layers"]["mlp"]["up"]["lora_b"].spec
     assert "fsdp" in places["lora"]["layers"]["mlp"]["up"]["lora_a"].spec
     with jax.set_mesh(mesh):

@@ -192,7 +192,7 @@ def test_greedy_decoding_agrees(family, tmp_path):
         temperature=0.0,
     )
     prompts = [row[keep] for row, keep in zip(tokens, valid)]
-    actions = Policy(build(config), cfg).act(params, prompts, [0, 1, 2], jax.random.key(0))
+    actions = Policy(build(config), cfg).act(params, prompts, [0, 1, 2], key=jax.random.key(0))
     for prompt, action in zip(prompts, actions):
         ids = torch.from_numpy(prompt)[None].long()
         want = theirs.generate(

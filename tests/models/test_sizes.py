@@ -43,7 +43,7 @@ def test_a_repeated_tied_head_is_the_difference_to_the_file():
 def test_every_size_fits_a_mesh_of_two_by_two_by_two(name):
     shape = {"fsdp": 2, "tensor": 2, "expert": 2}
     params = jax.eval_shape(build(config_from_hf(published(name))).init, jax.random.key(0))
-    places = param_shardings(params, AXES, RULES, make_mesh(shape))
+    places = param_shardings(params, AXES, RULES, mesh=make_mesh(shape))
     assert {len(p.device_set) for p in jax.tree.leaves(places)} == {8}
 
 

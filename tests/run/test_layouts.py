@@ -79,7 +79,7 @@ def one_step(student, teacher, mesh):
     if mesh is None:
         batch = jax.tree.map(jnp.asarray, whole)
     else:
-        weights = [jax.device_put(w, param_shardings(w, AXES, RULES, mesh)) for w in weights]
+        weights = [jax.device_put(w, param_shardings(w, AXES, RULES, mesh=mesh)) for w in weights]
         batch = whole.replace(
             rows=place(whole.rows, mesh),
             returns=replicate(whole.returns, mesh),
@@ -109,7 +109,7 @@ def one_step(student, teacher, mesh):
     )  # fmt: skip
     prompts = [t.turns[0].prompt for t in trajectories()]
     actions = Policy(build(student), sampling, mesh).act(
-        weights[0], prompts, range(16), jax.random.key(7)
+        weights[0], prompts, range(16), key=jax.random.key(7)
     )
     numbers = {name: mean.value() for name, mean in (metrics | signal.diagnostics).items()}
     return numbers, gradient, [a.tokens for a in actions], [a.logp for a in actions]

@@ -123,9 +123,9 @@ def make_view(episode: Episode, history: int) -> View:
     task, room = read_opening(episode.opening)
     room = room or _room_of(episode.current.commands)
     observations = [shown for shown, _ in episode.past[1:]] + [episode.current.text]
-    answered = [
-        (command, read_event(text)) for (_, command), text in zip(episode.past, observations)
-    ]
+    # at the start there is an observation and no command yet
+    pairs = zip(episode.past, observations, strict=False)
+    answered = [(command, read_event(text)) for (_, command), text in pairs]
     at, holding, states = _replay([event for _, event in answered])
     recent = tuple(answered[-max(history, 1) :])
     return View(task, room, at, holding, states, recent)

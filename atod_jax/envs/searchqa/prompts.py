@@ -32,7 +32,9 @@ _KINDS = ("search", "answer")
 def answered(episode: Episode, history: int) -> list[tuple[int, str, str]]:
     """(step, command, what it returned) of the latest `history` steps, oldest first."""
     shown = [text for text, _ in episode.past[1:]] + [episode.current.text]
-    steps = [(n, p[1], text) for n, (p, text) in enumerate(zip(episode.past, shown), 1)]
+    # at the start there is a text and no step yet
+    pairs = zip(episode.past, shown, strict=False)
+    steps = [(n, p[1], text) for n, (p, text) in enumerate(pairs, 1)]
     return steps[max(0, len(steps) - history) :] if history > 0 else []
 
 

@@ -29,9 +29,9 @@ class Spot(NamedTuple):
 
 
 def parse_command(command: str) -> tuple[str, str]:
-    """(verb, argument in lower case) of `verb[argument]`; ("", "") for anything else.
+    r"""(verb, argument in lower case) of `verb[argument]`; ("", "") for anything else.
 
-    As the greedy pattern (.+)\\[(.+)\\] at the start of the text would split it, in linear time.
+    As the greedy pattern (.+)\[(.+)\] at the start of the text would split it, in linear time.
     """
     line = command.partition("\n")[0]
     end = line.rfind("]")
@@ -136,7 +136,7 @@ class Engine:
         first = (number - 1) * pages.PER_PAGE
         numbers = hits[first : first + pages.PER_PAGE]
         found = [self._shop.product(n) for n in numbers]
-        self._shown = {product.asin.lower(): n for product, n in zip(found, numbers)}
+        self._shown = {product.asin.lower(): n for product, n in zip(found, numbers, strict=True)}
         return pages.results_page(
             self._goal.instruction, found, number=number, total=len(hits), seen=self._seen
         )

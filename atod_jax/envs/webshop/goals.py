@@ -62,7 +62,8 @@ def shuffled(count: int) -> list[int]:
 def make_goal(product: Product, choice: int, price_limit: float) -> Goal:
     """The goal that asks for the `choice`-th combination of the product's options."""
     names = sorted(product.options)
-    options = tuple(zip(names, _nth([product.options[name] for name in names], choice)))
+    values = _nth([product.options[name] for name in names], choice)
+    options = tuple(zip(names, values, strict=True))
     wish = ", and ".join(f"{name}: {value}" for name, value in options)
     request = product.request + (f" with {wish}" if wish else "")
     return _goal(product, Request(request, product.wanted, options), price_limit)

@@ -77,7 +77,8 @@ def _packed(product: Product) -> bytes:
 
 
 def _unpacked(data: bytes) -> Product:
-    values = dict(zip(Product.__dataclass_fields__, json.loads(zlib.decompress(data))))
+    stored = json.loads(zlib.decompress(data))
+    values = dict(zip(Product.__dataclass_fields__, stored, strict=True))
     for name in ("bullets", "prices", "attributes", "wanted"):
         values[name] = tuple(values[name])
     values["people"] = tuple(

@@ -135,7 +135,7 @@ def _read_offers(
     first = fields.index("Next >") + 1
     starts = [i for i in range(first, len(fields)) if f"click[{fields[i].lower()}]" in commands]
     found = []
-    for start, end in zip(starts, [*starts[1:], len(fields)]):
+    for start, end in zip(starts, [*starts[1:], len(fields)], strict=True):
         name, title = fields[start].lower(), SEPARATOR.join(fields[start + 1 : end - 1])
         found.append(Offer(name, title, fields[end - 1], name in opened))
     return tuple(found)
