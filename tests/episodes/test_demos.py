@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from atod_jax.run.assembly import ASSETS
 
 from atod_jax.envs import alfworld
 from atod_jax.envs.alfworld import expert as scripted
@@ -10,6 +9,7 @@ from atod_jax.envs.base import Expert
 from atod_jax.envs.pool import EnvPool
 from atod_jax.episodes.demos import DemoConfig, collect_demos
 from atod_jax.episodes.render import Renderer, load_tokenizer
+from atod_jax.run.models import ASSETS
 
 SETTINGS = alfworld.Config()
 EXPERT = Expert(scripted.act, scripted.thought, scripted.disturb)

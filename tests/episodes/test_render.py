@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from atod_jax.run.assembly import ASSETS
 
 from atod_jax.envs.alfworld import TEMPLATES
 from atod_jax.envs.base import Episode, Observation, Template
 from atod_jax.episodes.render import Renderer, chat_text, demonstration_text, load_tokenizer
+from atod_jax.run.models import ASSETS
 
 TOKENIZER = load_tokenizer(str(ASSETS / "household" / "tokenizer"))
 OPENING = (

@@ -167,7 +167,7 @@ def test_a_student_that_teaches_itself_is_scored_twice():
 
 def test_an_exact_divergence_keeps_the_teachers_states_and_head():
     teacher = place(dataclasses.replace(TOY, hidden_size=4, dtype="bfloat16"), {"data": 2})
-    fields = {"mesh": {"tensor": 2}, "teacher": teacher, "student": WIDE, "apart": True}
+    fields = {"mesh": {"tensor": 2}, "teacher": teacher, "student": WIDE, "reserved": True}
     ours, theirs = memory.needs(make_plan(**fields, scored_by="teacher", exact=True))
     # 24 rows of 6 tokens, 4 numbers of 2 bytes; a table of 100 rows in halves
     assert ours.resident["teacher's head"] == 100 / 2 * 4 * 2

@@ -43,7 +43,7 @@ def test_layouts_that_follow_the_mesh_change_with_it_and_others_by_their_own_key
     shared = make_plan(student, mesh={"data": 4}, teacher=student)
     options, changed = suggest(shared, 0.8 * peak(shared)[1])
     assert options == {"mesh.data": 1, "mesh.fsdp": 4}
-    assert changed.student.mesh == changed.playing.mesh == changed.teacher.mesh
+    assert changed.student.mesh == changed.sampling.mesh == changed.teacher.mesh
 
     deep = dataclasses.replace(student, num_layers=12, remat="full")
     playing = make_plan(deep, mesh={"fsdp": 4}, sampling={"data": 2, "tensor": 2}, eval_slots=256)
