@@ -17,7 +17,22 @@ from atod_jax.run.models import fresh_state
 from atod_jax.run.scorers import SignalMaker
 from configs import quickstart
 
-GOLDEN: dict[str, float] = {}
+GOLDEN = {
+    "advantage/abs_sum": 188.879608,
+    "opd/abs_mean": 1.79105312,
+    "rl/abs_mean": 0.908518446,
+    "mix/kappa": 0.88,
+    "mix/rho": 1.13333333,
+    "turn_weight/mean": 0.879791875,
+    "kl/token": 1.26880224,
+    "kl/verb": 1.26006305,
+    "student/entropy": 3.03590231,
+    "student/sampler_gap": 6.69432750,
+    "loss/total": 0.853297174,
+    "loss/nll": 9.67356710,
+    "update/grad_norm": 27.1085663,
+    "params/moved": 71.0203857,
+}
 LEGITIMATE = (
     "The numbers of a training step have changed. That is right only where the method, a default "
     "or the models were changed on purpose: then say so in CHANGELOG with old and new numbers and "
@@ -61,10 +76,4 @@ def test_a_training_step_is_what_it_was():
         for name, value in GOLDEN.items()
         if numbers.get(name) != pytest.approx(value, rel=1e-4, abs=1e-6)
     }
-    assert len(GOLDEN) >= 12
     assert not changed, f"{LEGITIMATE}\n(name: old, new) {changed}"
-
-
-if __name__ == "__main__":
-    for key, number in sorted(one_step().items()):
-        print(f'    "{key}": {number!r},')
