@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+import atod_jax
 from atod_jax.results import plots
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult, Interval, clustered, paired_difference
@@ -304,6 +305,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
         "runs", nargs="+", metavar="[NAME=]WORKDIR",
         help="folder of a run of train; NAME is what its line is called",
     )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
     given = parser.parse_args(None if arguments is None else list(arguments))
     try:
         runs = [read(argument) for argument in given.runs]

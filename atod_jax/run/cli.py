@@ -85,7 +85,8 @@ def parse(program: Program, argv: Sequence[str]) -> tuple[Flags, config.Run | No
     if flags.help:
         c = config.load(flags.config) if flags.config else config.base()
         override(c, overrides)
-        print(f"{parser.format_help()}\n{option_text.page(c)}")
+        flags_page = parser.format_help().replace("\noptions:\n", "\nflags:\n")
+        print(f"{flags_page}\n{option_text.page(c)}")
         sys.exit(0)
     if left:
         raise ValueError(_unknown_flag(left[0], parser))

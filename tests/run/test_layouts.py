@@ -101,7 +101,8 @@ def one_step(student, teacher, mesh):
         build(student), optax.identity(), learning_rate=lambda step: jnp.float32(1.0),
         loss=LossConfig(), score=score_cfg,
     )  # fmt: skip
-    state, metrics = update(init_state(jax.tree.map(jnp.copy, weights[0]), optax.identity()), piece)
+    fresh = init_state(build(student), weights[0], tx=optax.identity())
+    state, metrics = update(fresh, piece)
     gradient = jax.tree.map(lambda a, b: to_host(a) - to_host(b), weights[0], state.params)
     sampling = SamplingConfig(
         temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=R, prompt_buckets=(P,), max_rows=16,
