@@ -60,7 +60,7 @@ def test_ablations_take_one_part_away():
     atod = [cfg.algorithm.atod for cfg in small]
     assert [a.weighting for a in atod] == ["tdur", "tdur", "token", "uniform"]
     assert [a.anneal.kind for a in atod] == ["linear", "constant", "linear", "linear"]
-    assert {(a.kappa_start, a.rho_start) for a in atod} == {(1.0, 1.0)}
+    assert {(a.anneal.kappa_start, a.anneal.rho_start) for a in atod} == {(1.0, 1.0)}
 
 
 def test_sweeps_share_the_runs_they_have_in_common():

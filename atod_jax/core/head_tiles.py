@@ -310,12 +310,11 @@ class _Columns(NamedTuple):
         number = start + jnp.arange(size)
         own = number >= first
         bias = jax.lax.dynamic_slice_in_dim(head.bias, start, size)
+        matrices = tuple(jax.lax.dynamic_slice_in_dim(m.matrix, start, size) for m in head.models)
         return cls(
             number=jnp.where(own, number, NOWHERE),
             bias=jnp.where(own, bias, LOWEST),
-            matrices=tuple(
-                jax.lax.dynamic_slice_in_dim(m.matrix, start, size) for m in head.models
-            ),
+            matrices=matrices,
         )
 
     def logits(self, states: tuple[Array, ...], scale: float) -> tuple[Array, Array | None]:
