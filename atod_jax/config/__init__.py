@@ -7,6 +7,7 @@ overrides; `resolve` turns it into a `Run`, and below the command line nobody se
 
 from atod_jax.config.files import load, parse_arg, shipped
 from atod_jax.config.reading import (
+    GROUPS,
     algorithm_of,
     base,
     catalogue,
@@ -23,6 +24,7 @@ from atod_jax.config.reading import (
 from atod_jax.config.sections import Run
 
 __all__ = [
+    "GROUPS",
     "Run",
     "algorithm_of",
     "base",

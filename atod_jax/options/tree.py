@@ -83,7 +83,7 @@ def _parsed(
     fields = {f.name: f for f in dataclasses.fields(default)}
     problems = [unknown(f"{prefix}{k}", known) for k in values if k not in fields]
     hints, found = _hints(type(default)), {}
-    for name in fields.keys() & values.keys():
+    for name in (name for name in fields if name in values):
         path, old = f"{prefix}{name}", getattr(default, name)
         if dataclasses.is_dataclass(old):
             if isinstance(values[name], Mapping):

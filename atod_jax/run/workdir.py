@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atod_jax import cluster, config
+from atod_jax.options import plugins
 from atod_jax.options.tree import flatten, show
 from atod_jax.results.files import write_text
 
@@ -73,23 +74,49 @@ def read_run(workdir: Path) -> config.Run:
 
 
 def read_definition(workdir: Path) -> dict[str, Any]:
-    """The options that define the run in a folder, by path; also where one of its plug-ins is not
-    at hand.
+    """The options that define the run in a folder, by path; those of a plug-in that is not at hand
+    are taken as they stand there.
 
     Raises:
       FileNotFoundError: the folder holds no run.
+      ValueError: its record is damaged, or of a version with other options.
     """
-    try:
+    record = workdir / RECORD
+    if not record.is_file():
         return config.defining(read_run(workdir))
-    except ValueError:
-        plain = json.loads((workdir / RECORD).read_text())
+    plain = _json_of(record)
+    absent = [group for group in config.GROUPS if not _is_at_hand(group, plain.get(group, {}))]
+    rest = {name: value for name, value in plain.items() if name not in absent}
+    found = config.defining(_resolved(record, rest))
+    for group in absent:
+        found = {path: value for path, value in found.items() if not path.startswith(f"{group}.")}
+        raw = flatten(plain[group], f"{group}.")
         free = {path for path, leaf in config.catalogue().items() if not leaf.about.pins}
-        return {path: value for path, value in flatten(plain).items() if path not in free}
+        found |= {path: value for path, value in raw.items() if path not in free}
+    return found
+
+
+def _is_at_hand(group: str, section: Mapping[str, Any]) -> bool:
+    try:
+        return "name" not in section or bool(plugins.load(config.GROUPS[group], section["name"]))
+    except ValueError:
+        return False
+
+
+def _json_of(record: Path) -> dict[str, Any]:
+    try:
+        return json.loads(record.read_text())
+    except ValueError as error:
+        raise ValueError(f"{record} is damaged: {error}; restore the file") from error
 
 
 def _read(record: Path) -> config.Run:
+    return _resolved(record, _json_of(record))
+
+
+def _resolved(record: Path, plain: Mapping[str, Any]) -> config.Run:
     try:
-        return config.resolve(json.loads(record.read_text()), model_required=False)
+        return config.resolve(plain, model_required=False)
     except ValueError as error:
         first, *more = [line.strip() for line in str(error).splitlines() if "invalid" not in line]
         others = f" and {len(more)} more" if more else ""
