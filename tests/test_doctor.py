@@ -64,7 +64,7 @@ def test_everything_works_here(cfg, capsys):
 
 @pytest.mark.usefixtures("alfworld_alone")
 def test_a_broken_part_turns_its_line_red_and_the_others_go_on(cfg, capsys, monkeypatch):
-    def nothing_there(*_):
+    def nothing_there(*_, **__):
         raise FileNotFoundError("no models;\n  fetch them")
 
     monkeypatch.setattr("atod_jax.run.models.load_student", nothing_there)

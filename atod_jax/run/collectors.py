@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from atod_jax.config.reading import algorithm_of
 from atod_jax.config.sections import Run
 from atod_jax.device.policy import Policy
 from atod_jax.episodes import demos, rollout
@@ -189,7 +190,9 @@ class Recorded:
                 f"total_steps={cfg.total_steps}: {self._store.folder} has no episodes of step "
                 f"{missing[0]}; set total_steps={missing[0]} or record a longer run"
             )
-        self.groups = cfg.rollout.tasks
+        # turns of the expert are recorded as groups of one
+        each = cfg.rollout.group if algorithm_of(cfg).supervised else 1
+        self.groups = cfg.rollout.tasks * each
 
     def __call__(self, step: int, params: Any) -> list[Trajectory]:
         """As they were recorded; nothing depends on the student."""

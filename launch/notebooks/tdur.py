@@ -43,7 +43,7 @@ def weights(d, h, **options):
     """Weights of the turns of one trajectory."""
     turns = len(d)
     return turn_weights(
-        d, h, jnp.zeros(turns, jnp.int32), length=jnp.ones(turns, jnp.int32), num_traj=1,
+        d, h, traj=jnp.zeros(turns, jnp.int32), length=jnp.ones(turns, jnp.int32), num_traj=1,
         cfg=TdurConfig(**options),
     )  # fmt: skip
 
