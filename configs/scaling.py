@@ -6,11 +6,11 @@ Arithmetic only (`python -m atod_jax.train --dry_run` prints the same for one co
 """
 
 import argparse
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import atod_jax
+from atod_jax import config
 from atod_jax.estimate import dry_run, memory, roofline
 from atod_jax.estimate.hardware import Hardware, parse
 from atod_jax.estimate.plan import Plan
@@ -107,10 +107,10 @@ def released_runs() -> str:
 
 def released(task: str, student: str, hardware: Hardware) -> Plan:
     """A released run with its weights split over all chips."""
-    c = importlib.import_module(f"configs.{task}").get_config(f"student={student}")
+    c = config.load(f"{task}:student={student}")
     c.student.dtype = c.teacher.dtype = "bfloat16"
     c.mesh.data, c.mesh.fsdp = 1, -1
-    return dry_run.plan_of(c, hardware)
+    return dry_run.plan_of(config.resolve(c), hardware)
 
 
 def _on(plan: Plan, machine: str) -> tuple[str, ...]:
@@ -144,12 +144,12 @@ def growing_batch(chips: int) -> Plan:
 
 
 def _large(chips: int, tasks: int, shape: dict[str, int], **packing: int) -> Plan:
-    c = importlib.import_module("configs.alfworld").get_config("student=4b")
+    c = config.load("alfworld:student=4b")
     c.student.dtype = c.teacher.dtype = "bfloat16"
     c.mesh.update(shape)
     c.packing.update(packing)
     c.rollout.tasks, c.eval.slots = tasks, 8 * tasks
-    return dry_run.plan_of(c, _machine(chips))
+    return dry_run.plan_of(config.resolve(c), _machine(chips))
 
 
 def _machine(chips: int) -> Hardware:

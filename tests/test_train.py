@@ -42,9 +42,9 @@ def test_a_run_leaves_a_report_metrics_transcripts_and_a_loadable_student(algo, 
     curve = [r["step"] for r in records(run) if "eval/success" in r]
     assert curve == [0, 2, 3]
     (episode, *_) = (run / "transcripts" / "000002-eval.jsonl").read_text().splitlines()
-    assert {"observation", "response", "command", "d", "h", "w"} <= set(
-        json.loads(episode)["turns"][0]
-    )
+    shown = set(json.loads(episode)["turns"][0])
+    assert {"observation", "response", "command", "d", "h"} <= shown
+    assert ("w" in shown) == (algo in ("atod", "opd"))  # the others weigh no teacher's signal
     config, params = load_hf(tmp_path / "student")
     _, before = load_hf(models[0])
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), params, before)
