@@ -92,6 +92,7 @@ def parse(program: Program, argv: Sequence[str]) -> tuple[Flags, config.Run | No
         raise ValueError(_unknown_flag(left[0], parser))
     if program.needs_workdir(flags) and not flags.workdir:
         raise ValueError("--workdir is missing: name a folder for this run, e.g. --workdir=runs/a")
+    own = _own_config(program, flags)
     c = program.fallback(flags) if flags.config is None else config.load(flags.config)
     if c is None and program.may_lack_config and not overrides:
         return flags, None
@@ -99,12 +100,28 @@ def parse(program: Program, argv: Sequence[str]) -> tuple[Flags, config.Run | No
         raise ValueError(
             "--config is missing: name a file or a shipped config, such as --config=quickstart"
         )
-    own = config.resolve(c, model_required=False) if flags.config is None else None
     override(c, overrides)
     cfg = config.resolve(c, model_required=program.needs_model)
-    if own is not None and getattr(flags, "checkpoint", ""):
-        option_text.tell_changes(own, cfg)
+    if own is not None:
+        option_text.tell_changes(config.resolve(own, model_required=False), cfg)
     return flags, cfg
+
+
+def _own_config(program: Program, flags: Flags) -> ConfigDict | None:
+    """How the run that --checkpoint names is configured; None where that cannot be told.
+
+    Raises:
+      FileNotFoundError: there is nothing of that name.
+      ValueError: its record cannot be read, and no --config takes its place.
+    """
+    if not getattr(flags, "checkpoint", ""):
+        return None
+    try:
+        return program.fallback(flags)
+    except ValueError:
+        if flags.config is None:
+            raise
+        return None
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
