@@ -70,6 +70,8 @@ def play(cfg: Run, player: str, *, games: int = 0, first: int = 0) -> list[Outco
     Raises:
       ValueError: the split has no such tasks.
     """
+    if games < 0:
+        raise ValueError(f"--games={games}: give a number of games, or 0")
     table, split = lay(cfg), cfg.eval.split
     count = games or (1 if player == "human" else 100)
     tasks = _choose(table.plugin.tasks(table.settings, split), split, first=first, count=count)
@@ -193,7 +195,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def config_of(flags: cli.Flags) -> ConfigDict:
     """The config of --checkpoint, else the shipped one of --env, else the defaults for it."""
-    if flags.checkpoint and not flags.env:
+    if flags.checkpoint and flags.env:
+        raise ValueError(
+            f"--env={flags.env} with --checkpoint={flags.checkpoint}: whose games? give one of them"
+        )
+    if flags.checkpoint:
         return own_config(flags) or config.base()
     name = flags.env or "alfworld"
     if name in config.shipped():

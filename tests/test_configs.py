@@ -128,6 +128,57 @@ def test_unknown_variants_name_the_nearest():
         household.get_config("alg=atod")
 
 
+PLUGIN = """
+import dataclasses
+from atod_jax.algorithms.base import Algorithm, hybrid
+@dataclasses.dataclass(frozen=True)
+class Config:
+    {field}
+ALGORITHM = Algorithm(Config, lambda cfg, step: hybrid(step))
+"""
+
+
+def own_algorithm(folder, monkeypatch, file, field):
+    (folder / "mine").mkdir(exist_ok=True)
+    (folder / "mine" / f"{file}.py").write_text(PLUGIN.format(field=field))
+    monkeypatch.syspath_prepend(folder)
+    c = household.get_config()
+    cli.override(c, [("algorithm.name", f"mine.{file}")])
+    return c
+
+
+def test_a_plug_in_may_be_called_as_a_shipped_one(tmp_path, monkeypatch):
+    c = own_algorithm(tmp_path, monkeypatch, "atod", "bound: float = 2")
+    cli.override(c, [("algorithm.atod.bound", "3")])
+    run = config.resolve(c)
+    assert run.algorithm.settings.bound == 3.0
+    assert config.resolve(config.to_config(run)) == run
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "message"),
+    [
+        ("bare", "bound: float", r"algorithm\.name='mine\.bare': its Config must be .*TypeError"),
+        ("name", "bound: float = 2.0", r"algorithm\.name is an option; rename the module"),
+        ("wrong", "bound: float = 'x'", r"its Config must be .*algorithm\.wrong\.bound='x'"),
+    ],
+)
+def test_a_config_that_is_none_is_one_line(file, field, message, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=message):
+        own_algorithm(tmp_path, monkeypatch, file, field)
+
+
+def test_one_bad_value_is_one_problem():
+    with pytest.raises(ValueError, match=r"^algorithm\.atod\.weighting='x': choose from[^\n]*$"):
+        config.resolve(household.get_config("weighting=x"))
+
+
+def test_the_last_of_several_names_counts():
+    c = household.get_config()
+    cli.override(c, [("env.name", "webshop"), ("env.name", "alfworld")])
+    assert (c.env.name, c.eval.split, c.env.template) == ("alfworld", "valid_unseen", "compact")
+
+
 HOUSEHOLD = "--config=configs/household.py"
 MISTAKES = {
     (

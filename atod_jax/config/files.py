@@ -9,6 +9,7 @@ is not in the way.
 import importlib.util
 import inspect
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,8 +41,27 @@ def load(name: str) -> ConfigDict:
 
     Raises:
       FileNotFoundError: there is no such file, with the nearest shipped name.
-      ValueError: it defines no config, or has no such variant.
+      ValueError: it defines no config, has no such variant, or fails, with the line.
     """
+    try:
+        return _load(name)
+    except (ValueError, FileNotFoundError):
+        raise
+    except Exception as error:  # whatever the file does
+        path = find(name.partition(":")[0])
+        frames = [
+            f
+            for f in traceback.extract_tb(error.__traceback__)
+            if Path(f.filename).resolve() == path.resolve()
+        ]
+        line = frames[-1].lineno if frames else getattr(error, "lineno", "?")
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"--config={name}: {path}, line {line}: {type(error).__name__}: {said}"
+        ) from error
+
+
+def _load(name: str) -> ConfigDict:
     file, colon, variant = name.partition(":")
     module = _imported(find(file))
     if not hasattr(module, "get_config"):

@@ -48,7 +48,7 @@ def choose(c: ConfigDict, group: str, name: str) -> None:
       ValueError: there is no such plug-in.
     """
     own, options = plugins.key(name), _section(c, group)
-    if own not in options:
+    if own not in options or own != name != options.name:  # one of yours may be called as ours
         options[own] = ConfigDict(tree.to_plain(_default(group, name)))
     options.name = name
     if group == "env":
@@ -88,6 +88,7 @@ def resolve(c: ConfigDict | Mapping[str, Any], *, model_required: bool = True) -
             values[group], settings[group] = _divided(group, values.get(group, {}), known)
         except ValueError as error:
             problems += str(error).splitlines()
+            values.pop(group, None)
     try:
         run = tree.parse(Run(), values, known=known)
         for group, own in settings.items():
@@ -110,7 +111,11 @@ def _divided(
 
     Those of the others are checked as well: a typo in them would wait for its day.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{group}={values!r}: is a group of options; set one of them")
     name = values.get("name", getattr(Run(), group).name)
+    if not isinstance(name, str):
+        raise ValueError(f"{group}.name={name!r}: must be a word")
     own, problems = plugins.key(name), []
     defaults = {k: p.Config() for k, p in plugins.shipped(GROUPS[group]).items()}
     defaults[own] = _default(group, name)
@@ -125,7 +130,22 @@ def _divided(
 
 
 def _default(group: str, name: str) -> Any:
-    return plugins.load(GROUPS[group], name).Config()
+    """The options of a plug-in, their defaults in the types that they declare.
+
+    Raises:
+      ValueError: there is no such plug-in, or its Config is not one.
+    """
+    plugin, own = plugins.load(GROUPS[group], name), plugins.key(name)
+    if own in {field.name for field in dataclasses.fields(getattr(Run(), group))}:
+        raise ValueError(f"{group}.name={name!r}: {group}.{own} is an option; rename the module")
+    try:
+        config = plugin.Config()
+        return tree.parse(config, tree.to_plain(config), f"{group}.{own}.")
+    except Exception as error:
+        raise ValueError(
+            f"{group}.name={name!r}: its Config must be a frozen dataclass of numbers, words, "
+            f"booleans and tuples with a default each ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _with_settings(run: Run, group: str, settings: Any) -> Run:

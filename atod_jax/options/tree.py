@@ -118,7 +118,7 @@ def convert(value: Any, kind: Any) -> Any:
             raise ValueError(f"must be several of {_name(item)}, such as (1, 2)")
         return tuple(convert(x, item) for x in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else math.inf
     if kind in (bool, int, float, str) and type(value) is not kind:
         raise ValueError(f"must be {_name(kind)}")
     if kind is float and isinstance(value, float) and not math.isfinite(value):
@@ -145,7 +145,7 @@ def from_text(text: str, kind: Any) -> Any:
         return number if kind is float else int(text)
     except ValueError:
         pass
-    if kind is int and re.fullmatch(r"[+-]?\d+(\.0*)?[eE]\+?\d+", text):
+    if kind is int and re.fullmatch(r"[+-]?\d+(\.0*)?[eE]\+?\d{1,2}", text):
         return int(float(text))  # 1e3
     raise ValueError(f"must be {_name(kind)}")
 

@@ -23,10 +23,8 @@ from atod_jax.run import option_text
 
 EXPECTED = (
     ValueError,
-    FileNotFoundError,
-    FileExistsError,
+    OSError,
     FloatingPointError,
-    NotADirectoryError,
     BrokenEnvironment,
     BrokenWorkers,
 )
@@ -150,15 +148,15 @@ def override(c: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
     Raises:
       ValueError: an unknown path with the nearest one, or a text that does not read as its type.
     """
-    names = [pair for pair in overrides if pair[0] in ("algorithm.name", "env.name")]
-    for path, name in names:
+    names = dict(pair for pair in overrides if pair[0] in ("algorithm.name", "env.name"))
+    for path, name in names.items():
         config.choose(c, path.partition(".")[0], name)
     known = config.catalogue(*config.named(c))
     for path, text in overrides:
         if path not in known:
             about = {p: leaf.about.meaning for p, leaf in known.items()}
             raise ValueError(f"--config.{tree.unknown(path, about, prefix='--config.')}")
-        if (path, text) not in names:
+        if path not in names:
             try:
                 value = tree.from_text(text, known[path].type)
             except ValueError as error:

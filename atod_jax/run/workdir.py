@@ -4,8 +4,10 @@
 `starting.json` does, and a start with other options takes the folder over.
 """
 
+import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,10 +42,18 @@ def open_workdir(folder: str, cfg: config.Run) -> Path:
 
 
 def pin(out: Path, cfg: config.Run) -> None:
-    """Makes the folder this run's for good, once; called after a finished step."""
-    if cluster.is_first() and not (out / RECORD).is_file():
-        write_text(out / RECORD, _json(cfg))
+    """Makes the folder this run's for good, once; called when a step is finished.
+
+    Later only a number of steps that has grown is noted.
+    """
+    if not cluster.is_first():
+        return
+    record = out / RECORD
+    if not record.is_file():
+        write_text(record, _json(cfg))
         (out / STARTING).unlink(missing_ok=True)
+    elif (old := _read(record)).total_steps < cfg.total_steps:
+        write_text(record, _json(dataclasses.replace(old, total_steps=cfg.total_steps)))
 
 
 def first_step(cfg: config.Run, saved: int) -> int:
@@ -105,9 +115,12 @@ def _is_at_hand(group: str, section: Mapping[str, Any]) -> bool:
 
 def _json_of(record: Path) -> dict[str, Any]:
     try:
-        return json.loads(record.read_text())
+        plain = json.loads(record.read_text())
     except ValueError as error:
         raise ValueError(f"{record} is damaged: {error}; restore the file") from error
+    if not (isinstance(plain, dict) and "seed" in plain and "student" in plain):
+        raise ValueError(f"{record} is damaged: it holds no options of a run; restore the file")
+    return plain
 
 
 def _read(record: Path) -> config.Run:
@@ -132,27 +145,39 @@ def _json(cfg: config.Run) -> str:
 
 
 def _take_over(out: Path, cfg: config.Run) -> None:
-    """Clears away what a start with other options has left, and says whose start this is."""
+    """Clears away what a start with other options has left, and says whose start this is.
+
+    Raises:
+      ValueError: there are finished steps or results, and nothing says of which run.
+    """
     start = out / STARTING
-    if start.is_file() and differences(_definition(start), config.defining(cfg)):
-        for name in LEFT_BY_A_START:
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    left = [out / name for name in LEFT_BY_A_START if (out / name).exists()]
+    if start.is_file():
+        same = not differences(config.defining(_read(start)), config.defining(cfg))
+        left = [] if same else left
+    if left and (not start.is_file() or _has_finished_steps(out)):
+        raise ValueError(
+            f"--workdir={out} holds {', '.join(path.name for path in left)} of a run, but its "
+            f"{RECORD} is missing; restore that file, or use a new folder"
+        )
+    if left:
+        print(f"{out}: cleared what a start with other options had left", file=sys.stderr)
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_text(start, _json(cfg))
 
 
-def _definition(record: Path) -> dict[str, Any]:
-    try:
-        return config.defining(_read(record))
-    except ValueError:  # of another version: whatever it was, it is not this run
-        return {}
+def _has_finished_steps(out: Path) -> bool:
+    steps = [p.name for p in (out / "checkpoints").glob("*") if p.name.isdigit()]
+    metrics = out / "metrics.jsonl"
+    return any(map(int, steps)) or (metrics.is_file() and '"loss/total"' in metrics.read_text())
 
 
 def _require_same(out: Path, old: config.Run, new: config.Run) -> None:
     found = differences(config.defining(old), config.defining(new))
     scheduled = new.optim.schedule != "constant"
     if "total_steps" in found and new.total_steps > old.total_steps and not scheduled:
-        del found["total_steps"]  # the record keeps the number of the first start
+        del found["total_steps"]
     if not found:
         return
     why = ""

@@ -63,6 +63,7 @@ def test_values_take_the_types_of_their_fields():
         ({"sizes": 3}, "x.sizes=3: must be several of a whole number"),
         ({"inner": {"rate": math.nan}}, "x.inner.rate=nan: must be a finite number"),
         ({"inner": {"rate": math.inf}}, "x.inner.rate=inf: must be a finite number"),
+        ({"inner": {"rate": 10**400}}, f"x.inner.rate={10**400}: must be a finite number"),
         ({"inner": {"rate": "fast"}}, "x.inner.rate='fast': must be a number"),
         ({"inner": {"rate": 0}}, "x.inner.rate=0: must be above 0"),
         ({"inner": {"kind": "c"}}, "x.inner.kind='c': choose from a, b"),
@@ -118,6 +119,7 @@ def test_text_reads_as_the_type(text, kind, value):
         ("x", float, "a number"),
         ("maybe", bool, "true or false"),
         ("1,x", tuple[int, ...], "a whole number"),
+        ("1e400", int, "a whole number"),
     ],
 )
 def test_text_of_another_type_is_refused(text, kind, message):

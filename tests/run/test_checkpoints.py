@@ -46,7 +46,7 @@ def test_another_config_says_where_it_differs(run, capsys):
 
 def test_a_run_of_another_version_needs_a_config(run):
     out, _ = run
-    (out / "run_config.json").write_text('{"env": {"games": ""}}')
+    (out / "run_config.json").write_text('{"seed": 0, "student": {}, "env": {"games": ""}}')
     with pytest.raises(ValueError, match="does not hold options of this version"):
         cli.parse(evaluate.PROGRAM, [f"--checkpoint={out}"])
     named = cli.parse(evaluate.PROGRAM, ["--config=household", f"--checkpoint={out}"])[1]

@@ -92,6 +92,34 @@ def test_a_start_that_failed_leaves_its_folder_free(tmp_path):
     assert workdir.read_run(tmp_path) == run(seed=1)
 
 
+def test_what_belongs_to_nobody_is_not_touched(tmp_path):
+    """A copy that lost its record, or a start that cannot be read: refused, and all of it kept."""
+    pinned(tmp_path)
+    (tmp_path / "run_config.json").unlink()
+    kept = tmp_path / "checkpoints" / "25"
+    kept.mkdir(parents=True)
+    for options in (run(), run(seed=1)):
+        with pytest.raises(ValueError, match=r"holds checkpoints of a run, but its run_c"):
+            workdir.open_workdir(str(tmp_path), options)
+    workdir.write_text(tmp_path / "starting.json", json.dumps(config.to_plain(run(seed=2))))
+    with pytest.raises(ValueError, match=r"restore that file, or use a new folder"):
+        workdir.open_workdir(str(tmp_path), run())
+    for damage in ("", "[]", "{", "3", '{"env": 3}'):
+        (tmp_path / "starting.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"starting\.json is damaged"):
+            workdir.open_workdir(str(tmp_path), run())
+    assert kept.is_dir()
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", "null", "3", '{"seed": 1', '[["seed", 1]]'])
+def test_a_damaged_record_is_one_line(damage, tmp_path):
+    pinned(tmp_path)
+    (tmp_path / "run_config.json").write_text(damage)
+    for read in (workdir.read_run, workdir.read_definition):
+        with pytest.raises(ValueError, match=r"run_config\.json is damaged: .*; restore the file"):
+            read(tmp_path)
+
+
 def test_the_record_is_written_once_with_the_first_finished_step(tmp_path):
     cfg = run()
     out = workdir.open_workdir(str(tmp_path), cfg)
@@ -106,8 +134,10 @@ def test_the_record_is_written_once_with_the_first_finished_step(tmp_path):
 
 def test_total_steps_may_grow_where_no_schedule_depends_on_it(tmp_path):
     pinned(tmp_path / "a")
-    workdir.open_workdir(str(tmp_path / "a"), run(total_steps=9))
-    with pytest.raises(ValueError, match=r"total_steps \(3 there, 2 now\); it may grow, not"):
+    longer = run(total_steps=9, record=True)
+    workdir.pin(workdir.open_workdir(str(tmp_path / "a"), longer), longer)
+    assert workdir.read_run(tmp_path / "a") == run(total_steps=9)  # nothing else is noted
+    with pytest.raises(ValueError, match=r"total_steps \(9 there, 2 now\); it may grow, not"):
         workdir.open_workdir(str(tmp_path / "a"), run(total_steps=2))
     cosine = {"optim.schedule": "cosine"}
     pinned(tmp_path / "b", **cosine)
