@@ -31,7 +31,7 @@ def make_run(
     config = {
         "algorithm": {"name": algorithm, algorithm: own or {}}, "teacher": {"path": teacher},
         "env": {"name": env}, "eval": {"split": "valid", "curve_temperature": 1.0},
-        "optim": {"lr": lr}, "seed": seed, "total_steps": steps,
+        "optim": {"lr": lr}, "seed": seed, "total_steps": steps, "student": {},
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "run_config.json").write_text(json.dumps(config))
