@@ -47,7 +47,8 @@ def make_collector(
     """The collector that `rollout.source` names."""
     if cfg.rollout.source == "recorded":
         return Recorded(cfg, student, between_turns)
-    source = TaskSource(env.tasks(cfg.env.train_split), cfg.seed)
+    tasks = env.plugin.tasks(env.settings, cfg.env.train_split)  # as lazy as the environment is
+    source = TaskSource(tasks, cfg.seed)
     if cfg.rollout.source == "expert":
         return ExpertPlays(cfg, env, source, between_turns=between_turns)
     return StudentPlays(
