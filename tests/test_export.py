@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     folder, cfg = tmp_path_factory.mktemp("run"), small_config()
     _, model, _ = load_models(cfg)
     params = jax.tree.map(lambda x: 1.5 * x, model.params)
-    state = init_state(params, make_optimizer(typed(cfg).optim))
+    state = init_state(model.lm, params, tx=make_optimizer(typed(cfg).optim))
     checkpoints = Checkpointer(folder / "run" / "checkpoints")
     checkpoints.save(1, state)
     checkpoints.close()
