@@ -101,7 +101,8 @@ def main(cfg: Run, folder: str) -> None:
                 scalars |= iteration_scalars(
                     trajectories, groups=collect.groups, counts=counts, clock=clock
                 )
-                workdir.pin(out, cfg)
+                if step == first:
+                    workdir.pin(out, cfg)
                 writer.scalars(step, scalars)
                 bar.advance(scalars)
             checkpoints.save(cfg.total_steps, state)

@@ -91,7 +91,11 @@ def parse(program: Program, argv: Sequence[str]) -> tuple[Flags, config.Run | No
     if program.needs_workdir(flags) and not flags.workdir:
         raise ValueError("--workdir is missing: name a folder for this run, e.g. --workdir=runs/a")
     own = _own_config(program, flags)
-    c = program.fallback(flags) if flags.config is None else config.load(flags.config)
+    before = None if own is None else config.resolve(own, model_required=False)
+    if flags.config is not None:
+        c = config.load(flags.config)
+    else:
+        c = program.fallback(flags) if own is None else own
     if c is None and program.may_lack_config and not overrides:
         return flags, None
     if c is None:
@@ -100,8 +104,8 @@ def parse(program: Program, argv: Sequence[str]) -> tuple[Flags, config.Run | No
         )
     override(c, overrides)
     cfg = config.resolve(c, model_required=program.needs_model)
-    if own is not None:
-        option_text.tell_changes(config.resolve(own, model_required=False), cfg)
+    if before is not None:
+        option_text.tell_changes(before, cfg)
     return flags, cfg
 
 
