@@ -143,10 +143,10 @@ def test_minibatches_share_the_matrix_of_a_teacher():
     states = jnp.arange(N * R * 3.0).reshape(N, R, 3)
     head = TeacherHead(states, jnp.ones((5, 3)))
     options = {"minibatch": [0, 1], "aggregation": "token-mean"}
-    pieces = sum(minibatches(batch, signal, **options, teacher=head), [])
+    pieces = [p for (p,) in minibatches(batch, signal, **options, teacher=head)]
     assert all(piece.teacher.matrix is head.matrix for piece in pieces)
     np.testing.assert_array_equal(jnp.concatenate([p.teacher.states for p in pieces]), states)
-    assert [p.teacher for p in sum(minibatches(batch, signal, **options), [])] == [None, None]
+    assert [p.teacher for (p,) in minibatches(batch, signal, **options)] == [None, None]
 
 
 def test_a_state_is_a_copy_of_what_it_starts_from(params):

@@ -191,7 +191,8 @@ def test_teacher_prompts_are_packed_beside_the_students(form):
         b, k = batch.rows.traj[n], batch.rows.turn[n]
         told = [*range(1, 4 + b + k), *trajectories[b].turns[k].action[:-1]]
         assert read(batch.teacher_lines, n, count).tolist() == told
-    assert pack(trajectories).turns.teacher_lines is None
+    plain = make_trajectories(np.random.default_rng(1), [2, 1])
+    assert pack(plain).turns.teacher_lines is None
     with pytest.raises(ValueError, match=r"4 teacher prompt tokens.*sampling\.prompt_buckets"):
         pack(trajectories, form=form._replace(teacher_columns=4))
 
