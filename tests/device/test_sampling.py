@@ -228,7 +228,7 @@ def assert_same(got: Action, want: Action):
 
 
 @pytest.mark.parametrize(
-    ("slots", "look", "packs"), [(24, 16, False), (24, 2, True), (8, 2, True), (8, 1, False)]
+    ("slots", "look", "packs"), [(24, 8, False), (24, 2, True), (8, 2, True), (8, 1, False)]
 )
 def test_an_action_depends_on_its_prompt_row_and_turn_only(slots, look, packs, monkeypatch):
     """Whatever the slots, the chunk, the lines and the neighbours: what one row alone would say."""
