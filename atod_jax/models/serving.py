@@ -157,7 +157,7 @@ def enter(
       length: its tokens.
     """
     columns = min(cache.k[0].shape[1], prompts.k[0].shape[1])
-    column = start[:, None] + jnp.arange(columns)
+    column = start[:, None] + jnp.arange(columns)[None]
 
     def copied(into: Array, of: Array) -> Array:
         new = of.at[line[:, None], column].get(mode="clip")
@@ -188,7 +188,7 @@ def step(
 
 def commit(cache: Cache) -> Cache:
     """Moves what is recent behind what every slot holds."""
-    column = jnp.arange(cache.recent_k[0].shape[1])
+    column = jnp.arange(cache.recent_k[0].shape[1])[None]
     place = jnp.where(column < cache.written, cache.length[:, None] + column, cache.k[0].shape[1])
     row = jnp.arange(cache.length.shape[0])[:, None]
 
@@ -228,7 +228,7 @@ class _Part(NamedTuple):
 def _over_prefix(q: Array, k: Array, v: Array, length: Array) -> _Part:
     """Over the first `length` columns of every slot; of a slot without any, nothing or anything."""
     if kernel_for(q.dtype, q.shape[-1]) != "cudnn":
-        return _over(q, k, v, jnp.arange(k.shape[1]) < length[:, None])
+        return _over(q, k, v, jnp.arange(k.shape[1])[None] < length[:, None])
     # The public function would round the logarithms to bfloat16, which is too coarse to merge by.
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 

@@ -17,7 +17,6 @@ from atod_jax.device.learner import Metrics
 from atod_jax.device.optim import make_learning_rate, make_optimizer
 from atod_jax.device.policy import Policy
 from atod_jax.device.sampling import SamplingConfig
-from atod_jax.device.scoring import ScoreConfig
 from atod_jax.envs import base as envs
 from atod_jax.envs.pool import EnvPool
 from atod_jax.envs.templates import template_of
@@ -81,26 +80,25 @@ def environment(cfg: Run, tokenizer: PreTrainedTokenizerFast) -> Environment:
     return Environment(plugin, settings, turns, pool, renderer)
 
 
-def score_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> ScoreConfig:
+def head_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> HeadConfig:
     """How student and teacher are scored: the rollout's temperature and support."""
-    head = HeadConfig(
+    return HeadConfig(
         temperature=cfg.sampling.temperature,
         vocab=len(tokenizer),
         forbidden=(pad_id(tokenizer),),
         tiling=cfg.head,
         mesh=mesh,
     )
-    return ScoreConfig(micro_rows=cfg.packing.micro_rows, head=head)
 
 
-def make_update(cfg: Run, student: Model) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_update(cfg: Run, student: Model) -> Callable[..., tuple[TrainState, list[Metrics]]]:
     """The update of a run, see `learner.make_update`."""
     return learner.make_update(
         student.lm,
         make_optimizer(cfg.optim),
         learning_rate=make_learning_rate(cfg.optim, cfg.total_steps),
         loss=cfg.loss,
-        score=score_config(cfg, student.tokenizer, student.layout.mesh),
+        head=head_config(cfg, student.tokenizer, student.layout.mesh),
     )
 
 
