@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting import act_in_order
 from hf_folders import load_hf
 
 from atod_jax.models import ModelConfig, build
@@ -186,13 +187,13 @@ def test_greedy_decoding_agrees(family, tmp_path):
     cfg = SamplingConfig(
         max_new_tokens=8,
         prompt_buckets=(16,),
-        max_rows=8,
+        slots=8,
         eos_ids=(TINY["vocab_size"] - 1,),
         pad_id=0,
         temperature=0.0,
     )
     prompts = [row[keep] for row, keep in zip(tokens, valid)]
-    actions = Policy(build(config), cfg).act(params, prompts, [0, 1, 2], key=jax.random.key(0))
+    actions = act_in_order(Policy(build(config), cfg), params, prompts)
     for prompt, action in zip(prompts, actions):
         ids = torch.from_numpy(prompt)[None].long()
         want = theirs.generate(
