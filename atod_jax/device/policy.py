@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from atod_jax.device.sampling import SamplingConfig
-from atod_jax.device.slots import Entry, Programs, Slots, programs
+from atod_jax.device.slots import Entry, Programs, Slots, Written, programs
 from atod_jax.models import LanguageModel
 from atod_jax.records import Action, Request
 from atod_jax.sharding import local_shards, to_global, to_host, to_local
@@ -265,26 +265,21 @@ class Sampler:
         policy = self._policy
         temperature = np.float32(policy.cfg.temperature)
         self._slots, table = policy.programs.decode(self._weights, self._slots, temperature)
-        numbers = to_local(table)
-        width = policy.cfg.chunk + 1
-        tokens, logp = numbers[:, :width], np.ascontiguousarray(numbers[:, width : 2 * width])
-        logp = logp.view(np.float32)
-        drawn, live, steps = numbers[:, 2 * width :].T
-        finished = []
+        chunk, finished = Written.read(to_local(table)), []
+        policy.counts.steps += chunk.steps * len(self._drafts)
         for n, draft in enumerate(self._drafts):
             if draft is None:
                 continue
             before = sum(map(len, draft.tokens))
-            first = 1 if before else 0  # column 0 is of those whose prompt has just been read
-            written = slice(first, first + int(drawn[n]) - before)
-            draft.tokens.append(tokens[n, written])
-            draft.logp.append(logp[n, written])
-            policy.counts.kept += written.stop - 1
-            if not live[n]:
+            first = 1 if before else 0
+            written = slice(first, first + int(chunk.drawn[n]) - before)
+            draft.tokens.append(chunk.tokens[n, written])
+            draft.logp.append(chunk.logp[n, written])
+            policy.counts.kept += written.stop - 1  # the first token of an action takes no step
+            if not chunk.live[n]:
                 action = Action(np.concatenate(draft.tokens), np.concatenate(draft.logp))
                 finished.append((draft.row, action))
                 self._drafts[n] = None
-        policy.counts.steps += int(steps[0]) * len(self._drafts)
         return finished
 
     # --------------------------------------------------------------- devices
