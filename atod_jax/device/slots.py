@@ -194,7 +194,7 @@ class Written(NamedTuple):
     tokens: np.ndarray  # i32[B, C + 1]
     logp: np.ndarray  # f32[B, C + 1]
     drawn: np.ndarray  # i32[B], tokens of the action so far
-    live: np.ndarray  # i32[B], 1: the action goes on
+    live: np.ndarray  # bool[B], the action goes on
     steps: int  # that were run
 
     @classmethod
@@ -202,7 +202,7 @@ class Written(NamedTuple):
         """What `decode` has put into one array."""
         tokens, bits, numbers = np.split(table, [table.shape[1] // 2 - 1, -3], axis=1)
         logp = np.ascontiguousarray(bits).view(np.float32)
-        return cls(tokens, logp, numbers[:, 0], numbers[:, 1], int(numbers[0, 2]))
+        return cls(tokens, logp, numbers[:, 0], numbers[:, 1] > 0, int(numbers[0, 2]))
 
 
 def move(slots: Slots, source: Int[Array, "n"], *, columns: int, shards: int) -> Slots:
