@@ -37,8 +37,8 @@ class Turns(NamedTuple):
 def turns_of(lengths: Int[Array, "L M"], columns: int) -> Turns:
     """The turns of lines of `columns` columns."""
     ends = jnp.cumsum(lengths, axis=1)
-    column = jnp.arange(columns)
-    number = jnp.sum(column[None, :, None] >= ends[:, None, :], axis=2, dtype=jnp.int32)
+    column = jnp.arange(columns)[None]
+    number = jnp.sum(column[:, :, None] >= ends[:, None, :], axis=2, dtype=jnp.int32)
     before = jnp.pad(ends, ((0, 0), (1, 0)))
     return Turns(lengths, number, column - jnp.take_along_axis(before, number, axis=1))
 
@@ -205,7 +205,8 @@ def _block(query: tuple[Array, Array], k: Array, v: Array, number: Array) -> Arr
     q, at = query
     n, t, h, d = q.shape
     own = jnp.take_along_axis(number, at, axis=1)
-    seen = (own[:, :, None] == number[:, None, :]) & (jnp.arange(k.shape[1]) <= at[:, :, None])
+    column = jnp.arange(k.shape[1])[None, None, :]
+    seen = (own[:, :, None] == number[:, None, :]) & (column <= at[:, :, None])
     grouped = q.reshape(n, t, k.shape[2], -1, d)
     scores = jnp.einsum("ntgrd,nlgd->ngrtl", grouped, k, preferred_element_type=jnp.float32)
     scores = jnp.where(seen[:, None, None], scores * d**-0.5, _MASKED)

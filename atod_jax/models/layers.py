@@ -86,7 +86,7 @@ class Rotary(nn.Module):
         if self.norm:
             scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
             factor = jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-            y = y * scale.astype(jnp.float32)
+            y = y * scale.astype(jnp.float32).reshape(1, 1, 1, -1)
         # a reversal fuses with what is around it, a concatenation of halves does not
         other = jnp.flip(y.reshape(*x.shape[:-1], 2, -1), axis=-2).reshape(x.shape)
         return ((y * cos + other * sin) * factor).astype(x.dtype)
@@ -96,7 +96,7 @@ def rope_angles(positions: Int[Array, "n l"], *, theta: float, width: int) -> Ro
     """cos and sin of position * theta^(-2i/width) for both halves of a head, each f32[n, l, width];
     the sines of the first half are negative."""
     rate = theta ** -(jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    angle = positions.astype(jnp.float32)[:, :, None] * rate
+    angle = positions.astype(jnp.float32)[:, :, None] * rate[None, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
 

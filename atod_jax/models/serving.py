@@ -157,7 +157,7 @@ def enter(
       length: its tokens.
     """
     columns = min(cache.k[0].shape[1], prompts.k[0].shape[1])
-    column = start[:, None] + jnp.arange(columns)
+    column = start[:, None] + jnp.arange(columns)[None]
 
     def copied(into: Array, of: Array) -> Array:
         new = of.at[line[:, None], column].get(mode="clip")
@@ -187,9 +187,11 @@ def step(
 
 
 def commit(cache: Cache) -> Cache:
-    """Moves what is recent behind what every slot holds."""
-    column = jnp.arange(cache.recent_k[0].shape[1])
-    place = jnp.where(column < cache.written, cache.length[:, None] + column, cache.k[0].shape[1])
+    """Moves what is recent behind what every slot holds; what does not fit is dropped."""
+    column = jnp.arange(cache.recent_k[0].shape[1])[None]
+    columns = cache.k[0].shape[1]
+    # what is not written goes past the end, every column to a place of its own
+    place = cache.length[:, None] + column + jnp.where(column < cache.written, 0, columns)
     row = jnp.arange(cache.length.shape[0])[:, None]
 
     def moved(into: Array, recent: Array) -> Array:
@@ -198,7 +200,7 @@ def commit(cache: Cache) -> Cache:
     return cache.replace(
         k=jax.tree.map(moved, cache.k, cache.recent_k),
         v=jax.tree.map(moved, cache.v, cache.recent_v),
-        length=cache.length + cache.written,
+        length=jnp.minimum(cache.length + cache.written, columns),
         written=jnp.zeros_like(cache.written),
     )
 
@@ -228,7 +230,7 @@ class _Part(NamedTuple):
 def _over_prefix(q: Array, k: Array, v: Array, length: Array) -> _Part:
     """Over the first `length` columns of every slot; of a slot without any, nothing or anything."""
     if kernel_for(q.dtype, q.shape[-1]) != "cudnn":
-        return _over(q, k, v, jnp.arange(k.shape[1]) < length[:, None])
+        return _over(q, k, v, jnp.arange(k.shape[1])[None] < length[:, None])
     # The public function would round the logarithms to bfloat16, which is too coarse to merge by.
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
