@@ -38,7 +38,7 @@ class Lines(struct.PyTreeNode, kw_only=True):
 class Rows(struct.PyTreeNode, kw_only=True):
     """Model inputs, one row per turn."""
 
-    lines: Lines
+    lines: Lines | None = None  # None: nothing is read, for what is computed from streams alone
     action: Int[AnyArray, "N R"]  # right-padded
     action_mask: Bool[AnyArray, "N R"]  # True where the student sampled the token
     sampler_logp: Float[AnyArray, "N R"]

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "algorithms": {"core", "options", "records", "types"},
     "models": {"sharding", "types"},
     "envs": {"options", "records"},
-    "device": {"core", "models", "options", "sharding", "types"},
+    "device": {"core", "models", "options", "records", "sharding", "types"},
     "episodes": {"cluster", "envs", "options", "records", "streams", "types"},
     "results": {"options", "records", "types"},
     "config": {"algorithms", "core", "device", "envs", "episodes", "options", "sharding"},
@@ -65,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
         "algorithms", "config", "device", "episodes", "records", "results", "run", "types",
     },
     "export": {"config", "models", "run"},
-    "doctor": {"config", "envs", "options", "results", "run", "train"},
+    "doctor": {"config", "envs", "options", "records", "results", "run", "train"},
 }  # fmt: skip
 RUNS_WHOLE = {"doctor": {"train"}}  # programs that start another one
 

@@ -4,19 +4,42 @@ A line has `A` places for action tokens, taken in order by those of its rows. On
 last layer of a model and reach the head.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from atod_jax.types import Rows
+
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of all places there could be; one program each
 
 
 class Room(NamedTuple):
     """Places for action tokens; static under jit. More tokens than that give NaN."""
 
     line: int  # A, of a line
-    head: int  # of the rows of one device, see `core.fused.token_stats`
+    head: int  # of the lines of one device, see `core.fused.token_stats`
+
+    @classmethod
+    def of(cls, tokens: np.ndarray, *, most: int, micro_lines: int, shards: int) -> "Room":
+        """Room for all lines of a batch.
+
+        Args:
+          tokens: i32[L] action tokens of every line.
+          most: tokens that a line could have.
+          micro_lines: lines of a micro-batch; `shards` devices each take an equal part of them.
+          shards: see there.
+        """
+        line = _share(most, int(tokens.max()))
+        device = micro_lines // shards
+        return cls(line, _share(line * device, int(tokens.reshape(-1, device).sum(axis=1).max())))
+
+
+def _share(whole: int, needed: int) -> int:
+    """The smallest share of the whole that is enough."""
+    return next(n for share in SHARES if (n := math.ceil(whole * share)) >= needed)
 
 
 class Places(NamedTuple):
@@ -54,7 +77,7 @@ def places_of(rows: Rows, room: int) -> Places:
     lengths = jnp.maximum(prompt + count - 1, 0)
     start = jnp.cumsum(lengths, axis=1) - lengths
     ends = jnp.cumsum(count, axis=1)
-    j = jnp.broadcast_to(jnp.arange(room), (lines, room))
+    j = jnp.broadcast_to(jnp.arange(room)[None], (lines, room))
     row = jnp.sum(j[:, :, None] >= ends[:, None, :], axis=2)
     used, row = row < per_line, jnp.minimum(row, per_line - 1)
 
@@ -63,7 +86,7 @@ def places_of(rows: Rows, room: int) -> Places:
 
     token = jnp.where(used, j - of_row(ends - count), 0)
     column = jnp.maximum(of_row(start + prompt) - 1 + token, 0)
-    place = (ends - count)[:, :, None] + jnp.arange(width)
+    place = (ends - count)[:, :, None] + jnp.arange(width)[None, None]
     return Places(
         lengths=lengths,
         column=jnp.where(used, column, 0),

@@ -47,16 +47,19 @@ def split(tree: Any, *, pieces: int) -> list[Any]:
     return [piece(m) for m in range(pieces)]
 
 
-@jax.jit
-def join(trees: list[Any]) -> Any:
-    """The inverse of `split`."""
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
+@functools.partial(jax.jit, static_argnames="empty")
+def join(trees: list[Any], *, empty: int = 0) -> Any:
+    """The inverse of `split`, with `empty` pieces of zeros at the end."""
+    return jax.tree.map(lambda *x: jnp.concatenate([*x, *[jnp.zeros_like(x[0])] * empty]), *trees)
 
 
 def make_score(
     model: LanguageModel, cfg: HeadConfig, *, keep_states: bool = False
 ) -> jax.stages.Wrapped:
-    """A jitted `score(params, rows, *, room) -> TokenStats` of one micro-batch; `room` is static."""
+    """A jitted `score(params, rows, *, room) -> TokenStats` of one micro-batch.
+
+    `room` is static, see `lines.Room`.
+    """
 
     @functools.partial(jax.jit, static_argnames="room")
     def score(params: Any, rows: Rows, *, room: Room) -> TokenStats:

@@ -178,7 +178,7 @@ def _written(q: Array, k: Array, v: Array, *, turns: Turns, pick: Array | None) 
     those of a long prompt are larger than the model.
     """
     columns = q.shape[1]
-    at = jnp.broadcast_to(jnp.arange(columns), q.shape[:2]) if pick is None else pick
+    at = jnp.broadcast_to(jnp.arange(columns)[None], q.shape[:2]) if pick is None else pick
     one = functools.partial(_block, k=k, v=v, number=turns.number)
     if columns <= QUERIES:
         return one((q, at))
