@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from tiny_models import FAMILIES, random_lines, token_loss
+from tiny_models import FAMILIES, random_lines, token_loss, write
 
 from atod_jax.device.policy import Policy
 from atod_jax.device.sampling import SamplingConfig
@@ -166,14 +166,14 @@ def test_sharded_equals_single_device(shape):
 def test_sharded_sampling_equals_single_device():
     mesh, params = make_mesh({"data": 4, "tensor": 2}), make_params()
     cfg = SamplingConfig(
-        max_new_tokens=5, prompt_buckets=(8,), max_rows=16, eos_ids=(1,), pad_id=0, forbidden=(0,)
+        max_new_tokens=5, prompt_buckets=(8,), slots=16, eos_ids=(1,), pad_id=0, forbidden=(0,)
     )
-    rng = np.random.default_rng(2)
+    rng, rows = np.random.default_rng(2), [4, 9, 2, 0, 7]
     prompts = [rng.integers(2, 48, n).astype(np.int32) for n in (8, 3, 5, 1, 7)]
-    want = Policy(MODEL, cfg).act(params, prompts, [4, 9, 2, 0, 7], key=jax.random.key(0))
+    want = write(Policy(MODEL, cfg), MODEL.serve(params), prompts, rows)
     placed = jax.device_put(params, param_shardings(ABSTRACT, AXES, RULES, mesh=mesh))
     with jax.set_mesh(mesh):
-        got = Policy(MODEL, cfg, mesh).act(placed, prompts, [4, 9, 2, 0, 7], key=jax.random.key(0))
+        got = write(Policy(MODEL, cfg, mesh), jax.jit(MODEL.serve)(placed), prompts, rows)
     for a, b in zip(got, want):
         np.testing.assert_array_equal(a.tokens, b.tokens)
         np.testing.assert_allclose(a.logp, b.logp, atol=5e-6)

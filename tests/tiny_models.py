@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atod_jax.models import LanguageModel, ModelConfig, build
+from atod_jax.records import Request
 
 BASE = {
     "vocab_size": 48, "hidden_size": 16, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2,
@@ -92,3 +93,13 @@ def token_loss(model: LanguageModel, params, tokens, lengths):
 
 
 value_and_grad = jax.jit(jax.value_and_grad(token_loss, argnums=1), static_argnums=0)
+
+
+def write(policy, weights, prompts: Sequence[np.ndarray], rows: Sequence[int]) -> list:
+    """The actions of prompts that are all there at the start."""
+    sampler = policy.sampler(weights, jax.random.key(0))
+    sampler.submit([Request(row, 0, prompt) for row, prompt in zip(rows, prompts)])
+    actions: dict = {}
+    while (some := sampler.advance(len(rows) - len(actions))) is not None:
+        actions |= dict(some)
+    return [actions[row] for row in rows]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hf_folders import load_hf
+from tiny_models import write
 
 from atod_jax.models import ModelConfig, build
 from atod_jax.models.checkpoint_io import save_hf
@@ -189,13 +190,13 @@ def test_greedy_decoding_agrees(family, tmp_path):
     cfg = SamplingConfig(
         max_new_tokens=8,
         prompt_buckets=(16,),
-        max_rows=8,
+        slots=8,
         eos_ids=(TINY["vocab_size"] - 1,),
         pad_id=0,
         temperature=0.0,
     )
-    prompts = [row[keep] for row, keep in zip(tokens, valid)]
-    actions = Policy(build(config), cfg).act(params, prompts, [0, 1, 2], key=jax.random.key(0))
+    model, prompts = build(config), [row[keep] for row, keep in zip(tokens, valid)]
+    actions = write(Policy(model, cfg), model.serve(params), prompts, [0, 1, 2])
     for prompt, action in zip(prompts, actions):
         ids = torch.from_numpy(prompt)[None].long()
         want = theirs.generate(
