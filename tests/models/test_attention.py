@@ -1,12 +1,17 @@
 """Attention inside turns: the parts that the kernels of other platforms need, and its memory."""
 
+import contextlib
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
 from atod_jax.models import attention
 from atod_jax.models.attention import packed_layout, turns_of
+from atod_jax.sharding import make_mesh
 
 
 @pytest.mark.parametrize(
@@ -44,3 +49,29 @@ def test_long_prompts_need_little_memory():
     grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     used = grad.lower(q, k, v, lengths).compile().memory_analysis().temp_size_in_bytes
     assert used < 67e6  # scores and their gradients of a block are 17 MB
+
+
+@pytest.mark.parametrize("shape", [None, {"data": 4, "tensor": 2}])
+def test_the_kernel_of_tpus(shape, monkeypatch):
+    """Splash attention, interpreted: the numbers and gradients of attention written out."""
+    kernel = functools.partial(splash_attention_kernel.make_splash_mha, interpret=True)
+    monkeypatch.setattr(splash_attention_kernel, "make_splash_mha", kernel)
+    rng, columns = np.random.default_rng(0), 150
+    shapes = [(4, columns, 4, 128), (4, columns, 2, 128), (4, columns, 2, 128)]
+    qkv = [jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes]
+    turns = turns_of(jnp.array([[70, 1, 0, 79], [0, 50, 60, 0], [150, 0, 0, 0], [0] * 4]), columns)
+
+    def both(attend):
+        def total(q, k, v):
+            y = attend(q, k, v)
+            return jnp.sum(jnp.sin(y)), y
+
+        (_, y), grads = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*qkv)
+        return y, *grads
+
+    want = both(functools.partial(attention.attend, turns=turns))
+    monkeypatch.setattr(attention, "kernel_for", lambda *_: "splash")
+    with jax.set_mesh(make_mesh(shape)) if shape else contextlib.nullcontext():
+        got = both(functools.partial(attention.attend, turns=turns))
+    for ours, theirs in zip(got, want):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
