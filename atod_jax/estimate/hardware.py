@@ -4,6 +4,9 @@ Sources (read 2026-11): cloud.google.com/tpu/docs/v5e, /v5p, /v6e; the H100 and 
 nvidia.com (SXM, dense, i.e. half of the figures with sparsity); 8-GPU nodes with one 400 Gb/s
 adapter per GPU as in the DGX H100 reference architecture. Link rates are one direction of all links
 of a chip together; vendors also quote twice that, both directions.
+
+Nothing reaches these peaks. What an H100 was seen to reach (660 TFLOP/s for products of 8192^3,
+2.75 TB/s for a copy) is taken as the limit, and its shares of the peaks stand for the other chips.
 """
 
 import dataclasses
@@ -24,18 +27,31 @@ class Chip:
     link: float  # to chips of the same domain
     domain: int  # chips that `link` connects: a TPU pod, a GPU node
     outside: float  # to chips of other domains
+    clock: float = 0.0  # cycles per second in which a TPU's compiler counts
 
+    @property
+    def reached(self) -> float:
+        """Operations per second of a large bfloat16 product."""
+        return 660 / 989 * self.flops
+
+    @property
+    def streamed(self) -> float:
+        """Bytes per second of a large copy."""
+        return 2.75 / 3.35 * self.bandwidth
+
+
+LAUNCH = 3e-6  # seconds that the smallest kernel of a GPU takes
 
 # A float32 product is one bfloat16 pass on a TPU, TF32 on a GPU.
 CHIPS = {
     chip.name: chip
     for chip in (
         # 1600 Gb/s of links; 6.4 Tb/s of network per pod of 256
-        Chip("v5e", 197e12, 197e12, 16 * GB, 819 * GB, 200 * GB, 256, 3.1 * GB),
+        Chip("v5e", 197e12, 197e12, 16 * GB, 819 * GB, 200 * GB, 256, 3.1 * GB, 1.5e9),
         # 4800 Gb/s of links; the largest slice is 6144 chips of a pod of 8960
-        Chip("v5p", 459e12, 459e12, 95 * GB, 2765 * GB, 600 * GB, 6144, 6.2 * GB),
+        Chip("v5p", 459e12, 459e12, 95 * GB, 2765 * GB, 600 * GB, 6144, 6.2 * GB, 1.75e9),
         # 800 GB/s of links, both directions; 25.6 Tb/s of network per pod of 256
-        Chip("v6e", 918e12, 918e12, 32 * GB, 1600 * GB, 400 * GB, 256, 12.5 * GB),
+        Chip("v6e", 918e12, 918e12, 32 * GB, 1600 * GB, 400 * GB, 256, 12.5 * GB, 1.75e9),
         # NVLink 900 GB/s, both directions
         Chip("h100", 989e12, 495e12, 80 * GB, 3350 * GB, 450 * GB, 8, 50 * GB),
         Chip("h200", 989e12, 495e12, 141 * GB, 4800 * GB, 450 * GB, 8, 50 * GB),
@@ -84,3 +100,10 @@ def parse(name: str, *, cpus: int = 1) -> Hardware:
     if count % 2:
         raise ValueError(f"--hardware={name}: v5p counts TensorCores, two per chip; give 2 N")
     return Hardware(chip, count // 2)
+
+
+def chip_of(kind: str) -> Chip | None:
+    """The chip that JAX calls so (`device_kind`); None where it is none of them."""
+    kinds = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+    cards = [name for name in ("h100", "h200") if name.upper() in kind]
+    return CHIPS.get(kinds.get(kind, cards[0] if cards else ""))
