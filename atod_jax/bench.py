@@ -11,7 +11,6 @@ of 3,200 real prompts and responses.
 """
 
 import argparse
-import collections
 import contextlib
 import dataclasses
 import json
@@ -25,16 +24,15 @@ import jax
 import numpy as np
 
 import atod_jax
-from atod_jax.estimate import hlo, programs, targets
+from atod_jax.estimate import programs, targets
+from atod_jax.estimate.cost import Cost, Figures, estimated, heaviest, of_executable
 from atod_jax.estimate.hardware import CHIPS, Chip, Hardware, chip_of
-from atod_jax.estimate.hlo import Kernel
 from atod_jax.estimate.programs import Program, Shape
 from atod_jax.estimate.text import amount, digits
 from atod_jax.models import build, config_from_hf
 from atod_jax.models.sizes import SIZES, published
 from atod_jax.models.transformer import DTYPES, REMAT
 from atod_jax.results.files import write_text
-from atod_jax.results.tables import padded_table
 from atod_jax.run import cli
 from atod_jax.sharding import Layout, make_mesh
 
@@ -60,27 +58,6 @@ class Part(NamedTuple):
     program: Program
     times: int = 1
     steps: int = 0
-
-
-class Figures(NamedTuple):
-    """What a program, or a step of its open loop, costs."""
-
-    seconds: float = 0.0
-    bytes: float = 0.0
-    flops: float = 0.0
-
-    def plus(self, times: float, other: "Figures") -> "Figures":
-        """These and `times` others."""
-        return Figures(*(a + times * b for a, b in zip(self, other, strict=True)))
-
-
-class Cost(NamedTuple):
-    """One compiled program."""
-
-    whole: Figures  # beside the open loop
-    step: Figures
-    temporary: int
-    kernels: Sequence[tuple[Kernel, float]]  # seconds of one run; 0 where they are not told apart
 
 
 # ------------------------------------------------------------------- the table
@@ -149,11 +126,6 @@ TABLE: Mapping[str, Callable[[Setting], list[Part]]] = {
 # ------------------------------------------------------------------- what it costs
 
 
-def estimated(executable: Any, chip: Chip) -> Cost:
-    """Of a program compiled for a chip that is not here."""
-    return _cost(executable, lambda kernel: hlo.seconds(kernel, chip))
-
-
 def measured(executable: Any, program: Program) -> Cost:
     """Of a program compiled for the device here: the median of a few runs."""
     arguments, seconds = program.arguments(), []
@@ -163,19 +135,10 @@ def measured(executable: Any, program: Program) -> Cost:
         seconds.append(time.perf_counter() - started)
         if program.donated:
             arguments = (result[0], *arguments[1:])
-    found, median = _cost(executable, lambda kernel: 0.0), statistics.median(seconds[1:])
+    found, median = of_executable(executable, lambda kernel: 0.0), statistics.median(seconds[1:])
     if not program.steps:
         return found._replace(whole=found.whole._replace(seconds=median))
     return found._replace(step=found.step._replace(seconds=median / program.steps))
-
-
-def _cost(executable: Any, seconds: Callable[[Kernel], float]) -> Cost:
-    timed = [(kernel, seconds(kernel)) for kernel in hlo.kernels(executable.as_text())]
-    sums = {False: Figures(), True: Figures()}
-    for k, once in timed:
-        sums[k.open_loop] = sums[k.open_loop].plus(k.times, Figures(once, k.bytes, k.flops))
-    temporary = executable.memory_analysis().temp_size_in_bytes
-    return Cost(sums[False], sums[True], temporary, timed)
 
 
 def record(
@@ -193,7 +156,7 @@ def record(
         "name": name,
         "hardware": where,
         "milliseconds": 1e3 * total.seconds,
-        "temporary_bytes": max(cost.temporary for _, cost in parts),
+        "temporary_bytes": max(cost.memory.temporary for _, cost in parts),
         "bytes": total.bytes,
         "flops": total.flops,
         "share_of_limit": least / total.seconds if chip else None,
@@ -237,20 +200,8 @@ def page(found: dict[str, Any], parts: Sequence[tuple[Part, Cost]], *, top: int)
         f"temporaries {amount(found['temporary_bytes'])}, moved {amount(found['bytes'])}, "
         f"{amount(found['flops'], 'FLOP')}"
     ]
-    groups: dict[tuple[str, str, str], Figures] = collections.defaultdict(Figures)
-    for part, cost in parts:
-        for kernel, seconds in cost.kernels:
-            runs = kernel.times * (part.steps if kernel.open_loop else part.times)
-            key = kernel.source, kernel.kind, kernel.shape[:40]
-            once = Figures(seconds, kernel.bytes, kernel.flops)
-            groups[key] = groups[key].plus(runs, once)
-    heaviest = sorted(groups.items(), key=lambda item: item[1], reverse=True)[:top]
-    rows = [
-        (digits(1e3 * f.seconds), amount(f.bytes), amount(f.flops, "FLOP"), *key)
-        for key, f in heaviest
-    ]
-    header = ("ms", "moved", "products", "source", "kernel", "result")
-    return "\n".join([*lines, padded_table(header, rows) + "\n"] if top else lines)
+    runs = [(cost, part.times, part.steps) for part, cost in parts]
+    return "\n".join([*lines, heaviest(runs, top=top) + "\n"] if top else lines)
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

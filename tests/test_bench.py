@@ -7,6 +7,7 @@ from toy_update import CONFIG
 
 from atod_jax import bench
 from atod_jax.estimate import programs
+from atod_jax.estimate.cost import Cost, Figures, Memory
 from atod_jax.estimate.hardware import CHIPS
 from atod_jax.estimate.programs import Shape
 from atod_jax.models import build
@@ -47,10 +48,10 @@ def test_every_program_runs_here(name, layout):
 
 def test_an_entry_adds_up_its_programs(layout):
     program = MADE["head"](layout)._replace(work=programs.Work(2e12, 0.0), steps=1)
-    once, step = bench.Figures(1.0, 10.0, 100.0), bench.Figures(0.5, 1.0, 1.0)
+    once, step = Figures(1.0, 10.0, 100.0), Figures(0.5, 1.0, 1.0)
     parts = [
-        (bench.Part(program, times=2, steps=4), bench.Cost(once, step, 5, [])),
-        (bench.Part(program, times=1), bench.Cost(once, step, 7, [])),
+        (bench.Part(program, times=2, steps=4), Cost(once, step, Memory(1, 5, 2), [])),
+        (bench.Part(program, times=1), Cost(once, step, Memory(1, 7, 2), [])),
     ]
     found = bench.record("x", "h100", parts, chip=CHIPS["h100"])
     assert found["milliseconds"] == 5000

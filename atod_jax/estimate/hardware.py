@@ -10,7 +10,10 @@ Nothing reaches these peaks. What an H100 was seen to reach (660 TFLOP/s for pro
 """
 
 import dataclasses
+import os
 import re
+
+import jax
 
 GB = 1e9
 
@@ -24,9 +27,9 @@ class Chip:
     flops_float32: float  # of float32 products at JAX's default precision
     memory: float
     bandwidth: float  # of the memory
-    link: float  # to chips of the same domain
-    domain: int  # chips that `link` connects: a TPU pod, a GPU node
-    outside: float  # to chips of other domains
+    link: float = 0.0  # to chips of the same domain
+    domain: int = 1  # chips that `link` connects: a TPU pod, a GPU node
+    outside: float = 0.0  # to chips of other domains
     clock: float = 0.0  # cycles per second in which a TPU's compiler counts
 
     @property
@@ -35,9 +38,18 @@ class Chip:
         return 660 / 989 * self.flops
 
     @property
+    def reached_float32(self) -> float:
+        """The same of a float32 product."""
+        return 660 / 989 * self.flops_float32
+
+    @property
     def streamed(self) -> float:
         """Bytes per second of a large copy."""
         return 2.75 / 3.35 * self.bandwidth
+
+    def reach(self, span: int) -> float:
+        """Bytes per second to the others in a group of `span` adjacent chips."""
+        return self.link if span <= self.domain else self.outside
 
 
 LAUNCH = 3e-6  # seconds that the smallest kernel of a GPU takes
@@ -57,8 +69,6 @@ CHIPS = {
         Chip("h200", 989e12, 495e12, 141 * GB, 4800 * GB, 450 * GB, 8, 50 * GB),
     )
 }
-# Nobody publishes these: a laptop's order of magnitude, so that every command also runs for a CPU.
-CPU = Chip("cpu", 1e11, 1e11, 16 * GB, 20 * GB, 10 * GB, 1 << 20, 10 * GB)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,29 +87,37 @@ class Hardware:
         name = self.chip.name
         return "cpu" if name == "cpu" else "gpu" if name.startswith("h") else "tpu"
 
-    def reach(self, span: int) -> float:
-        """Bytes per second that a chip sends to neighbours in a group of `span` adjacent chips."""
-        return self.chip.link if span <= self.chip.domain else self.chip.outside
 
-
-def parse(name: str, *, cpus: int = 1) -> Hardware:
-    """`v5e-16` -> 16 chips; `v5p-32` -> 16, since that name counts TensorCores; `cpu` -> `cpus`.
+def parse(name: str) -> Hardware:
+    """`h100` -> one card, `v5e-16` -> 16 chips; `v5p-32` -> 16, that name counts TensorCores.
 
     Raises:
       ValueError: another form, with the ones there are.
     """
-    if name == "cpu":
-        return Hardware(CPU, cpus)
-    match = re.fullmatch(r"(\w+)-([1-9]\d*)", name)
+    match = re.fullmatch(r"(\w+?)(?:-([1-9]\d*))?", name)
     if not match or match[1] not in CHIPS:
-        forms = ", ".join(f"{chip}-N" for chip in CHIPS)
-        raise ValueError(f"--hardware={name}: choose cpu or one of {forms}, e.g. v5e-16")
-    chip, count = CHIPS[match[1]], int(match[2])
-    if chip.name != "v5p":
+        forms = ", ".join(CHIPS)
+        raise ValueError(
+            f"--hardware={name}: choose local, or one of {forms}, alone or with a number: v5e-16"
+        )
+    chip, count = CHIPS[match[1]], int(match[2] or 1)
+    if chip.name != "v5p" or not match[2]:
         return Hardware(chip, count)
     if count % 2:
         raise ValueError(f"--hardware={name}: v5p counts TensorCores, two per chip; give 2 N")
     return Hardware(chip, count // 2)
+
+
+def local() -> Hardware:
+    """The devices here. Of those that are not in the table only the memory is known."""
+    devices = jax.devices()
+    chip = chip_of(devices[0].device_kind)
+    if chip is None:
+        stats = devices[0].memory_stats() or {}
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = float(stats.get("bytes_limit", whole / len(devices)))
+        chip = Chip(devices[0].platform, 0.0, 0.0, memory, 0.0)
+    return Hardware(chip, len(devices))
 
 
 def chip_of(kind: str) -> Chip | None:

@@ -38,7 +38,9 @@ class Kernel(NamedTuple):
     times: int  # how often it runs
     bytes: float  # of the device's memory, read and written
     flops: float  # of matrix products and attention
+    float32: bool  # whether these are of float32 numbers
     sent: float  # bytes to other devices
+    span: int  # from the first to the last device of a group that exchanges them
     cycles: float  # as the compiler estimates them; 0 where it does not say
     open_loop: bool  # inside a loop of unknown length
 
@@ -83,11 +85,27 @@ def seconds(kernel: Kernel, chip: Chip) -> float:
     """How long a kernel takes once: what a TPU's compiler says, or else a roofline."""
     if kernel.cycles and chip.clock:
         return kernel.cycles / chip.clock
-    sending = kernel.sent / chip.link
-    if chip.clock:  # what is started and awaited later hides behind others
-        waits = kernel.kind.endswith("-start")
-        return max(sending, 0.0 if waits else kernel.bytes / chip.streamed)
-    return max(kernel.bytes / chip.streamed, kernel.flops / chip.reached, sending) + LAUNCH
+    parts = _parts(kernel, chip)
+    return parts.pop("launches") + max(parts.values())
+
+
+def bound(kernel: Kernel, chip: Chip) -> str:
+    """What a kernel waits for: products, memory, links or launches."""
+    parts = _parts(kernel, chip)
+    return max(parts, key=parts.__getitem__)
+
+
+def _parts(kernel: Kernel, chip: Chip) -> dict[str, float]:
+    """Seconds of each of the four, if it were alone."""
+    tpu = chip.clock > 0
+    # what is started there and awaited later hides behind others
+    hidden = tpu and kernel.kind.endswith("-start")
+    return {
+        "products": kernel.flops / (chip.reached_float32 if kernel.float32 else chip.reached),
+        "memory": 0.0 if hidden else kernel.bytes / chip.streamed,
+        "links": kernel.sent / chip.reach(kernel.span) if kernel.sent else 0.0,
+        "launches": 0.0 if tpu else LAUNCH,
+    }
 
 
 def size(shape: str) -> float:
@@ -150,8 +168,10 @@ class _Walker(NamedTuple):
             source=self.sources.of(op),
             times=times,
             bytes=_read(op, within, inner) + _written(op, inner),
-            flops=_flops(op, within, inner),
+            flops=sum(_products(op, within, inner).values()),
+            float32="f32" in _products(op, within, inner),
             sent=_sent(op, within),
+            span=_span(op),
             cycles=float(cycles[1]) if cycles else 0.0,
             open_loop=is_open,
         )
@@ -210,28 +230,45 @@ def _sent(op: _Op, within: _Computation) -> float:
     return factor * max(given, made)
 
 
+def _span(op: _Op) -> int:
+    """How far the devices of a group lie apart; groups are listed, or [groups, size] of all."""
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", op.rest)
+    if listed:
+        numbers = [int(n) for n in listed[1].split(",")]
+        return max(numbers) - min(numbers) + 1
+    strided = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[[\d,]+\](T?)", op.rest)
+    if strided is None:
+        return 1
+    groups, each = int(strided[1]), int(strided[2])
+    return groups * (each - 1) + 1 if strided[3] else each
+
+
 # ------------------------------------------------------------------- operations
 
 
-def _flops(op: _Op, within: _Computation, inner: _Computation) -> float:
-    """Of the matrix products and the attention of an operation; the rest is free beside bytes."""
-    if op.kind == "fusion":
-        return sum(_product(o, inner) for o in inner.values())
+def _products(op: _Op, within: _Computation, inner: _Computation) -> Mapping[str, float]:
+    """Operations of products and attention, by the type of what is multiplied; all else is free
+    beside its bytes."""
     if op.kind == "custom-call" and "__cudnn$fmha" in op.rest:
-        return _attention(op, within)
-    return _product(op, within)
+        return {"bf16": _attention(op, within)}
+    found: dict[str, float] = collections.defaultdict(float)
+    for o, around in [(o, inner) for o in inner.values()] or [(op, within)]:
+        operand = around.get(o.operands[0]) if o.operands else None
+        if operand and (count := _product(o, operand)):
+            found[_arrays(operand.shape)[0][0]] += count
+    return found
 
 
-def _product(op: _Op, within: _Computation) -> float:
+def _product(op: _Op, operand: _Op) -> float:
     """Two per element of the result and entry of the axes that are summed over."""
-    results, operand = _arrays(op.shape), within.get(op.operands[0]) if op.operands else None
-    if operand is None or not results:
+    results = _arrays(op.shape)
+    if op.kind not in ("dot", "custom-call", "convolution") or not results:
         return 0.0
     dims, outputs = _arrays(operand.shape)[0][1], math.prod(results[0][1])
     if op.kind == "convolution":  # how a TPU's compiler writes products
         return 2.0 * outputs * _window(op, dims)
     summed = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', op.rest)
-    if summed is None or op.kind not in ("dot", "custom-call"):
+    if summed is None:
         return 0.0
     return 2.0 * outputs * math.prod(dims[int(i)] for i in re.findall(r"\d+", summed[1]))
 

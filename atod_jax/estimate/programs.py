@@ -4,6 +4,7 @@ A program is a compiled function of the package with a recipe for its arguments:
 alone where it is compiled for devices that are not here, of random numbers where it runs.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,10 +19,13 @@ from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimize
 from atod_jax.device.sampling import SamplingConfig, generate
 from atod_jax.device.scoring import ScoreConfig, make_score
 from atod_jax.models import AXES, LanguageModel, ModelConfig
+from atod_jax.models.loading import to_integers
+from atod_jax.results.tables import padded_table
 from atod_jax.sharding import Layout, batch_sharding, param_shardings
 from atod_jax.types import Rows, Signal, TrainState
 
 PAD, END = 0, 1
+LOSS, OPTIM = LossConfig(), OptimConfig()
 
 
 class Work(NamedTuple):
@@ -39,17 +43,45 @@ class Program(NamedTuple):
     make: Callable[[], tuple]  # its arguments; traced, so none of them need exist
     places: tuple  # shardings, a prefix of the arguments
     work: Work
+    mesh: Mesh
     steps: int = 0  # of an open loop whose single step is what counts; 0: the whole program
     donated: bool = False  # the first argument is; the first result takes its place
+    resident: bool = True  # the first argument is there for the whole run
+
+    def shapes(self) -> tuple:
+        """The arguments as shapes with their shardings."""
+        return jax.tree.map(_placed, self.places, jax.eval_shape(self.make))
 
     def lower(self) -> Any:
         """The program before it is compiled, for the devices of its shardings."""
-        shapes = jax.eval_shape(self.make)
-        return self.run.lower(*jax.tree.map(_placed, self.places, shapes))
+        return self.run.lower(*self.shapes())
 
     def arguments(self) -> tuple:
         """Random arguments on the devices of its shardings."""
         return jax.jit(self.make, out_shardings=self.places)()
+
+    @property
+    def given(self) -> int:
+        """Bytes of a device that the program is given and that stay for the whole run."""
+        return size(self.shapes()[0]) if self.resident else 0
+
+
+def size(shapes: Any) -> int:
+    """Bytes of some arrays on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(shapes)
+    )
+
+
+def placement(program: Program) -> str:
+    """Where every array lies that the program is given."""
+    rows = []
+    for path, x in jax.tree_util.tree_leaves_with_path(program.shapes()):
+        axes = ", ".join(str(axis or "-") for axis in x.sharding.spec)
+        shape, local = (" x ".join(map(str, s)) for s in (x.shape, x.sharding.shard_shape(x.shape)))
+        rows.append((jax.tree_util.keystr(path, simple=True, separator="/"), shape, axes, local))
+    return padded_table(("argument", "shape", "mesh axes", "on a device"), rows)
 
 
 class Shape(NamedTuple):
@@ -78,15 +110,20 @@ def _placed(place: Any, shapes: Any) -> Any:
 
 
 def update(
-    model: LanguageModel, shape: Shape, layout: Layout, *, loss: LossConfig | None = None
+    model: LanguageModel,
+    shape: Shape,
+    layout: Layout,
+    *,
+    loss: LossConfig = LOSS,
+    optim: OptimConfig = OPTIM,
 ) -> Program:
     """One optimiser step on `shape.rows` rows."""
-    tx, mesh = make_optimizer(OptimConfig()), layout.mesh
+    tx, mesh = make_optimizer(optim), layout.mesh
     step = learner.make_update(
         model,
         tx,
-        learning_rate=make_learning_rate(OptimConfig(), 1),
-        loss=loss or LossConfig(),
+        learning_rate=make_learning_rate(optim, 1),
+        loss=loss,
         score=_score_config(shape, mesh),
     )
 
@@ -98,6 +135,7 @@ def update(
 
     return Program(
         name="update",
+        mesh=layout.mesh,
         run=jax.jit(step, donate_argnums=0),
         make=make,
         places=(_state_places(make, layout), batch_sharding(mesh)),
@@ -114,9 +152,10 @@ def score(model: LanguageModel, shape: Shape, layout: Layout, *, dtype: str = "f
 
     return Program(
         name="score",
+        mesh=layout.mesh,
         run=make_score(model, _score_config(shape, layout.mesh)),
         make=make,
-        places=(_param_places(model, layout), batch_sharding(layout.mesh)),
+        places=(_param_places(model, layout, dtype), batch_sharding(layout.mesh)),
         work=_passes(model.config, shape, 1),
     )
 
@@ -148,11 +187,13 @@ def play(model: LanguageModel, shape: Shape, layout: Layout) -> Program:
     seen = shape.prompt + shape.response / 2
     return Program(
         name="decode",
+        mesh=layout.mesh,
         run=jax.jit(run),
         make=make,
         places=(_param_places(model, layout), rows, rows, whole, rows),
         work=_step(model.config, shape.rows, seen),
         steps=shape.response - 1,
+        resident=False,  # a copy of the weights, for playing alone
     )
 
 
@@ -187,6 +228,8 @@ def head(
     products = 4 if teacher else 3
     return Program(
         name="head",
+        mesh=layout.mesh,
+        resident=False,
         run=jax.jit(jax.value_and_grad(loss, (0, 1))),
         make=make,
         places=(rows, whole, rows, TeacherHead(rows, whole) if teacher else None),
@@ -195,7 +238,9 @@ def head(
 
 
 def _stored(model: LanguageModel, dtype: str) -> Any:
-    """Random weights of a type."""
+    """Random weights of a type; "int8": as a teacher of that type is kept."""
+    if dtype == "int8":
+        return to_integers(model.config, _stored(model, "bfloat16"))
     return jax.tree.map(lambda x: x.astype(dtype), model.init(_key()))
 
 
@@ -221,8 +266,8 @@ def _rows(config: ModelConfig, shape: Shape) -> Rows:
     )
 
 
-def _param_places(model: LanguageModel, layout: Layout) -> Any:
-    params = jax.eval_shape(lambda: model.init(_key()))
+def _param_places(model: LanguageModel, layout: Layout, dtype: str = "float32") -> Any:
+    params = jax.eval_shape(lambda: _stored(model, dtype))
     return model.join(
         *(
             part and param_shardings(part, AXES, layout.rules, mesh=layout.mesh)
