@@ -17,6 +17,7 @@ import jax
 from atod_jax import cluster
 from atod_jax.config import Run, to_plain
 from atod_jax.device import learner
+from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.progress import Progress
@@ -136,20 +137,16 @@ def due(step: int, every: int) -> bool:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's own flags."""
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print what the run would need, and stop"
-    )
-    parser.add_argument(
-        "--hardware", default="cpu", help="with --dry_run: v5e-16, v5p-64, h100-8, cpu …"
-    )
+    add = parser.add_argument
+    add("--dry_run", action="store_true", help="print what the run would need, and stop")
+    add("--hardware", default="local", help="with --dry_run: h100, h100-8, v5e-16, v5p-64 …")
+    add("--details", action="store_true", help="with --dry_run: also options, arrays and kernels")
 
 
 def start(cfg: Run, flags: cli.Flags) -> None:
     """Trains, or says what training would need."""
     if flags.dry_run:
-        from atod_jax.estimate import dry_run
-
-        dry_run.main(cfg, flags.hardware)
+        dry_run.main(cfg, flags.hardware, details=flags.details)
     else:
         main(cfg, flags.workdir)
 

@@ -169,7 +169,7 @@ def override(c: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
 
 
 def _parser(program: Program) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m atod_jax.{program.name}",
         usage=f"python -m atod_jax.{program.name} [--config=FILE[:variant]] "
         "[--config.section.key=value ...] [flags]",
@@ -191,7 +191,7 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One line in place of the usage."""
 
     def error(self, message: str) -> NoReturn:
