@@ -17,7 +17,6 @@ import jax
 from atod_jax import cluster
 from atod_jax.config import Run, to_plain
 from atod_jax.device import learner
-from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.progress import Progress
@@ -76,7 +75,14 @@ def main(cfg: Run, folder: str) -> None:
                 clock = Clock()
                 trajectories = collect(step, params)
                 clock.lap("rollout")
-                packed = pack(cfg, trajectories, mesh=mesh, pad_id=env.renderer.pad_id, step=step)
+                packed = pack(
+                    cfg,
+                    trajectories,
+                    model=student.lm.config,
+                    mesh=mesh,
+                    pad_id=env.renderer.pad_id,
+                    step=step,
+                )
                 clock.lap("pack")
                 scored, signal = make_signal(step, params, packed=packed)
                 means = [jax.block_until_ready(signal.diagnostics)]
@@ -84,16 +90,15 @@ def main(cfg: Run, folder: str) -> None:
                 if cfg.record:
                     observer.record(step, trajectories, packed=packed, scored=scored)
                     clock.lap("record")
-                capacity = packed.capacity(cfg.packing, mesh)
-                for piece in learner.minibatches(
+                for pieces in learner.minibatches(
                     packed.batch,
                     signal,
-                    minibatch_rows=cfg.packing.minibatch_rows,
+                    minibatch=packed.minibatch,
                     aggregation=cfg.loss.aggregation,
                     teacher=make_signal.teacher_head(scored),
                 ):
-                    state, metrics = update(state, piece, capacity=capacity)
-                    means.append(metrics)
+                    state, metrics = update(state, pieces, room=packed.room(mesh))
+                    means += metrics
                 scalars = finite_scalars(means, step, out)
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
@@ -140,6 +145,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def start(cfg: Run, flags: cli.Flags) -> None:
     """Trains, or says what training would need."""
     if flags.dry_run:
+        from atod_jax.estimate import dry_run
+
         dry_run.main(cfg, flags.hardware, details=flags.details)
     else:
         main(cfg, flags.workdir)

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "algorithms": {"core", "options", "records", "types"},
     "models": {"sharding", "types"},
     "envs": {"options", "records"},
-    "device": {"core", "models", "options", "sharding", "types"},
+    "device": {"core", "models", "options", "records", "sharding", "types"},
     "episodes": {"cluster", "envs", "options", "records", "streams", "types"},
     "results": {"options", "records", "types"},
     "config": {"algorithms", "core", "device", "envs", "episodes", "options", "sharding"},
@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "export": {"config", "models", "run"},
     "bench": {"estimate", "models", "results", "run", "sharding"},
-    "doctor": {"config", "envs", "options", "results", "run", "train"},
+    "doctor": {"config", "envs", "options", "records", "results", "run", "train"},
 }  # fmt: skip
 RUNS_WHOLE = {"doctor": {"train"}}  # programs that start another one
 

@@ -12,35 +12,38 @@ from atod_jax.core.fused import TeacherHead
 from atod_jax.device.scoring import join, make_score, split, teacher_rows
 from atod_jax.run.batch import Packed
 from atod_jax.run.models import Model
-from atod_jax.run.parts import Algorithm, score_config
+from atod_jax.run.parts import Algorithm, head_config
 from atod_jax.sharding import batch_sharding, put
 from atod_jax.types import TENSOR_AXIS, Rows, Signal, TokenStats
 
 
 class BatchScorer:
-    """Scores all rows of a batch, one minibatch at a time, so that one shape compiles.
+    """Scores all rows of a batch, one micro-batch at a time, so that one shape compiles.
 
     Rows come from `mesh` and the statistics go there; the model may live on another one.
     """
 
     def __init__(self, model: Model, cfg: Run, mesh: Mesh, *, keep_states: bool = False):
-        self._cfg, self._from, self._at = cfg.packing, mesh, model.layout.mesh
-        score_cfg = score_config(cfg, model.tokenizer, self._at)
-        self._score = make_score(model.lm, score_cfg, keep_states=keep_states)
+        self._from, self._at = mesh, model.layout.mesh
+        self._score = make_score(
+            model.lm, head_config(cfg, model.tokenizer, self._at), keep_states=keep_states
+        )
 
     def __call__(self, params: Any, packed: Packed, rows: Rows | None = None) -> TokenStats:
         """The statistics of the batch; `rows` replaces what the model reads of it."""
         rows = packed.batch.rows if rows is None else rows
-        capacity = packed.capacity(self._cfg, self._at)
         if self._at == self._from:
-            return self._all(params, rows, capacity)
+            return self._all(params, rows, packed)
         with jax.set_mesh(self._at):
-            stats = self._all(params, put(rows, batch_sharding(self._at)), capacity)
+            stats = self._all(params, put(rows, batch_sharding(self._at)), packed)
         return put(stats, batch_sharding(self._from))
 
-    def _all(self, params: Any, rows: Rows, capacity: int) -> TokenStats:
-        pieces = split(rows, size=self._cfg.minibatch_rows)
-        return join([self._score(params, piece, capacity=capacity) for piece in pieces])
+    def _all(self, params: Any, rows: Rows, packed: Packed) -> TokenStats:
+        room = packed.room(self._at)
+        full = sum(number >= 0 for number in packed.minibatch)  # the empty ones come last
+        pieces = split(rows, pieces=len(packed.minibatch))[:full]
+        scored = [self._score(params, piece, room=room) for piece in pieces]
+        return join(scored, empty=len(packed.minibatch) - full)
 
 
 class TeacherScorer:

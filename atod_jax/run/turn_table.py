@@ -42,7 +42,7 @@ class TurnTable:
     def __init__(
         self, cfg: Run, mesh: Mesh, *, student: Model, teacher: Model, algorithm: Algorithm
     ):
-        self._cfg, self._mesh, self._teacher = cfg, mesh, teacher
+        self._cfg, self._mesh, self._student, self._teacher = cfg, mesh, student, teacher
         self._pad = pad_id(student.tokenizer)
         self._scorers = BatchScorer(student, cfg, mesh), BatchScorer(teacher, cfg, mesh)
         self._table = make_row_table(algorithm)
@@ -51,7 +51,14 @@ class TurnTable:
         self, params: Any, trajectories: Sequence[Trajectory]
     ) -> list[dict[str, list[float]]]:
         """Per trajectory {"d": [...], "h": [...], "w": [...]}, one per turn, nan if replayed."""
-        packed = pack(self._cfg, trajectories, mesh=self._mesh, pad_id=self._pad, step=0)
+        packed = pack(
+            self._cfg,
+            trajectories,
+            model=self._student.lm.config,
+            mesh=self._mesh,
+            pad_id=self._pad,
+            step=0,
+        )
         score_student, score_teacher = self._scorers
         student = score_student(params, packed)
         teacher = score_teacher(self._teacher.params, packed)

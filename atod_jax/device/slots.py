@@ -1,0 +1,277 @@
+"""The slots in which actions are written, and the programs that fill, advance and move them.
+
+A slot is a row of the key-value cache with the action that is being written in it. Prompts enter
+free slots, all slots are fed a chunk of tokens, and those whose action has ended are free again.
+The draw of token t depends on fold_in(fold_in(fold_in(key, turn), row), t) and on the prompt only:
+not on the slot, its neighbours, or when it was filled.
+
+Every function works on the rows of all devices. `shards` says how many devices split the rows: each
+fills its slots from its own prompts and moves its own rows, so no keys and values travel.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+
+from atod_jax.device.sampling import SamplingConfig, pick
+from atod_jax.models import Cache, LanguageModel, Prompts
+from atod_jax.models.serving import commit, empty_cache, enter
+from atod_jax.types import BATCH_AXES, TENSOR_AXIS
+
+
+class Slots(struct.PyTreeNode, kw_only=True):
+    """What is being written, a row per slot."""
+
+    cache: Cache
+    key: Key[Array, "B"]  # of the action
+    hidden: Float[Array, "B D"]  # of the prompt's last token, which predicts the first one
+    token: Int[Array, "B"]  # drawn last, not yet fed
+    drawn: Int[Array, "B"]  # tokens of the action so far
+    live: Bool[Array, "B"]  # the action goes on
+
+
+class Entry(NamedTuple):
+    """A prompt and the slot it enters; numbers, in this order, in a row of `fill`'s table."""
+
+    slot: int  # among those of its shard
+    line: int  # where the prompt was read, among the lines of its shard
+    part: int  # which prompt of the line
+    start: int  # its first column
+    length: int
+    turn: int
+    row: int
+
+
+# ------------------------------------------------------------------- pure functions
+
+
+def empty(model: LanguageModel, rows: int, columns: int, *, cfg: SamplingConfig) -> Slots:
+    """Free slots for prompts of up to `columns` tokens."""
+    cache = empty_cache(model.config, rows, columns + cfg.room, recent=cfg.chunk)
+    return Slots(
+        cache=cache,
+        key=jax.random.wrap_key_data(jnp.zeros((rows, 2), jnp.uint32)),
+        hidden=jnp.zeros((rows, model.config.hidden_size), model.config.dtype),
+        token=jnp.zeros(rows, jnp.int32),
+        drawn=jnp.zeros(rows, jnp.int32),
+        live=jnp.zeros(rows, bool),
+    )
+
+
+def fill(
+    slots: Slots,
+    prompts: Prompts,
+    hidden: Float[Array, "L M D"],
+    *,
+    entries: Int[Array, "n 7"],
+    key: UInt32[Array, "2"],
+    shards: int,
+) -> Slots:
+    """Prompts that have been read enter their slots.
+
+    Args:
+      slots: between two chunks.
+      prompts: keys and values of `model.prefill`.
+      hidden: of `model.prefill`.
+      entries: `Entry` rows, those of a shard together; a slot past the last one: nothing.
+      key: data of the random key of all actions.
+      shards: devices that split slots, lines and entries.
+    """
+    base = jax.random.wrap_key_data(key)
+
+    def one(slots: Slots, prompts: Prompts, hidden: Array, entries: Array) -> Slots:
+        slot, line, part, start, length, turn, row = entries.T
+        keys = jax.vmap(lambda turn, row: jax.random.fold_in(jax.random.fold_in(base, turn), row))
+
+        def put(into: Array, new: Any) -> Array:
+            return into.at[slot].set(new, mode="drop")
+
+        return slots.replace(
+            cache=enter(slots.cache, prompts, slot=slot, line=line, start=start, length=length),
+            key=put(slots.key, keys(turn, row)),
+            hidden=put(slots.hidden, hidden[line, part]),
+            drawn=put(slots.drawn, 0),
+            live=put(slots.live, True),
+        )
+
+    return _per_shard(one, shards, slots, prompts, hidden, entries)
+
+
+def decode(
+    model: LanguageModel,
+    weights: Any,
+    slots: Slots,
+    *,
+    temperature: Float[Array, ""],
+    cfg: SamplingConfig,
+) -> tuple[Slots, Int[Array, "B 2*C+5"]]:
+    """Draws up to a chunk of tokens in every slot; stops when no action goes on.
+
+    Returns:
+      The slots, and a table for the host, see `Written`. Slots that were filled since the last
+      chunk begin at column 0 of it, the others at 1.
+    """
+    head = model.head(weights)
+
+    def draw(state: _Writing, hidden: Array, who: Array) -> _Writing:
+        slots = state.slots
+        keys = jax.vmap(jax.random.fold_in)(slots.key, slots.drawn)
+        logits = jnp.einsum("bd,vd->bv", hidden, head, preferred_element_type=jnp.float32)
+        uniform = jax.vmap(jax.random.uniform)(keys)
+        token, logp = pick(logits, uniform, temperature=temperature, cfg=cfg)
+        drawn = slots.drawn + who
+        ended = functools.reduce(
+            jnp.logical_or, [token == e for e in cfg.eos_ids], drawn >= cfg.max_new_tokens
+        )
+        column = (jnp.zeros((), jnp.int32), slots.cache.written)
+        return _Writing(
+            slots.replace(
+                token=jnp.where(who, token, slots.token),
+                drawn=drawn,
+                live=slots.live & ~(who & ended),
+            ),
+            jax.lax.dynamic_update_slice(state.tokens, token[:, None], column),
+            jax.lax.dynamic_update_slice(state.logp, logp[:, None], column),
+        )
+
+    def advance(state: _Writing) -> _Writing:
+        slots = state.slots
+        hidden, cache = model.step(weights, slots.token, slots.cache)
+        return draw(state._replace(slots=slots.replace(cache=cache)), hidden, slots.live)
+
+    shape = (slots.live.shape[0], cfg.chunk + 1)
+    state = _Writing(slots, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
+    fresh = slots.live & (slots.drawn == 0)
+    state = jax.lax.cond(
+        jnp.any(fresh), lambda s: draw(s, s.slots.hidden, fresh), lambda s: s, state
+    )
+    state = jax.lax.while_loop(
+        lambda s: (s.slots.cache.written < cfg.chunk) & jnp.any(s.slots.live), advance, state
+    )
+    slots, cache = state.slots, state.slots.cache
+    steps = jnp.broadcast_to(cache.written, slots.live.shape)
+    # nothing goes on behind the last chunk of an action
+    cache = commit(cache) if cfg.room else cache.replace(written=jnp.zeros_like(cache.written))
+    cache = cache.replace(length=jnp.where(slots.live, cache.length, 0))
+    numbers = jnp.stack([slots.drawn, slots.live.astype(jnp.int32), steps], axis=1)
+    logp = jax.lax.bitcast_convert_type(state.logp, jnp.int32)
+    table = jnp.concatenate([state.tokens, logp, numbers], axis=1)
+    return slots.replace(cache=cache), table
+
+
+class _Writing(NamedTuple):
+    """What the loop of `decode` carries."""
+
+    slots: Slots
+    tokens: Int[Array, "B C+1"]
+    logp: Float[Array, "B C+1"]
+
+
+def move(slots: Slots, source: Int[Array, "n"], *, columns: int, shards: int) -> Slots:
+    """Other slots with the same actions: fewer, or with room for longer prompts.
+
+    Args:
+      slots: between two chunks.
+      source: the slot, among those of its shard, that each of the new ones continues; any free one
+        for those that stay free.
+      columns: of the new cache; at least as many as now.
+      shards: devices that split the slots.
+    """
+    longer = columns - slots.cache.k[0].shape[1]
+
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, longer), (0, 0), (0, 0)))
+
+    def one(slots: Slots, source: Array) -> Slots:
+        # recent columns are empty between two chunks: they go along for their shape alone
+        slots = jax.tree.map(lambda x: x[source] if x.ndim else x, slots)
+        k, v = jax.tree.map(padded, (slots.cache.k, slots.cache.v))
+        return slots.replace(cache=slots.cache.replace(k=k, v=v))
+
+    return _per_shard(one, shards, slots, source)
+
+
+def _per_shard(function: Callable[..., Slots], shards: int, *trees: Any) -> Slots:
+    """The function of each shard's rows; scalars are the same for all."""
+    if shards == 1:
+        return function(*trees)
+
+    def folded(x: Array) -> Array:
+        return x.reshape(shards, -1, *x.shape[1:]) if x.ndim else jnp.broadcast_to(x, (shards,))
+
+    def unfolded(x: Array) -> Array:
+        return x.reshape(-1, *x.shape[2:]) if x.ndim > 1 else x[0]
+
+    return jax.tree.map(unfolded, jax.vmap(function)(*jax.tree.map(folded, trees)))
+
+
+# ------------------------------------------------------------------- compiled
+
+
+class Programs(NamedTuple):
+    """The functions above and the model's prefill, compiled for one layout."""
+
+    empty: Callable[[int, int], Slots]  # (rows, prompt columns)
+    prefill: Callable[..., tuple[Array, Prompts]]  # (weights, tokens, lengths)
+    fill: Callable[..., Slots]  # (slots, prompts, hidden, entries, key)
+    decode: Callable[..., tuple[Slots, Array]]  # (weights, slots, temperature)
+    move: Callable[..., Slots]  # (slots, source, columns)
+
+
+@functools.cache
+def programs(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Programs:
+    """The programs of `cfg.program`; policies that differ in host settings share them."""
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if mesh else 1
+    places = functools.partial(_places, mesh, model.config.num_kv_heads)
+
+    def placed(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:
+        def run(*args: Any) -> Any:
+            return places(function(*args))
+
+        return jax.jit(run, donate_argnums=donate)
+
+    def decoded(weights: Any, slots: Slots, temperature: Array) -> tuple[Slots, Array]:
+        return decode(model, weights, slots, temperature=temperature, cfg=cfg)
+
+    def filled(slots: Slots, prompts: Prompts, hidden: Array, entries: Array, key: Array) -> Slots:
+        return fill(slots, prompts, hidden, entries=entries, key=key, shards=shards)
+
+    @functools.cache
+    def empty_of(rows: int, columns: int) -> Callable[[], Slots]:
+        return placed(lambda: empty(model, rows, columns, cfg=cfg))
+
+    @functools.cache
+    def move_to(columns: int) -> Callable[..., Slots]:
+        total = columns + cfg.room
+        return placed(lambda slots, source: move(slots, source, columns=total, shards=shards))
+
+    return Programs(
+        empty=lambda rows, columns: empty_of(rows, columns)(),
+        prefill=placed(model.prefill),
+        fill=placed(filled, donate=(0,)),
+        decode=placed(decoded, donate=(1,)),
+        move=lambda slots, source, columns: move_to(columns)(slots, source),
+    )
+
+
+def _places(mesh: Mesh | None, kv_heads: int, tree: Any) -> Any:
+    """Rows split over data and fsdp, the heads of keys and values over tensor, where they divide.
+
+    Said of every result, so that what a program returns is what the next one was compiled for.
+    """
+    if mesh is None:
+        return tree
+    heads = TENSOR_AXIS if kv_heads % mesh.shape[TENSOR_AXIS] == 0 else None
+
+    def one(x: Array) -> Array:
+        split = (BATCH_AXES, None, heads)[: 3 if x.ndim == 4 else 1] if x.ndim else ()
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*split)))
+
+    return jax.tree.map(one, tree)
