@@ -17,6 +17,7 @@ import jax
 from atod_jax import cluster
 from atod_jax.config import Run, to_plain
 from atod_jax.device import learner
+from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.progress import Progress
@@ -145,8 +146,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def start(cfg: Run, flags: cli.Flags) -> None:
     """Trains, or says what training would need."""
     if flags.dry_run:
-        from atod_jax.estimate import dry_run
-
         dry_run.main(cfg, flags.hardware, details=flags.details)
     else:
         main(cfg, flags.workdir)
