@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atod_jax.core.fused import HeadConfig, Tiling
+from atod_jax.core.fused import HeadConfig
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.learner import Piece
 from atod_jax.device.scoring import ScoreConfig
@@ -17,8 +17,7 @@ CONFIG = ModelConfig(
     intermediate_size=24, rope_theta=1e4, rms_eps=1e-6, tie_embeddings=True,
 )  # fmt: skip
 MODEL = build(CONFIG)
-TILING = Tiling(backend="tiles", token_block=8, vocab_block=9)
-SCORE = ScoreConfig(micro_rows=4, head=HeadConfig(forbidden=(0,), tiling=TILING))
+SCORE = ScoreConfig(micro_rows=4, head=HeadConfig(forbidden=(0,), block=8))
 
 
 def make_batch(rows=N, padding=0, seed=0):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from atod_jax.core.aggregation import token_shares
-from atod_jax.core.fused import TeacherHead
+from atod_jax.core.fused import TeacherHead, head_loss, token_stats
 from atod_jax.core.losses import LossConfig, objective
-from atod_jax.device.scoring import ScoreConfig, row_stats, split, to_micro
+from atod_jax.device.scoring import ScoreConfig, row_states, split, to_micro
 from atod_jax.models import LanguageModel
-from atod_jax.types import Mean, Rows, Signal, TrainState, TurnBatch
+from atod_jax.types import Mean, Rows, Signal, TokenStats, TrainState, TurnBatch
 
 Metrics = dict[str, Mean]
 
@@ -92,21 +92,28 @@ def make_update(
     `core.fused.token_stats`.
     """
 
+    def per_token(stats: TokenStats, streams: Any) -> tuple[jax.Array, Metrics]:
+        signal, mask, share, sampler_logp = streams
+        return objective(
+            stats, signal, action_mask=mask, share=share, cfg=loss, sampler_logp=sampler_logp
+        )
+
     def piece_loss(
         trained: Any, frozen: Any, piece: Piece, capacity: int | None
     ) -> tuple[jax.Array, Metrics]:
         rows, params = piece.rows, model.join(trained, frozen)
-        stats = row_stats(
-            model, params, rows=rows, cfg=score, capacity=capacity, teacher=piece.teacher
-        )
-        return objective(
-            stats,
-            piece.signal,
-            action_mask=rows.action_mask,
-            share=piece.share,
-            cfg=loss,
-            sampler_logp=rows.sampler_logp,
-        )
+        states, head = row_states(model, params, rows=rows), model.head(params)
+        streams = piece.signal, rows.action_mask, piece.share, rows.sampler_logp
+        of_head = {
+            "action": rows.action,
+            "action_mask": rows.action_mask,
+            "cfg": score.head,
+            "capacity": capacity,
+            "teacher": piece.teacher,
+        }
+        if loss.surrogate == "gspo":  # a token's loss depends on all tokens of its row
+            return per_token(token_stats(states, head, **of_head), streams)
+        return head_loss(states, head, streams, per_token=per_token, **of_head)
 
     @functools.partial(jax.jit, donate_argnames="state", static_argnames="capacity")
     def step(

@@ -32,9 +32,6 @@ def row_stats(
 ) -> TokenStats:
     """Log-probability and entropy [n, R] of the sampled tokens under `params`.
 
-    The last action token predicts nothing, so it is not fed: column P-1+t of the input predicts
-    action token t, and only those R columns leave the model.
-
     Args:
       model: static.
       params: of the model, all of them.
@@ -44,11 +41,7 @@ def row_stats(
       teacher: adds its log-probability and the exact KL.
       keep_states: keeps the R final states.
     """
-    p, r = rows.prompt.shape[1], rows.action.shape[1]
-    prompt_valid = jnp.arange(p)[None, :] >= p - rows.prompt_length[:, None]
-    tokens = jnp.concatenate([rows.prompt, rows.action], axis=1)[:, :-1]
-    valid = jnp.concatenate([prompt_valid, rows.action_mask], axis=1)[:, :-1]
-    hidden, _ = model.hidden(params, tokens, valid, tail=r)
+    hidden = row_states(model, params, rows=rows)
     stats = token_stats(
         hidden,
         model.head(params),
@@ -59,6 +52,19 @@ def row_stats(
         teacher=teacher,
     )
     return stats.replace(states=hidden) if keep_states else stats
+
+
+def row_states(model: LanguageModel, params: Any, *, rows: Rows) -> jax.Array:
+    """The final states [n, R, D] that predict the sampled tokens.
+
+    The last action token predicts nothing, so it is not fed: column P-1+t of the input predicts
+    action token t, and only those R columns leave the model.
+    """
+    p, r = rows.prompt.shape[1], rows.action.shape[1]
+    prompt_valid = jnp.arange(p)[None, :] >= p - rows.prompt_length[:, None]
+    tokens = jnp.concatenate([rows.prompt, rows.action], axis=1)[:, :-1]
+    valid = jnp.concatenate([prompt_valid, rows.action_mask], axis=1)[:, :-1]
+    return model.hidden(params, tokens, valid, tail=r)[0]
 
 
 def teacher_rows(batch: TurnBatch) -> Rows:

@@ -37,7 +37,7 @@ def measure(plan: Plan) -> Mapping[str, Measured]:
     """
     mesh, model = _mesh(plan.student), _model(plan.student)
     params, rows = _params(plan.student, mesh), _rows(plan, mesh)
-    cfg = ScoreConfig(plan.micro_rows, HeadConfig(tiling=plan.tiling, mesh=mesh))
+    cfg = ScoreConfig(plan.micro_rows, HeadConfig(mesh=mesh))
     sampling = _mesh(plan.sampling)
     with jax.set_mesh(sampling):
         programs = {"rollout": _sampling(plan, _params(plan.sampling, sampling), sampling)}

@@ -71,7 +71,6 @@ def plan_of(cfg: Run, hardware: Hardware) -> Plan:
         response=cfg.sampling.max_new_tokens,
         micro_rows=cfg.packing.micro_rows,
         minibatch_rows=cfg.packing.minibatch_rows,
-        tiling=cfg.head,
         platform=hardware.platform,
         sampled=cfg.sampling.rows,
         plays=cfg.rollout.source == "student",

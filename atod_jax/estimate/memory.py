@@ -10,7 +10,7 @@ matter, so a figure is an estimate: the tests hold it to what XLA reports for co
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from atod_jax.core.fused import tile_of
+from atod_jax.core.fused import block_tokens
 from atod_jax.estimate.plan import Parameter, Placed, Plan, added, parameters, trained
 from atod_jax.models import ModelConfig
 from atod_jax.models.layers import QUERIES
@@ -163,7 +163,7 @@ def scoring(plan: Plan, placed: Placed) -> Parts:
         **dense_mixture(plan, placed, mine * plan.columns),
         "attention scores": _scores(placed, mine, plan.columns) * _score_bytes(size),
         "attention mask": mine * plan.columns**2,
-        "head": head_tile(plan, placed),
+        "head": head_block(plan, placed),
         "gathered weights": gathered(placed),
     }
 
@@ -184,8 +184,7 @@ def update(plan: Plan) -> Parts:
         **dense_mixture(plan, placed, mine * plan.columns, trains=True),
         "attention scores": scores * 2 * _score_bytes(size),
         "attention mask": mine * plan.columns**2,
-        "head": head_tile(plan, placed)
-        + min(plan.tiling.keep_megabytes * 1e6, _all_logits(plan, mine)),
+        "head": head_block(plan, placed),
         "gathered weights": gathered(placed),
         # before they are scattered
         "their gradients": FLOAT32 * (0 if placed.adapters else whole(placed)),
@@ -233,11 +232,11 @@ def whole(placed: Placed) -> float:
     return max(sizes["layers"], sizes["last"]) + sizes[""]
 
 
-def head_tile(plan: Plan, placed: Placed) -> float:
-    """The logits of one tile and what is made of them; the Pallas kernel has them on the chip."""
+def head_block(plan: Plan, placed: Placed) -> float:
+    """The logits of a block of tokens and what is made of them."""
     rows = placed.model.vocab_size // placed.split("vocab")
-    backend, tokens, vocab = tile_of(plan.tiling, rows, platform=plan.platform)
-    return 0.0 if backend == "pallas" else 3 * tokens * vocab * FLOAT32
+    mine = -(-plan.micro_rows // placed.shards) * plan.response
+    return 3 * min(mine, block_tokens(rows, platform=plan.platform)) * rows * FLOAT32
 
 
 def is_dense(plan: Plan, placed: Placed) -> bool:
@@ -283,8 +282,3 @@ def _score_bytes(size: int) -> int:
 def _scores(placed: Placed, rows: int, columns: int) -> float:
     heads = placed.model.num_heads / placed.split("heads")
     return rows * heads * min(columns, QUERIES) * columns
-
-
-def _all_logits(plan: Plan, rows: int) -> float:
-    vocab = plan.student.model.vocab_size / plan.student.split("vocab")
-    return rows * plan.response * vocab * FLOAT32

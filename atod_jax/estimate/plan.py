@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from atod_jax.core.fused import Tiling
 from atod_jax.models import ModelConfig, build, lora
 from atod_jax.models.axes import AXES
 from atod_jax.sharding import RULES, logical_axes, param_shardings
@@ -101,7 +100,6 @@ class Plan:
     response: int  # columns
     micro_rows: int
     minibatch_rows: int
-    tiling: Tiling  # of the head
     platform: str  # cpu | gpu | tpu
     sampled: int = 0  # prompts at a time; 0 = all
     plays: bool = True  # the student samples; False where an expert plays

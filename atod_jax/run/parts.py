@@ -88,7 +88,6 @@ def score_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> Sc
         temperature=cfg.sampling.temperature,
         vocab=len(tokenizer),
         forbidden=(pad_id(tokenizer),),
-        tiling=cfg.head,
         mesh=mesh,
     )
     return ScoreConfig(micro_rows=cfg.packing.micro_rows, head=head)

@@ -10,7 +10,7 @@ import optax
 import pytest
 from toy_update import MODEL, SCORE, N, P, R, assert_trees_close, make_batch, plain_loss
 
-from atod_jax.core.fused import TeacherHead, Tiling
+from atod_jax.core.fused import TeacherHead
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.learner import Piece, init_state, make_update, minibatches
 from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
@@ -156,7 +156,7 @@ def test_micro_batches_are_undone_exactly():
 def test_scores_do_not_depend_on_micro_rows_or_padding(params):
     rows, padded = make_batch().rows, make_batch(padding=8).rows
     whole = make_score(MODEL, dataclasses.replace(SCORE, micro_rows=16))(params, rows)
-    tiny = dataclasses.replace(SCORE.head, tiling=Tiling("tiles", 3, 4))
+    tiny = dataclasses.replace(SCORE.head, block=3)
     small = make_score(MODEL, ScoreConfig(micro_rows=2, head=tiny))(params, padded)
     np.testing.assert_allclose(small.logp[:N], whole.logp, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(small.entropy[:N], whole.entropy, rtol=1e-5, atol=1e-6)

@@ -6,7 +6,6 @@ import jax
 import pytest
 from toys import TOY, TOY_LAYER, TOY_PARAMETERS, make_plan, place
 
-from atod_jax.core.fused import Tiling
 from atod_jax.estimate import memory
 from atod_jax.estimate.compiled import measure
 from atod_jax.estimate.plan import count, parameters
@@ -250,7 +249,6 @@ def hold_to_xla(student, **changes):
         response=64,
         micro_rows=16,
         minibatch_rows=32,
-        tiling=Tiling(backend="tiles"),
         **changes,
     )
     assert jax.device_count() == 8

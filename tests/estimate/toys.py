@@ -1,6 +1,5 @@
 """Plans small enough to check by hand."""
 
-from atod_jax.core.fused import Tiling
 from atod_jax.estimate.plan import Placed, Plan
 from atod_jax.models import ModelConfig
 
@@ -45,7 +44,6 @@ def make_plan(
         "response": 6,
         "micro_rows": 4,
         "minibatch_rows": 8,
-        "tiling": Tiling(),
         "platform": "cpu",
     }
     return Plan(

@@ -11,7 +11,7 @@ import pytest
 
 from atod_jax.algorithms import atod
 from atod_jax.algorithms.base import Step
-from atod_jax.core.fused import HeadConfig, Tiling
+from atod_jax.core.fused import HeadConfig
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.learner import init_state, make_update, minibatches
 from atod_jax.device.policy import Policy
@@ -87,7 +87,7 @@ def one_step(student, teacher, mesh):
         )
     score_cfg = ScoreConfig(
         micro_rows=16,
-        head=HeadConfig(forbidden=(0,), tiling=Tiling("tiles", 16, 9), mesh=mesh),
+        head=HeadConfig(forbidden=(0,), block=16, mesh=mesh),
     )
     ours, theirs = (
         make_score(build(config), score_cfg)(w, batch.rows)
