@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
