@@ -262,8 +262,12 @@ def programs(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Pr
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if mesh else 1
     places = functools.partial(_places, mesh, model.config.num_kv_heads)
 
-    def placed(function: Callable, **options: Any) -> Callable:
-        return jax.jit(lambda *args: places(function(*args)), **options)
+    def placed(name: str, function: Callable, **options: Any) -> Callable:
+        def run(*args: Any) -> Any:
+            return places(function(*args))
+
+        run.__name__ = name  # under which it is compiled
+        return jax.jit(run, **options)
 
     def filled(slots: Slots, prompts: Prompts, hidden: Array, entries: Array, key: Array) -> Slots:
         return fill(slots, prompts, hidden, entries=entries, key=key, shards=shards)
@@ -275,11 +279,11 @@ def programs(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Pr
         return move(slots, source, columns=columns + cfg.room, shards=shards)
 
     return Programs(
-        empty=placed(functools.partial(empty, model, cfg=cfg), static_argnums=(0, 1)),
-        prefill=placed(model.prefill),
-        fill=placed(filled, donate_argnums=0),
-        decode=placed(decoded, donate_argnums=1),
-        move=placed(moved, static_argnums=2),
+        empty=placed("empty", functools.partial(empty, model, cfg=cfg), static_argnums=(0, 1)),
+        prefill=placed("prefill", model.prefill),
+        fill=placed("fill", filled, donate_argnums=0),
+        decode=placed("decode", decoded, donate_argnums=1),
+        move=placed("move", moved, static_argnums=2),
     )
 
 

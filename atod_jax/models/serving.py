@@ -187,9 +187,11 @@ def step(
 
 
 def commit(cache: Cache) -> Cache:
-    """Moves what is recent behind what every slot holds."""
+    """Moves what is recent behind what every slot holds; what does not fit is dropped."""
     column = jnp.arange(cache.recent_k[0].shape[1])[None]
-    place = jnp.where(column < cache.written, cache.length[:, None] + column, cache.k[0].shape[1])
+    columns = cache.k[0].shape[1]
+    # what is not written goes past the end, every column to a place of its own
+    place = cache.length[:, None] + column + jnp.where(column < cache.written, 0, columns)
     row = jnp.arange(cache.length.shape[0])[:, None]
 
     def moved(into: Array, recent: Array) -> Array:
@@ -198,7 +200,7 @@ def commit(cache: Cache) -> Cache:
     return cache.replace(
         k=jax.tree.map(moved, cache.k, cache.recent_k),
         v=jax.tree.map(moved, cache.v, cache.recent_v),
-        length=cache.length + cache.written,
+        length=jnp.minimum(cache.length + cache.written, columns),
         written=jnp.zeros_like(cache.written),
     )
 

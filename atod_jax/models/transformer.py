@@ -87,6 +87,7 @@ class Attention(nn.Module):
         if self.has_variable("params", "qkv"):  # see `serving.serve`
             qkv = linear((heads + 2 * shared, c.head_dim), name="qkv")(x)
             q, k, v = jnp.split(qkv, (heads, heads + shared), axis=2)
+            q = columns_of(q, ask)
         else:
             q = linear((heads, c.head_dim), name="q")(columns_of(x, ask))
             k = linear((shared, c.head_dim), name="k")(x)

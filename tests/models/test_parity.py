@@ -105,14 +105,17 @@ def torch_logits(model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def our_logits(config: ModelConfig, params, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    model = build(config)
+    """Of rows padded on the left as theirs are, which here begin their lines."""
+    model, columns, size = build(config), tokens.shape[1], valid.sum(axis=1)
 
     @jax.jit
-    def logits(params):
-        hidden, _ = model.hidden(params, jnp.array(tokens), jnp.array(valid), tail=tokens.shape[1])
+    def logits(params, tokens, lengths):
+        hidden = model.hidden(params, tokens, lengths)
         return jnp.einsum("nld,vd->nlv", hidden, model.head(params))
 
-    return np.asarray(logits(params))
+    shifted = [np.roll(row, n) for row, n in zip(tokens, size)]
+    ours = logits(params, jnp.array(shifted), jnp.array(size[:, None], jnp.int32))
+    return np.stack([np.roll(row, columns - n, axis=0) for row, n in zip(np.asarray(ours), size)])
 
 
 def assert_close(ours: np.ndarray, theirs: np.ndarray, valid: np.ndarray) -> None:
