@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
         "algorithms", "config", "device", "episodes", "records", "results", "run", "types",
     },
     "export": {"config", "models", "run"},
+    "bench": {"estimate", "models", "results", "run", "sharding"},
     "doctor": {"config", "envs", "options", "records", "results", "run", "train"},
 }  # fmt: skip
 RUNS_WHOLE = {"doctor": {"train"}}  # programs that start another one

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting import act_in_order
 from jax.sharding import PartitionSpec as P
-from tiny_models import FAMILIES, random_lines, token_loss, write
+from tiny_models import FAMILIES, random_lines, token_loss
 
 from atod_jax.device.policy import Policy
 from atod_jax.device.sampling import SamplingConfig
@@ -170,10 +171,10 @@ def test_sharded_sampling_equals_single_device():
     )
     rng, rows = np.random.default_rng(2), [4, 9, 2, 0, 7]
     prompts = [rng.integers(2, 48, n).astype(np.int32) for n in (8, 3, 5, 1, 7)]
-    want = write(Policy(MODEL, cfg), MODEL.serve(params), prompts, rows)
+    want = act_in_order(Policy(MODEL, cfg), params, prompts, rows=rows)
     placed = jax.device_put(params, param_shardings(ABSTRACT, AXES, RULES, mesh=mesh))
     with jax.set_mesh(mesh):
-        got = write(Policy(MODEL, cfg, mesh), jax.jit(MODEL.serve)(placed), prompts, rows)
+        got = act_in_order(Policy(MODEL, cfg, mesh), placed, prompts, rows=rows)
     for a, b in zip(got, want):
         np.testing.assert_array_equal(a.tokens, b.tokens)
         np.testing.assert_allclose(a.logp, b.logp, atol=5e-6)

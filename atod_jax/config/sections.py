@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from atod_jax.core.fused import Tiling
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.optim import OptimConfig
 from atod_jax.envs.pool import PoolConfig
@@ -119,7 +118,10 @@ class Sampling:
     )
     max_new_tokens: int = option(512, "tokens of an action, at most", at_least(1))
     rows: int = option(
-        128, "actions written side by side, at most; fewer need less memory", at_least(1), pins=False
+        128,
+        "actions written side by side, at most; fewer need less memory",
+        at_least(1),
+        pins=False,
     )
     mesh: MeshShape = MeshShape(0, 0, 0, 0)
     prompt_buckets: tuple[int, ...] = option(
@@ -188,7 +190,6 @@ class Run:
     algorithm: Choice = Choice()
     loss: LossConfig = LossConfig()
     packing: Packing = Packing()
-    head: Tiling = Tiling()
     optim: OptimConfig = OptimConfig()
     mesh: MeshShape = MeshShape()
     eval: Eval = Eval()

@@ -25,7 +25,7 @@ from atod_jax.records import Action, Request
 from atod_jax.sharding import local_shards, to_global, to_host, to_local
 
 ROW_UNIT = 8  # the smallest number of slots
-PREFILL_TOKENS = 4096  # read by a device at a time, so that its products are large enough
+PREFILL_TOKENS = 2048  # read by a device at a time, so that its products are large enough
 PART_TOKENS = 128  # a line has room for one prompt per so many columns
 ENTRIES = 16  # slots of a device that are filled at a time
 

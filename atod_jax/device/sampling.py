@@ -29,7 +29,7 @@ class SamplingConfig:
     top_p: float = 1.0  # keep the smallest set of ids with this probability; 1 = all
     vocab: int = 0  # ids that can be drawn are below this; 0 = every row of the head
     forbidden: tuple[int, ...] = ()  # ids that cannot be drawn, e.g. padding
-    look: int = 16  # steps between two looks of the host, where actions are long
+    look: int = 8  # steps between two looks of the host, where actions are long
 
     @property
     def program(self) -> "SamplingConfig":

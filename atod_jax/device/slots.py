@@ -231,33 +231,28 @@ def programs(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Pr
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if mesh else 1
     places = functools.partial(_places, mesh, model.config.num_kv_heads)
 
-    def placed(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:
+    def placed(name: str, function: Callable, **options: Any) -> Callable:
         def run(*args: Any) -> Any:
             return places(function(*args))
 
-        return jax.jit(run, donate_argnums=donate)
-
-    def decoded(weights: Any, slots: Slots, temperature: Array) -> tuple[Slots, Array]:
-        return decode(model, weights, slots, temperature=temperature, cfg=cfg)
+        run.__name__ = name  # under which it is compiled
+        return jax.jit(run, **options)
 
     def filled(slots: Slots, prompts: Prompts, hidden: Array, entries: Array, key: Array) -> Slots:
         return fill(slots, prompts, hidden, entries=entries, key=key, shards=shards)
 
-    @functools.cache
-    def empty_of(rows: int, columns: int) -> Callable[[], Slots]:
-        return placed(lambda: empty(model, rows, columns, cfg=cfg))
+    def decoded(weights: Any, slots: Slots, temperature: Array) -> tuple[Slots, Array]:
+        return decode(model, weights, slots, temperature=temperature, cfg=cfg)
 
-    @functools.cache
-    def move_to(columns: int) -> Callable[..., Slots]:
-        total = columns + cfg.room
-        return placed(lambda slots, source: move(slots, source, columns=total, shards=shards))
+    def moved(slots: Slots, source: Array, columns: int) -> Slots:
+        return move(slots, source, columns=columns + cfg.room, shards=shards)
 
     return Programs(
-        empty=lambda rows, columns: empty_of(rows, columns)(),
-        prefill=placed(model.prefill),
-        fill=placed(filled, donate=(0,)),
-        decode=placed(decoded, donate=(1,)),
-        move=lambda slots, source, columns: move_to(columns)(slots, source),
+        empty=placed("empty", functools.partial(empty, model, cfg=cfg), static_argnums=(0, 1)),
+        prefill=placed("prefill", model.prefill),
+        fill=placed("fill", filled, donate_argnums=0),
+        decode=placed("decode", decoded, donate_argnums=1),
+        move=placed("move", moved, static_argnums=2),
     )
 
 

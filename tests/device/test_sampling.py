@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting import act, requests_of
 
 from atod_jax.device import policy as device_policy
 from atod_jax.device.policy import Counts, Policy, row_bucket
@@ -190,18 +191,8 @@ def test_forbidden_ids_have_no_mass_and_the_rest_sums_to_one():
 # ------------------------------------------------------------------------------ whole actions
 
 
-def requests(prompts, *, turn=0, rows=None):
-    return [Request(row, turn, p) for row, p in zip(rows or range(len(prompts)), prompts)]
-
-
 def write(asked, *, policy=None, key=KEY):
-    """The actions by row, all prompts submitted at the start."""
-    sampler = (policy or make_policy()).sampler(make_weights(), key)
-    sampler.submit(asked)
-    actions = {}
-    while (some := sampler.advance(len(asked) - len(actions))) is not None:
-        actions |= dict(some)
-    return actions
+    return act(policy or make_policy(), make_weights(), asked, key=key)
 
 
 @functools.cache
@@ -228,7 +219,7 @@ def assert_same(got: Action, want: Action):
 
 
 @pytest.mark.parametrize(
-    ("slots", "look", "packs"), [(24, 16, False), (24, 2, True), (8, 2, True), (8, 1, False)]
+    ("slots", "look", "packs"), [(24, 8, False), (24, 2, True), (8, 2, True), (8, 1, False)]
 )
 def test_an_action_depends_on_its_prompt_row_and_turn_only(slots, look, packs, monkeypatch):
     """Whatever the slots, the chunk, the lines and the neighbours: what one row alone would say."""
@@ -238,9 +229,9 @@ def test_an_action_depends_on_its_prompt_row_and_turn_only(slots, look, packs, m
     policy = Policy(MODEL, dataclasses.replace(CFG, slots=slots, look=look))
     policy.packs = packs
     prompts = make_prompts(20)
-    asked = requests([*prompts, *[prompts[3]] * 5])
-    again = requests(prompts[:4], turn=2, rows=[40, 31, 41, 29])
-    late = requests([np.full(11, 3, np.int32)], rows=[99])  # forces the longer bucket
+    asked = requests_of([*prompts, *[prompts[3]] * 5])
+    again = requests_of(prompts[:4], turn=2, rows=[40, 31, 41, 29])
+    late = requests_of([np.full(11, 3, np.int32)], rows=[99])  # forces the longer bucket
     sampler, actions = policy.sampler(make_weights(), KEY), {}
     for more in (asked[:15], asked[15:] + again, late):
         sampler.submit(more)
@@ -256,7 +247,7 @@ def test_an_action_depends_on_its_prompt_row_and_turn_only(slots, look, packs, m
 def test_log_probs_are_those_of_the_full_forward(temperature):
     prompts = make_prompts(10)
     policy = make_policy(dataclasses.replace(CFG, temperature=temperature))
-    for row, action in write(requests(prompts), policy=policy).items():
+    for row, action in write(requests_of(prompts), policy=policy).items():
         logp = full_logp(prompts[row], action.tokens, temperature or 1.0)
         want = logp[np.arange(len(action.tokens)), action.tokens]
         np.testing.assert_allclose(action.logp, want, atol=1e-5)
@@ -265,7 +256,7 @@ def test_log_probs_are_those_of_the_full_forward(temperature):
 
 
 def test_actions_end_at_the_end_token_or_the_limit():
-    actions = write(requests(make_prompts(24))).values()
+    actions = write(requests_of(make_prompts(24))).values()
     lengths = {len(a.tokens) for a in actions}
     assert min(lengths) < 6
     assert max(lengths) == 6
@@ -287,7 +278,7 @@ def test_decoding_stops_once_every_action_has_ended():
         forbidden=tuple(i for i in range(V) if i not in (EOS, 2)),
     )
     policy = make_policy(cfg)
-    assert [len(a.tokens) for a in write(requests(make_prompts(3)), policy=policy).values()] == [
+    assert [len(a.tokens) for a in write(requests_of(make_prompts(3)), policy=policy).values()] == [
         1
     ] * 3
     assert policy.take_counts() == Counts(steps=0, kept=0)
@@ -295,11 +286,11 @@ def test_decoding_stops_once_every_action_has_ended():
 
 def test_keys_rows_turns_and_positions_give_different_numbers():
     prompt = np.array([3, 4, 5], np.int32)
-    first = write(requests([prompt] * 20))
+    first = write(requests_of([prompt] * 20))
     assert len({tuple(a.tokens) for a in first.values()}) > 10
     for other in (
-        write(requests([prompt] * 20, turn=1)),
-        write(requests([prompt] * 20), key=jax.random.fold_in(KEY, 1)),
+        write(requests_of([prompt] * 20, turn=1)),
+        write(requests_of([prompt] * 20), key=jax.random.fold_in(KEY, 1)),
     ):
         assert any(tuple(first[n].tokens) != tuple(other[n].tokens) for n in range(20))
 
@@ -309,7 +300,7 @@ def test_second_tokens_follow_their_conditional_distribution():
     prompt = np.array([5, 9, 3], np.int32)
     rows = 20_000
     policy = make_policy(dataclasses.replace(CFG, max_new_tokens=2, slots=rows))
-    actions = write(requests([prompt] * rows), policy=policy)
+    actions = write(requests_of([prompt] * rows), policy=policy)
     tokens = np.zeros((rows, 2), np.int32)
     for row, action in actions.items():
         tokens[row, : len(action.tokens)] = action.tokens
@@ -335,7 +326,7 @@ def test_row_buckets():
 def test_few_shapes_compile():
     policy = make_policy(dataclasses.replace(CFG, max_new_tokens=5))  # programs of its own
     for count, seed in ((1, 0), (5, 1), (8, 2), (20, 3), (17, 4), (24, 5)):
-        write(requests(make_prompts(count, seed)), policy=policy)
+        write(requests_of(make_prompts(count, seed)), policy=policy)
     compiled = policy.programs  # slots 8 and 24; all prompts fit the shorter bucket
     assert [f._cache_size() for f in (compiled.prefill, compiled.fill, compiled.decode)] == [2] * 3
 
@@ -352,7 +343,7 @@ def test_no_prompts_no_actions():
 )
 def test_prompts_beyond_the_limits_are_errors(prompt, message):
     with pytest.raises(ValueError, match=message):
-        make_policy().sampler(make_weights(), KEY).submit(requests([prompt]))
+        make_policy().sampler(make_weights(), KEY).submit(requests_of([prompt]))
 
 
 @pytest.mark.parametrize(

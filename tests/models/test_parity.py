@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting import act_in_order
 from hf_folders import load_hf
-from tiny_models import write
 
 from atod_jax.models import ModelConfig, build
 from atod_jax.models.checkpoint_io import save_hf
@@ -195,8 +195,8 @@ def test_greedy_decoding_agrees(family, tmp_path):
         pad_id=0,
         temperature=0.0,
     )
-    model, prompts = build(config), [row[keep] for row, keep in zip(tokens, valid)]
-    actions = write(Policy(model, cfg), model.serve(params), prompts, [0, 1, 2])
+    prompts = [row[keep] for row, keep in zip(tokens, valid)]
+    actions = act_in_order(Policy(build(config), cfg), params, prompts)
     for prompt, action in zip(prompts, actions):
         ids = torch.from_numpy(prompt)[None].long()
         want = theirs.generate(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from acting import act_in_order
 from runs import pooled
 
 from atod_jax.algorithms import atod
@@ -87,7 +88,7 @@ def one_step(student, teacher, mesh):
             returns=replicate(whole.returns, mesh),
             group=replicate(whole.group, mesh),
         )
-    head, room = HeadConfig(forbidden=(0,), mesh=mesh), Room(line=2 * R, head=16 * R)
+    head, room = HeadConfig(forbidden=(0,), block=16, mesh=mesh), Room(line=2 * R, head=16 * R)
     ours, theirs = (
         make_score(build(config), head)(w, batch.rows, room=room)
         for config, w in zip((student, teacher), weights)
@@ -104,13 +105,12 @@ def one_step(student, teacher, mesh):
     state, metrics = update(fresh, pieces, room=room)
     gradient = jax.tree.map(lambda a, b: to_host(a) - to_host(b), weights[0], state.params)
     sampling = SamplingConfig(
-        temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=R, prompt_buckets=(P,), max_rows=16,
+        temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=R, prompt_buckets=(P,), slots=16,
         eos_ids=(1,), pad_id=0, vocab=V, forbidden=(0,),
     )  # fmt: skip
     prompts = [t.turns[0].prompt for t in trajectories()]
-    actions = Policy(build(student), sampling, mesh).act(
-        weights[0], prompts, range(16), key=jax.random.key(7)
-    )
+    policy = Policy(build(student), sampling, mesh)
+    actions = act_in_order(policy, weights[0], prompts, key=jax.random.key(7))
     numbers = {name: mean.value() for name, mean in (pooled(metrics) | signal.diagnostics).items()}
     return numbers, gradient, [a.tokens for a in actions], [a.logp for a in actions]
 
