@@ -9,27 +9,32 @@ be abandoned at any point and played again; stopping and resuming rely on that.
 
 import argparse
 import contextlib
+import functools
 import io
 import sys
+from collections.abc import Callable
 
 import jax
 
 from atod_jax import cluster
 from atod_jax.config import Run, to_plain
-from atod_jax.device import learner
+from atod_jax.core.fused import TeacherHead
+from atod_jax.device.learner import Metrics, minibatches
 from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.progress import Progress
 from atod_jax.run import cli, parts, workdir
-from atod_jax.run.batch import pack
+from atod_jax.run.batch import Packed, pack
 from atod_jax.run.collectors import make_collector
+from atod_jax.run.compiling import PROGRAMS, Compiling
 from atod_jax.run.conclusion import conclude
 from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.models import fresh_state, load_student, load_teacher
 from atod_jax.run.observer import Observer
 from atod_jax.run.scorers import SignalMaker, require_teacher
+from atod_jax.types import Signal, TrainState
 
 
 def main(cfg: Run, folder: str) -> None:
@@ -38,6 +43,7 @@ def main(cfg: Run, folder: str) -> None:
     layouts = layouts_of(cfg)
     mesh = layouts.student.mesh
     with jax.set_mesh(mesh), cli.StopRequest() as stop, contextlib.ExitStack() as stack:
+        compiling = stack.enter_context(watch_compiling(cfg))
         student = load_student(cfg.student, layouts, seed=cfg.seed)
         teacher = load_teacher(cfg.teacher, student, layouts)
         algorithm = parts.algorithm(cfg)
@@ -73,17 +79,10 @@ def main(cfg: Run, folder: str) -> None:
                     checkpoints.save(step, state)
 
                 env.pool.take_counts()  # those of an evaluation
-                clock = Clock()
+                clock = Clock(compiling)
                 trajectories = collect(step, params)
                 clock.lap("rollout")
-                packed = pack(
-                    cfg,
-                    trajectories,
-                    model=student.lm.config,
-                    mesh=mesh,
-                    pad_id=env.renderer.pad_id,
-                    step=step,
-                )
+                packed = pack(cfg, trajectories, student=student, step=step)
                 clock.lap("pack")
                 scored, signal = make_signal(step, params, packed=packed)
                 means = [jax.block_until_ready(signal.diagnostics)]
@@ -91,15 +90,9 @@ def main(cfg: Run, folder: str) -> None:
                 if cfg.record:
                     observer.record(step, trajectories, packed=packed, scored=scored)
                     clock.lap("record")
-                for pieces in learner.minibatches(
-                    packed.batch,
-                    signal,
-                    minibatch=packed.minibatch,
-                    aggregation=cfg.loss.aggregation,
-                    teacher=make_signal.teacher_head(scored),
-                ):
-                    state, metrics = update(state, pieces, room=packed.room(mesh))
-                    means += metrics
+                head = make_signal.teacher_head(scored)
+                state, metrics = learn(cfg, update, state, packed=packed, signal=signal, head=head)
+                means += metrics
                 scalars = finite_scalars(means, step, out)
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
@@ -118,6 +111,36 @@ def main(cfg: Run, folder: str) -> None:
             checkpoints.save(int(state.step), state)
             raise
         conclude(cfg, out, student, params=params, references=observer.references)
+
+
+def learn(
+    cfg: Run,
+    update: Callable[..., tuple[TrainState, list[Metrics]]],
+    state: TrainState,
+    *,
+    packed: Packed,
+    signal: Signal,
+    head: TeacherHead | None,
+) -> tuple[TrainState, list[Metrics]]:
+    """One pass over a batch, an update per minibatch; `head` is a teacher's, for an exact KL."""
+    means: list[Metrics] = []
+    for pieces in minibatches(
+        packed.batch,
+        signal,
+        minibatch=packed.minibatch,
+        aggregation=cfg.loss.aggregation,
+        teacher=head,
+    ):
+        state, metrics = update(state, pieces, room=packed.room(packed.mesh))
+        means += metrics
+    return state, means
+
+
+def watch_compiling(cfg: Run) -> Compiling:
+    """Tells, in the first process, which of the large programs of the run is compiled."""
+    programs = len(PROGRAMS) + bool(cfg.teacher.path)
+    show = functools.partial(print, file=sys.stderr, flush=True)
+    return Compiling(programs, show if cluster.is_first() else lambda line: None)
 
 
 def progress(cfg: Run, first: int) -> Progress:

@@ -71,13 +71,11 @@ def test_every_config_file_is_listed_here():
         ),
         ("loss.surrogate", "trpo", r"loss\.surrogate='trpo': choose from ppo, gspo, cispo"),
         ("loss.aggregation", "mean", r"loss\.aggregation='mean': choose from token-mean"),
-        ("head.token_block", -1, r"head\.token_block=-1"),
         (
             "env.alfworld.engine",
             "unity",
             r"env\.alfworld\.engine='unity': choose from",
         ),
-        ("head.backend", "triton", r"head\.backend='triton': choose from auto, tiles"),
         ("student.lora_rank", -1, r"student\.lora_rank=-1: must be at least 0"),
         ("student.lora_alpha", 0.0, r"student\.lora_alpha=0\.0: must be above 0"),
         ("algorithm.atod.weighting", "best", r"algorithm\.atod\.weighting='best'"),

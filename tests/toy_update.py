@@ -17,7 +17,7 @@ CONFIG = ModelConfig(
     intermediate_size=24, rope_theta=1e4, rms_eps=1e-6, tie_embeddings=True,
 )  # fmt: skip
 MODEL = build(CONFIG)
-HEAD = HeadConfig(forbidden=(0,))
+HEAD = HeadConfig(forbidden=(0,), block=8)
 PLENTY = Room(line=4 * R, head=N * R)  # for lines of up to four rows
 
 

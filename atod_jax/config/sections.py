@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from atod_jax.core.fused import Tiling
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.optim import OptimConfig
 from atod_jax.envs.pool import PoolConfig
@@ -191,7 +190,6 @@ class Run:
     algorithm: Choice = Choice()
     loss: LossConfig = LossConfig()
     packing: Packing = Packing()
-    head: Tiling = Tiling()
     optim: OptimConfig = OptimConfig()
     mesh: MeshShape = MeshShape()
     eval: Eval = Eval()

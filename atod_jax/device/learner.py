@@ -10,12 +10,12 @@ import optax
 from jax.core import Tracer
 
 from atod_jax.core.aggregation import token_shares
-from atod_jax.core.fused import HeadConfig, TeacherHead, token_stats
+from atod_jax.core.fused import HeadConfig, TeacherHead, head_loss, token_stats
 from atod_jax.core.losses import LossConfig, objective
 from atod_jax.device.lines import Room
 from atod_jax.device.scoring import action_states, split
 from atod_jax.models import LanguageModel
-from atod_jax.types import Mean, Rows, Signal, TrainState, TurnBatch
+from atod_jax.types import Mean, Rows, Signal, TokenStats, TrainState, TurnBatch
 
 Metrics = dict[str, Mean]
 
@@ -96,7 +96,9 @@ class Update(NamedTuple):
     iterations.
     """
 
-    add_gradient: jax.stages.Wrapped  # (total, trained, frozen, piece, room) of a micro-batch
+    gradient: (
+        jax.stages.Wrapped
+    )  # (those before, trained, frozen, piece, room): of a micro-batch, added
     step: jax.stages.Wrapped  # (state without what is frozen, gradient)
 
     def __call__(
@@ -105,7 +107,7 @@ class Update(NamedTuple):
         """The state after a minibatch, and metrics of its micro-batches and of the step."""
         grads, means = _zeros(state.params), []
         for piece in pieces:
-            grads, metrics = self.add_gradient(grads, state.params, state.frozen, piece, room)
+            grads, metrics = self.gradient(grads, state.params, state.frozen, piece, room)
             means.append(metrics)
         new, metrics = self.step(state.replace(frozen=None), grads)
         return new.replace(frozen=state.frozen), [*means, metrics]
@@ -125,31 +127,34 @@ def make_update(
     the gradient.
     """
 
+    def per_token(stats: TokenStats, streams: Any) -> tuple[jax.Array, Metrics]:
+        signal, mask, share, sampler_logp = streams
+        return objective(
+            stats, signal, action_mask=mask, share=share, cfg=loss, sampler_logp=sampler_logp
+        )
+
     def piece_loss(
         trained: Any, frozen: Any, piece: Piece, room: Room
     ) -> tuple[jax.Array, Metrics]:
         rows, params = piece.rows, model.join(trained, frozen)
-        hidden, places = action_states(model, params, rows, room=room.line)
-        stats = token_stats(
-            hidden,
-            model.head(params),
-            action=places.by_line(rows.action),
-            action_mask=places.used,
-            cfg=head,
-            capacity=room.head,
-            teacher=piece.teacher,
-        )
-        return objective(
-            jax.tree.map(lambda x: places.by_row(x, rows.action_mask), stats),
-            piece.signal,
-            action_mask=rows.action_mask,
-            share=piece.share,
-            cfg=loss,
-            sampler_logp=rows.sampler_logp,
-        )
+        states, places = action_states(model, params, rows, room=room.line)
+        streams = piece.signal, rows.action_mask, piece.share, rows.sampler_logp
+        of_head = {
+            "action": places.by_line(rows.action),
+            "action_mask": places.used,
+            "cfg": head,
+            "capacity": room.head,
+            "teacher": piece.teacher,
+        }
+        if loss.surrogate == "gspo":  # a token's loss depends on all tokens of its row
+            stats = token_stats(states, model.head(params), **of_head)
+            by_row = jax.tree.map(lambda x: places.by_row(x, rows.action_mask), stats)
+            return per_token(by_row, streams)
+        by_line = jax.tree.map(places.by_line, streams)
+        return head_loss(states, model.head(params), by_line, per_token=per_token, **of_head)
 
     @functools.partial(jax.jit, donate_argnames="total", static_argnames="room")
-    def add_gradient(total: Any, trained: Any, frozen: Any, piece: Piece, room: Room) -> Any:
+    def gradient(total: Any, trained: Any, frozen: Any, piece: Piece, room: Room) -> Any:
         of_loss = jax.value_and_grad(piece_loss, has_aux=True)
         with jax.named_scope("gradient"):
             (value, metrics), grads = of_loss(trained, frozen, piece, room)
@@ -172,7 +177,7 @@ def make_update(
         }
         return state.replace(params=params, opt_state=opt_state), metrics
 
-    return Update(add_gradient, step)
+    return Update(gradient, step)
 
 
 def _zeros(params: Any) -> Any:

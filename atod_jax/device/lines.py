@@ -53,9 +53,13 @@ class Places(NamedTuple):
     fits: Bool[Array, "L"]  # whether the line has places for all
 
     def by_line(self, stream: Array) -> Array:
-        """[N, R] -> [L, A], zeros in places that are not used."""
+        """[N, R] -> [L, A], zeros in places that are not used; NaN where a line lacks places."""
         flat = stream.reshape(self.place.shape)
-        return jnp.where(self.used, jnp.take_along_axis(flat, self.source, axis=1), 0)
+        flat = jnp.take_along_axis(flat, self.source, axis=1)
+        flat = jnp.where(self.used, flat, jnp.zeros((), flat.dtype))
+        if not jnp.issubdtype(flat.dtype, jnp.floating):
+            return flat
+        return jnp.where(self.fits[:, None], flat, jnp.nan)
 
     def by_row(self, stream: Array, mask: Bool[Array, "N R"]) -> Array:
         """[L, A] -> [N, R], zeros off the mask."""

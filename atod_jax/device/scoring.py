@@ -54,14 +54,13 @@ def join(trees: list[Any], *, empty: int = 0) -> Any:
 
 
 def make_score(
-    model: LanguageModel, cfg: HeadConfig, *, keep_states: bool = False
+    model: LanguageModel, cfg: HeadConfig, *, keep_states: bool = False, whose: str = "student"
 ) -> jax.stages.Wrapped:
     """A jitted `score(params, rows, *, room) -> TokenStats` of one micro-batch.
 
     `room` is static, see `lines.Room`.
     """
 
-    @functools.partial(jax.jit, static_argnames="room")
     def score(params: Any, rows: Rows, *, room: Room) -> TokenStats:
         with jax.named_scope("score"):
             hidden, places = action_states(model, params, rows, room=room.line)
@@ -76,4 +75,5 @@ def make_score(
             stats = jax.tree.map(lambda x: places.by_row(x, rows.action_mask), stats)
             return stats.replace(states=hidden) if keep_states else stats
 
-    return score
+    score.__name__ = f"score_{whose}"  # under which it is compiled
+    return jax.jit(score, static_argnames="room")

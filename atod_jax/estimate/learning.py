@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from atod_jax.core.fused import HeadConfig, TeacherHead, token_stats
+from atod_jax.core.fused import HeadConfig, TeacherHead, head_loss
 from atod_jax.core.losses import LossConfig
 from atod_jax.device import learner
 from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
@@ -19,7 +19,7 @@ from atod_jax.estimate.work import Work
 from atod_jax.estimate.workload import Batch
 from atod_jax.models import LanguageModel
 from atod_jax.sharding import Layout, batch_sharding
-from atod_jax.types import TENSOR_AXIS, Signal
+from atod_jax.types import TENSOR_AXIS, Signal, TokenStats
 
 LOSS, OPTIM = LossConfig(), OptimConfig()
 
@@ -73,7 +73,7 @@ class Update(NamedTuple):
 
         return Program(
             name="gradient",
-            run=self.programs.add_gradient,
+            run=self.programs.gradient,
             make=make,
             places=(places.params, places.params, places.frozen, self.piece_places()),
             mesh=self.layout.mesh,
@@ -169,11 +169,24 @@ def head(
     """The vocabulary head forward and backward; with a teacher of the same width and its KL."""
     cfg, shape = HeadConfig(mesh=layout.mesh), (tokens // 512, 512)
 
-    def loss(hidden: Any, matrix: Any, action: Any, their: TeacherHead | None) -> jax.Array:
-        mask = jnp.ones(shape, bool)
-        stats = token_stats(hidden, matrix, action=action, action_mask=mask, cfg=cfg, teacher=their)
+    def per_token(stats: TokenStats, weight: Any) -> tuple[jax.Array, None]:
         total = stats.entropy - stats.logp
-        return jnp.mean(total if stats.reverse_kl is None else total + stats.reverse_kl)
+        if stats.reverse_kl is not None:
+            total += stats.reverse_kl
+        return jnp.sum(weight * total), None
+
+    def loss(hidden: Any, matrix: Any, action: Any, their: TeacherHead | None) -> jax.Array:
+        weight, mask = jnp.full(shape, 1 / tokens), jnp.ones(shape, bool)
+        return head_loss(
+            hidden,
+            matrix,
+            weight,
+            per_token=per_token,
+            action=action,
+            action_mask=mask,
+            cfg=cfg,
+            teacher=their,
+        )[0]
 
     def make() -> tuple:
         states = jax.random.normal(random_key(), (*shape, width), dtype)

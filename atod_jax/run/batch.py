@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 from atod_jax.config.sections import Run
 from atod_jax.device.lines import Room
 from atod_jax.episodes.packing import Form, pack_turns
+from atod_jax.episodes.render import pad_id
 from atod_jax.models import ModelConfig
 from atod_jax.models.transformer import kernel_of_config
 from atod_jax.records import Trajectory
+from atod_jax.run.models import Model
 from atod_jax.sharding import place, replicate
 from atod_jax.streams import Stream, rng
 from atod_jax.types import BATCH_AXES, TurnBatch
@@ -26,6 +28,7 @@ class Packed(NamedTuple):
     """One step of experience."""
 
     batch: TurnBatch  # on devices
+    mesh: Mesh  # these
     form: Form
     minibatch: tuple[int, ...]  # see `packing.Batch`
     mask: np.ndarray  # bool[N, R], its action mask
@@ -55,22 +58,15 @@ class Packed(NamedTuple):
         return result
 
 
-def pack(
-    cfg: Run,
-    trajectories: Sequence[Trajectory],
-    *,
-    model: ModelConfig,
-    mesh: Mesh,
-    pad_id: int,
-    step: int,
-) -> Packed:
-    """Trajectories as lines for a model on a mesh."""
-    form = form_of(cfg, trajectories, model=model, mesh=mesh)
+def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: int) -> Packed:
+    """Trajectories as lines, where the student trains."""
+    mesh = student.layout.mesh
+    form = form_of(cfg, trajectories, model=student.lm.config, mesh=mesh)
     turns, minibatch = pack_turns(
         trajectories,
         form=form,
         minibatch_rows=cfg.packing.minibatch_rows,
-        pad_id=pad_id,
+        pad_id=pad_id(student.tokenizer),
         rng=rng(cfg.seed, Stream.packing, step),
         anchor_similarity=cfg.packing.anchor_similarity,
     )
@@ -84,7 +80,7 @@ def pack(
     mask, traj, turn = (
         np.asarray(x) for x in (turns.rows.action_mask, turns.rows.traj, turns.rows.turn)
     )
-    return Packed(batch, form, minibatch, mask, traj, turn)
+    return Packed(batch, mesh, form, minibatch, mask, traj, turn)
 
 
 def form_of(

@@ -85,7 +85,6 @@ def head_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> Hea
         temperature=cfg.sampling.temperature,
         vocab=len(tokenizer),
         forbidden=(pad_id(tokenizer),),
-        tiling=cfg.head,
         mesh=mesh,
     )
 

@@ -6,6 +6,7 @@ float32, D = 512, V = 151,936, student and teacher: log-probabilities, entropy a
 and gradients. Prints ratios; the targets stand beside them.
 """
 
+import functools
 import statistics
 import time
 
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 import pytest
 from alone import run_alone
 
-from atod_jax.core.fused import HeadConfig, TeacherHead, token_stats
+from atod_jax.core.fused import HeadConfig, TeacherHead, head_loss
+from atod_jax.types import TokenStats
 
 D, V = 512, 151_936
 
@@ -26,8 +28,8 @@ def test_memory_and_time_of_the_head():
 
 def main() -> None:
     """Compiles, measures and prints."""
-    naive = {n: compiled(n, naive_stats) for n in (1024, 8192)}
-    fused = {n: compiled(n, fused_stats()) for n in (1024, 8192, 16384)}
+    naive = {n: compiled(n, naive_loss) for n in (1024, 8192)}
+    fused = {n: compiled(n, fused_loss()) for n in (1024, 8192, 16384)}
     gigabytes = {
         name: {n: c.memory_analysis().temp_size_in_bytes / 1e9 for n, c in some.items()}
         for name, some in (("naive", naive), ("fused", fused))
@@ -35,7 +37,7 @@ def main() -> None:
     print(f"\ntemporaries at 8,192 tokens: naive {gigabytes['naive'][8192]:.2f} GB, "
           f"fused {gigabytes['fused'][8192]:.3f} GB (target 0.5), "
           f"at 16,384 tokens {gigabytes['fused'][16384]:.3f} GB")  # fmt: skip
-    fifth = compiled(1024, fused_stats(capacity=256), share=0.2)
+    fifth = compiled(1024, fused_loss(capacity=256), share=0.2)
     runs = {"naive": naive[1024], "fused": fused[1024], "fused, 20 % actions": fifth}
     seconds = {name: [] for name in runs}
     for _ in range(4):  # interleaved, so that a noisy neighbour meets all of them
@@ -47,31 +49,31 @@ def main() -> None:
         print(f"{name:22} {value:6.2f} CPU-s  {value / base:5.2f} of naive (target {target})")
 
 
-def naive_stats(hidden, head, action, mask, teacher):
-    """Full logits of both models."""
+def objective(stats, weight):
+    """A sum in which every statistic counts."""
+    total = jnp.sum(weight * stats.logp) - 0.01 * jnp.sum(stats.entropy)
+    return total + jnp.sum(stats.reverse_kl) + jnp.sum(stats.teacher_logp), None
+
+
+def naive_loss(hidden, head, weight, *, action, action_mask, teacher):
+    """From the full logits of both models."""
     logp, t_logp = (
         jax.nn.log_softmax(jnp.einsum("nrd,vd->nrv", *x)) for x in ((hidden, head), teacher)
     )
     p = jnp.exp(logp)
     picked = [jnp.take_along_axis(x, action[..., None], -1)[..., 0] for x in (logp, t_logp)]
-    kl = jnp.sum(p * (logp - t_logp), -1)
-    return [mask * x for x in (picked[0], -jnp.sum(p * logp, -1), picked[1], kl)]
+    stats = picked[0], -jnp.sum(p * logp, -1), picked[1], jnp.sum(p * (logp - t_logp), -1)
+    names = "logp", "entropy", "teacher_logp", "reverse_kl"
+    masked = (action_mask * x for x in stats)
+    return objective(TokenStats(**dict(zip(names, masked, strict=True))), weight)
 
 
-def fused_stats(capacity=None):
+def fused_loss(capacity=None):
     """The package's head."""
-
-    def stats(hidden, head, action, mask, teacher):
-        s = token_stats(
-            hidden, head, action=action, action_mask=mask, cfg=HeadConfig(), capacity=capacity,
-            teacher=teacher,
-        )  # fmt: skip
-        return s.logp, s.entropy, s.teacher_logp, s.reverse_kl
-
-    return stats
+    return functools.partial(head_loss, per_token=objective, cfg=HeadConfig(), capacity=capacity)
 
 
-def compiled(tokens, stats, share=1.0):
+def compiled(tokens, loss, share=1.0):
     """The compiled gradient of a sum over all statistics, with its arguments attached."""
     k = jax.random.split(jax.random.key(0), 5)
     shape = (tokens // 64, 64)
@@ -80,13 +82,12 @@ def compiled(tokens, stats, share=1.0):
     mask = jnp.arange(tokens).reshape(shape) < round(share * tokens)
     weight = jax.random.normal(k[1], shape)
 
-    def loss(hidden, head, teacher_hidden, teacher_head):
-        teacher = TeacherHead(*jax.lax.stop_gradient((teacher_hidden, teacher_head)))
-        logp, entropy, t_logp, kl = stats(hidden, head, action, mask, teacher)
-        return jnp.mean(weight * logp) - 0.01 * jnp.mean(entropy) + jnp.mean(kl) + jnp.mean(t_logp)
+    def total(hidden, head, *teacher):
+        tokens = {"action": action, "action_mask": mask, "teacher": TeacherHead(*teacher)}
+        return loss(hidden, head, weight, **tokens)[0]
 
     head = jax.ShapeDtypeStruct((V, D), jnp.float32)
-    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    step = jax.jit(jax.value_and_grad(total, (0, 1)))
     program = step.lower(states[0], head, states[1], head).compile()
     program_inputs[program] = [
         0.05**i * jax.random.normal(k[2 + i], s)

@@ -9,35 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.extend import core as jax_core
 from jax.sharding import NamedSharding, PartitionSpec
 
 from atod_jax.core.fused import (
     HeadConfig,
     TeacherHead,
-    Tiling,
-    capacity_of,
     mask_logits,
     support_bias,
     token_stats,
 )
 from atod_jax.core.losses import LossConfig, objective
-from atod_jax.device.scoring import to_micro
-from atod_jax.options.tree import leaves
 from atod_jax.sharding import make_mesh
 from atod_jax.types import Signal, TokenStats
 
 N, R, D, E, V = 6, 5, 8, 12, 37
-SMALL = Tiling(backend="tiles", token_block=4, vocab_block=5, keep_megabytes=0.0)
-TILINGS = {
-    "one tile": Tiling(backend="tiles"),
-    "small tiles": SMALL,
-    "uneven tiles": Tiling(backend="tiles", token_block=7, vocab_block=10),
-    "some logits kept": dataclasses.replace(SMALL, keep_megabytes=0.004),
-    "rows": Tiling(backend="rows", token_block=8, keep_megabytes=0.0),
-}
+BLOCKS = {"one block": 0, "small blocks": 4, "uneven blocks": 7, "one token": 1}
 
 
 def case(seed=0, dtype=jnp.float32, *, shape=(N, R), vocab=V, share=0.5):
@@ -126,24 +113,22 @@ def assert_close(got, want, *, rtol=1e-5):
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(np.abs(b).max(), 1e-6))
 
 
-@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS)
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 @pytest.mark.parametrize("with_teacher", [False, True], ids=["alone", "teacher"])
 @pytest.mark.parametrize("capacity", [None, 16, 29])
-def test_values_and_gradients_agree_with_full_logits(tiling, with_teacher, capacity):
+def test_values_and_gradients_agree_with_full_logits(block, with_teacher, capacity):
     *args, teacher = case()
-    cfg = HeadConfig(temperature=0.7, vocab=35, forbidden=(0, 2), tiling=tiling)
+    cfg = HeadConfig(temperature=0.7, vocab=35, forbidden=(0, 2), block=block)
     teacher = teacher if with_teacher else None
     got = value_and_gradients(*args, teacher, cfg=cfg, capacity=capacity)
     assert_close(got, reference(*args, teacher, cfg=cfg))
 
 
-@pytest.mark.parametrize(
-    ("vocab", "shape", "vocab_block"), [(7, (1, 1), 3), (31, (5, 6), 3), (101, (4, 9), 50)], ids=str
-)
+@pytest.mark.parametrize(("vocab", "shape"), [(7, (1, 1)), (31, (5, 6)), (101, (4, 9))], ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_any_shape_agrees_with_full_logits(seed, vocab, shape, vocab_block):
+def test_any_shape_agrees_with_full_logits(seed, vocab, shape):
     args = case(seed, shape=shape, vocab=vocab, share=0.4)
-    cfg = HeadConfig(tiling=Tiling(backend="tiles", token_block=3, vocab_block=vocab_block))
+    cfg = HeadConfig(block=3)
     got = value_and_gradients(*args, cfg=cfg, capacity=-(-shape[0] * shape[1] * 4 // 5))
     assert_close(got, reference(*args, cfg=cfg))
 
@@ -151,7 +136,7 @@ def test_any_shape_agrees_with_full_logits(seed, vocab, shape, vocab_block):
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
 def test_agrees_with_float64_loops(temperature):
     hidden, head, action, mask, _ = case()
-    cfg = HeadConfig(temperature=temperature, forbidden=(0, 2), tiling=SMALL)
+    cfg = HeadConfig(temperature=temperature, forbidden=(0, 2), block=4)
     got = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg)
     arrays = [np.asarray(x) for x in (hidden, head, action, mask)]
     logp, entropy = oracles.token_stats(*arrays, temperature=temperature, forbidden=(0, 2))
@@ -164,7 +149,7 @@ def test_a_nearly_certain_policy_keeps_its_small_entropy_and_kl():
     hidden, head, action, mask, _ = case(3)
     hidden, teacher = 60 * hidden, TeacherHead(60.01 * hidden, head)
     got = token_stats(
-        hidden, head, action=action, action_mask=mask, cfg=HeadConfig(tiling=SMALL), teacher=teacher
+        hidden, head, action=action, action_mask=mask, cfg=HeadConfig(block=4), teacher=teacher
     )
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (hidden, head)]
@@ -183,7 +168,7 @@ def test_masked_tokens_give_zero_and_no_gradient(capacity):
     hidden, head, action, mask, teacher = case(2)
     action = jnp.where(mask, action, 0)  # the padding id, here also forbidden
     hidden = jnp.where(mask[..., None], hidden, 1e3)  # would overflow exp if it counted
-    cfg = HeadConfig(forbidden=(0,), tiling=SMALL)
+    cfg = HeadConfig(forbidden=(0,), block=4)
     stats, (d_hidden, d_head) = value_and_gradients(
         hidden, head, action, mask, teacher, cfg=cfg, capacity=capacity
     )
@@ -202,7 +187,7 @@ def test_the_teacher_gets_no_gradient():
     hidden, head, action, mask, teacher = case()
 
     def loss(teacher):
-        cfg = HeadConfig(tiling=SMALL)
+        cfg = HeadConfig(block=4)
         stats = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, teacher=teacher)
         return jnp.sum(stats.reverse_kl) + jnp.sum(stats.teacher_logp)
 
@@ -212,7 +197,7 @@ def test_the_teacher_gets_no_gradient():
 def test_bfloat16_states_still_give_float32_statistics():
     """Products of bfloat16 numbers are exact in float32, so only the gradients are rounded."""
     args = case(3, jnp.bfloat16)
-    cfg = HeadConfig(tiling=SMALL)
+    cfg = HeadConfig(block=4)
     stats, grads = value_and_gradients(*args, cfg=cfg)
     want, wide_grads = reference(*args, cfg=cfg)
     assert {x.dtype for x in jax.tree.leaves(stats)} == {jnp.dtype(jnp.float32)}
@@ -224,26 +209,13 @@ def test_bfloat16_states_still_give_float32_statistics():
 def test_too_little_capacity_is_never_silent():
     hidden, head, action, mask, _ = case()
     count = int(mask.sum())
-    cfg = HeadConfig(tiling=SMALL)
+    cfg = HeadConfig(block=4)
     exact = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, capacity=count)
     assert np.isfinite(exact.logp).all()
     over = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, capacity=count - 1)
     at = np.asarray(mask)
     assert np.isnan(np.asarray(over.logp)[at]).all()
     assert np.isnan(np.asarray(over.entropy)[at]).all()
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), shards=st.sampled_from([1, 2, 4]), share=st.floats(0, 1))
-def test_capacity_holds_every_micro_batch_of_every_device(seed, shards, share):
-    mask = np.random.default_rng(seed).random((32, 10)) < share
-    got = capacity_of(mask, micro_rows=8, shards=shards)
-    micro = np.asarray(to_micro(jnp.asarray(mask), 8))  # [4, 8, 10]
-    need = max(part.sum() for m in micro for part in np.split(m, shards))
-    places = 8 // shards * 10
-    assert need <= got <= places
-    smaller = [c for c in (places / 16, places / 8, places / 4, places / 2) if math.ceil(c) < got]
-    assert all(math.ceil(c) < need for c in smaller)
 
 
 # ------------------------------------------------------------------------------- many devices
@@ -257,7 +229,7 @@ def test_capacity_holds_every_micro_batch_of_every_device(seed, shards, share):
 @pytest.mark.parametrize("capacity", [None, 20])
 def test_eight_devices_agree_with_one(shape, capacity):
     args = case(4, shape=(16, R), vocab=40)
-    one = HeadConfig(vocab=37, forbidden=(0,), tiling=SMALL)
+    one = HeadConfig(vocab=37, forbidden=(0,), block=4)
     want = value_and_gradients(*args, cfg=one)
     mesh = make_mesh(shape)
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
@@ -287,7 +259,7 @@ def test_the_whole_objective_agrees_with_full_logits(options):
     """Clipped surrogate on the hybrid advantage, exact KL, entropy bonus and k3, with gradients."""
     hidden, head, action, mask, teacher = case(5)
     k = jax.random.split(jax.random.key(6), 6)
-    cfg, loss_cfg = HeadConfig(temperature=0.8, tiling=SMALL), LossConfig(**options)
+    cfg, loss_cfg = HeadConfig(temperature=0.8, block=4), LossConfig(**options)
     now = full_logits(hidden, head, action, mask, cfg=cfg).logp
     streams = [jax.random.normal(key, (N, R)) for key in k]
     signal = Signal(
@@ -321,13 +293,13 @@ def test_no_array_of_all_logits_exists_in_either_pass():
     hidden, head, action, mask, teacher = case(vocab=53)
 
     def total(hidden, head):
-        cfg = HeadConfig(tiling=SMALL)
+        cfg = HeadConfig(block=4)
         return weighted_sum(
             token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, teacher=teacher)
         )
 
     sizes = [math.prod(s) for s in shapes(jax.make_jaxpr(jax.grad(total, (0, 1)))(hidden, head))]
-    assert 4 * 5 in sizes  # the walk does see the tiles
+    assert 4 * 53 in sizes  # the walk does see the blocks
     assert max(sizes) <= 53 * E < N * R * 53
 
 
@@ -348,9 +320,7 @@ def shapes(jaxpr):
 
 def test_temporaries_stay_flat_when_tokens_double():
     """XLA's own account, at a vocabulary where the logits would be 30 times the limit."""
-    # room for the logits of two tiles of rows at 1,024 tokens, of one at 2,048
-    tiling = Tiling(token_block=128, vocab_block=1250, keep_megabytes=21.0)
-    d, vocab, cfg = 64, 20_000, HeadConfig(tiling=tiling)
+    d, vocab, cfg = 64, 20_000, HeadConfig(block=64)
 
     def temporaries(tokens):
         def loss(hidden, head, teacher):
@@ -380,18 +350,11 @@ def test_temporaries_stay_flat_when_tokens_double():
     ("make", "message"),
     [
         (lambda: HeadConfig(temperature=0.0), r"temperature=0\.0"),
-        (lambda: Tiling(backend="cuda"), r"backend='cuda': choose from auto, tiles"),
-        (lambda: Tiling(token_block=-1), r"token_block=-1"),
-        (lambda: Tiling(keep_megabytes=-1.0), r"keep_megabytes=-1"),
     ],
 )
 def test_bad_options_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_tiling_may_change_while_a_run_goes_on():
-    assert not any(leaf.about.pins for leaf in leaves(Tiling()))
 
 
 def test_bad_arguments_are_named():

@@ -68,7 +68,7 @@ def test_the_turn_table_lines_up_with_the_turns(config, cfg, mesh):
 def pack_all(config, cfg, mesh, trajectories, step=0):
     with jax.set_mesh(mesh):
         _, student, _ = load_models(config)
-    return pack(cfg, trajectories, model=student.lm.config, mesh=mesh, pad_id=0, step=step)
+    return pack(cfg, trajectories, student=student, step=step)
 
 
 def test_room_is_of_the_batch_alone(config, cfg, mesh):

@@ -38,8 +38,6 @@ FREE = {
     "env.timeout": 5.0,
     "eval.slots": 8,
     "sampling.rows": 4,
-    "head.backend": "rows",
-    "head.keep_megabytes": 0.0,
     "student.remat": "full",
     "packing.micro_rows": 8,
     "mesh.fsdp": 2,
@@ -151,7 +149,7 @@ def test_an_option_that_is_younger_than_the_run_has_its_default(tmp_path):
     pinned(tmp_path)
 
     def older(record):
-        del record["optim"]["warmup_steps"], record["eval"]["passes"], record["head"]
+        del record["optim"]["warmup_steps"], record["eval"]["passes"], record["demos"]
 
     change_record(tmp_path, older)
     workdir.open_workdir(str(tmp_path), run())
