@@ -24,22 +24,29 @@ import jax
 import numpy as np
 
 import atod_jax
-from atod_jax.estimate import programs, targets
+from atod_jax import config
+from atod_jax.device.sampling import SamplingConfig
+from atod_jax.episodes.packing import Form
+from atod_jax.estimate import learning, playing, targets, workload
 from atod_jax.estimate.cost import Cost, Figures, estimated, heaviest, of_executable
 from atod_jax.estimate.hardware import CHIPS, Chip, Hardware, chip_of
-from atod_jax.estimate.programs import Program, Shape
+from atod_jax.estimate.learning import Update
+from atod_jax.estimate.programs import Program
 from atod_jax.estimate.text import amount, digits
-from atod_jax.models import build, config_from_hf
+from atod_jax.models import LanguageModel, build, config_from_hf
 from atod_jax.models.sizes import SIZES, published
 from atod_jax.models.transformer import DTYPES, REMAT
 from atod_jax.results.files import write_text
+from atod_jax.results.tables import padded_table
 from atod_jax.run import cli
+from atod_jax.run.batch import form_of, turns_together
 from atod_jax.sharding import Layout, make_mesh
 
 HARDWARE = ("local", *CHIPS)
 TEACHER = "Qwen3-4B"
 LENGTHS = Path(__file__).with_name("assets") / "bench" / "lengths.json"
 HEAD = {"width": 2048, "vocab": 151_936}
+ITERATION = {"sampling.prompt_buckets": (512, 1024), "packing.micro_rows": 128}
 REPEATS = 3  # timed runs, after one that warms up
 
 
@@ -51,70 +58,113 @@ class Setting(NamedTuple):
     remat: str
     layout: Layout  # on one device
 
+    @property
+    def student(self) -> LanguageModel:
+        return self.build(self.model, remat=self.remat)
+
+    @property
+    def teacher(self) -> LanguageModel:
+        return self.build(TEACHER)
+
+    def build(self, name: str, *, remat: str = "none") -> LanguageModel:
+        """A published model without weights."""
+        config = config_from_hf(published(name), dtype=self.dtype)
+        return build(dataclasses.replace(config, remat=remat))
+
 
 class Part(NamedTuple):
     """How often an entry runs a program, and steps of its open loop."""
 
     program: Program
-    times: int = 1
-    steps: int = 0
+    times: float = 1.0
+    steps: float = 0.0
 
 
 # ------------------------------------------------------------------- the table
 
 
-def _model(setting: Setting, name: str = "") -> Any:
-    config = config_from_hf(published(name or setting.model), dtype=setting.dtype)
-    return build(dataclasses.replace(config, remat=setting.remat))
+def _rows(setting: Setting, *, rows: int, prompt: int, response: int) -> workload.Batch:
+    """Rows that are all full, 32 of them at a time, one to a line."""
+    places = turns_together(setting.student.config)
+    form = Form(prompt + response, response, rows=places, micro_lines=32)
+    return workload.packed([(prompt, response)] * rows, form, minibatch_rows=rows)
 
 
-def _update(rows: int, prompt: int, response: int) -> Callable[[Setting], list[Part]]:
-    shape = Shape(rows, prompt, response, micro_rows=32)
-    return lambda s: [Part(programs.update(_model(s), shape, s.layout))]
+def _update(**shape: int) -> Callable[[Setting], list[Part]]:
+    return lambda s: [Part(Update(s.student, s.layout).whole(_rows(s, **shape)))]
+
+
+def _score(s: Setting) -> list[Part]:
+    batch = _rows(s, rows=64, prompt=512, response=128)
+    judge = learning.score(s.teacher, batch, s.layout, dtype=s.dtype)
+    return [Part(judge, times=batch.micro_batches)]
+
+
+def _prefill(s: Setting) -> list[Part]:
+    return [Part(playing.prefill(s.student, s.layout, lines=128, columns=512))]
 
 
 def _decode(rows: int) -> Callable[[Setting], list[Part]]:
-    shape = Shape(rows, 512, 128)
-    return lambda s: [Part(programs.play(_model(s), shape, s.layout), times=0, steps=1)]
+    """One step, and its share of what a chunk does besides."""
+    cfg = _sampling(rows, tokens=128, buckets=(512,))
+
+    def parts(s: Setting) -> list[Part]:
+        program = playing.decode(s.student, s.layout, cfg, rows=rows, columns=512)
+        return [Part(program, times=1 / cfg.chunk, steps=1)]
+
+    return parts
 
 
 def _head(teacher: bool) -> Callable[[Setting], list[Part]]:
-    return lambda s: [Part(programs.head(65_536, s.dtype, s.layout, teacher=teacher, **HEAD))]
+    return lambda s: [Part(learning.head(65_536, s.dtype, s.layout, teacher=teacher, **HEAD))]
 
 
-def _teacher_score(s: Setting, shape: Shape) -> Program:
-    return programs.score(_model(s, TEACHER), shape, s.layout, dtype=s.dtype)
+def _sampling(slots: int, *, tokens: int, buckets: tuple[int, ...]) -> SamplingConfig:
+    return SamplingConfig(
+        max_new_tokens=tokens, prompt_buckets=buckets, slots=slots, eos_ids=(1,), pad_id=0
+    )
 
 
-def iteration(setting: Setting) -> list[Part]:
-    """Playing, both scorings and the updates of the built-in lengths.
-
-    All episodes of a turn are sampled together until the last of them has ended; a row has as many
-    columns as the longest needs.
-    """
+def iteration(s: Setting) -> list[Part]:
+    """Playing, both scorings and the updates of the built-in lengths, as a run would do them."""
     lengths = json.loads(LENGTHS.read_text())
-    turns, episodes = np.shape(lengths["response"])
-    longest = np.max(lengths["response"], axis=1)
-    student, layout = _model(setting), setting.layout
-    rows = Shape(256, 1024, 512, micro_rows=32)
-    count = -(-turns * episodes // rows.rows)
-    return [
+    prompts, responses = (np.asarray(lengths[name]) for name in ("prompt", "response"))
+    cfg = _sampling(128, tokens=512, buckets=ITERATION["sampling.prompt_buckets"])
+    played = workload.play(s.student, cfg, prompts=prompts, responses=responses)
+    parts = [
         Part(
-            programs.play(student, Shape(episodes, 1024, 512), layout),
-            times=turns,
-            steps=int(np.sum(longest - 1)),
-        ),
-        Part(programs.score(student, rows, layout), times=count),
-        Part(_teacher_score(setting, rows), times=count),
-        Part(programs.update(student, rows, layout), times=count),
+            playing.prefill(s.student, s.layout, lines=lines, columns=columns, prompts=many),
+            times=times,
+        )
+        for (lines, columns, many), times in played.reads.items()
+    ]
+    parts += [
+        Part(
+            playing.decode(s.student, s.layout, cfg, rows=rows, columns=columns),
+            times=times,
+            steps=played.steps[rows, columns],
+        )
+        for (rows, columns), times in played.chunks.items()
+    ]
+    turns = list(zip(prompts.flat, responses.flat, strict=True))
+    run = config.changed(config.resolve(config.base(), model_required=False), ITERATION)
+    lines = form_of(run, [workload.episode(turns)], model=s.student.config, mesh=s.layout.mesh)
+    batch = workload.packed(turns, lines, minibatch_rows=run.packing.minibatch_rows)
+    update = Update(s.student, s.layout)
+    return [
+        *parts,
+        Part(learning.score(s.student, batch, s.layout), times=batch.micro_batches),
+        Part(learning.score(s.teacher, batch, s.layout, dtype=s.dtype), times=batch.micro_batches),
+        Part(update.gradient(batch), times=batch.micro_batches),
+        Part(update.step(), times=batch.minibatches),
     ]
 
 
 TABLE: Mapping[str, Callable[[Setting], list[Part]]] = {
-    "update_64x640": _update(64, 512, 128),
-    "update_32x1536": _update(32, 1024, 512),
-    "score_4b_64x640": lambda s: [Part(_teacher_score(s, Shape(64, 512, 128, micro_rows=32)))],
-    "prefill_128x512": lambda s: [Part(programs.prefill(_model(s), Shape(128, 512, 1), s.layout))],
+    "update_64x640": _update(rows=64, prompt=512, response=128),
+    "update_32x1536": _update(rows=32, prompt=1024, response=512),
+    "score_4b_64x640": _score,
+    "prefill_128x512": _prefill,
     "decode_128": _decode(128),
     "decode_32": _decode(32),
     "head_65536": _head(teacher=False),
@@ -133,8 +183,8 @@ def measured(executable: Any, program: Program) -> Cost:
         started = time.perf_counter()
         result = jax.block_until_ready(executable(*arguments))
         seconds.append(time.perf_counter() - started)
-        if program.donated:
-            arguments = (result[0], *arguments[1:])
+        if program.replaced is not None:
+            arguments[program.replaced] = result[0]
     found, median = of_executable(executable, lambda kernel: 0.0), statistics.median(seconds[1:])
     if not program.steps:
         return found._replace(whole=found.whole._replace(seconds=median))
@@ -147,11 +197,10 @@ def record(
     """An entry as --json keeps it; the share is None on a device whose limit is not known."""
     total, least = Figures(), 0.0
     for part, cost in parts:
-        total = total.plus(part.times, cost.whole).plus(part.steps, cost.step)
+        total = total.plus(1, _total(part, cost))
         if chip:
-            flops, moved = part.program.work
-            bound = max(flops / chip.reached, moved / chip.streamed)
-            least += (part.steps if part.program.steps else part.times) * bound
+            often = part.steps if part.program.steps else part.times
+            least += often * part.program.work.seconds(chip)
     return {
         "name": name,
         "hardware": where,
@@ -175,12 +224,11 @@ def bench(entries: Sequence[str], given: argparse.Namespace) -> list[dict[str, A
     chip = at.chip if at else chip_of(devices[0].device_kind)
     setting = Setting(given.model, given.dtype, given.remat, Layout(make_mesh({}, devices)))
     records = []
-    with jax.set_mesh(setting.layout.mesh):
+    with targets.seen_as(at.platform) if at else contextlib.nullcontext():
         for name in entries:
             parts = []
             for part in TABLE[name](setting):
-                with targets.seen_as(at.platform) if at else contextlib.nullcontext():
-                    executable = part.program.lower().compile()
+                executable = part.program.compile()
                 found = estimated(executable, at.chip) if at else measured(executable, part.program)
                 parts.append((part, found))
                 if given.dump_hlo:
@@ -192,7 +240,8 @@ def bench(entries: Sequence[str], given: argparse.Namespace) -> list[dict[str, A
 
 
 def page(found: dict[str, Any], parts: Sequence[tuple[Part, Cost]], *, top: int) -> str:
-    """A record for the terminal, and the kernels that take longest, by the line that asked."""
+    """A record for the terminal, its programs, and the kernels that take longest, by the line that
+    asked for them."""
     share = found["share_of_limit"]
     limit = "" if share is None else f", {100 * share:.0f} % of the limit"
     lines = [
@@ -200,8 +249,26 @@ def page(found: dict[str, Any], parts: Sequence[tuple[Part, Cost]], *, top: int)
         f"temporaries {amount(found['temporary_bytes'])}, moved {amount(found['bytes'])}, "
         f"{amount(found['flops'], 'FLOP')}"
     ]
-    runs = [(cost, part.times, part.steps) for part, cost in parts]
-    return "\n".join([*lines, heaviest(runs, top=top) + "\n"] if top else lines)
+    if len(parts) > 1:
+        rows = [
+            (
+                part.program.name,
+                f"{part.times:g}",
+                f"{part.steps:g}",
+                digits(1e3 * _total(part, cost).seconds),
+                amount(cost.memory.temporary),
+            )
+            for part, cost in parts
+        ]
+        lines.append(padded_table(("program", "times", "steps", "ms", "temporaries"), rows))
+    if top:
+        runs = [(cost, part.times, part.steps) for part, cost in parts]
+        lines.append(f"{heaviest(runs, top=top)}\n")
+    return "\n".join(lines)
+
+
+def _total(part: Part, cost: Cost) -> Figures:
+    return Figures().plus(part.times, cost.whole).plus(part.steps, cost.step)
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

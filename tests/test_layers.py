@@ -55,7 +55,10 @@ ALLOWED: dict[str, set[str]] = {
         "algorithms", "cluster", "config", "core", "device", "envs", "episodes", "models",
         "options", "records", "results", "sharding", "streams", "types",
     },
-    "estimate": {"config", "core", "device", "models", "results", "run", "sharding", "types"},
+    "estimate": {
+        "config", "core", "device", "episodes", "models", "records", "results", "run", "sharding",
+        "types",
+    },
     "__main__": {"run"},
     "train": {"cluster", "config", "device", "estimate", "results", "run"},
     "evaluate": {"cluster", "config", "options", "results", "run"},
@@ -65,7 +68,9 @@ ALLOWED: dict[str, set[str]] = {
         "algorithms", "config", "device", "episodes", "records", "results", "run", "types",
     },
     "export": {"config", "models", "run"},
-    "bench": {"estimate", "models", "results", "run", "sharding"},
+    "bench": {
+        "config", "device", "episodes", "estimate", "models", "results", "run", "sharding",
+    },
     "doctor": {"config", "envs", "options", "records", "results", "run", "train"},
 }  # fmt: skip
 RUNS_WHOLE = {"doctor": {"train"}}  # programs that start another one

@@ -89,6 +89,30 @@ def _cut(
     return split((rows, count * share, streams), pieces=micro_batches)
 
 
+class Update(NamedTuple):
+    """Two programs, whatever the number of micro-batches; `room` is static, see `lines.Room`.
+
+    The state is donated, except for what is frozen in it; `state.step` is left alone: it counts
+    iterations.
+    """
+
+    gradient: (
+        jax.stages.Wrapped
+    )  # (those before, trained, frozen, piece, room): of a micro-batch, added
+    step: jax.stages.Wrapped  # (state without what is frozen, gradient)
+
+    def __call__(
+        self, state: TrainState, pieces: Sequence[Piece], *, room: Room
+    ) -> tuple[TrainState, list[Metrics]]:
+        """The state after a minibatch, and metrics of its micro-batches and of the step."""
+        grads, means = _zeros(state.params), []
+        for piece in pieces:
+            grads, metrics = self.gradient(grads, state.params, state.frozen, piece, room)
+            means.append(metrics)
+        new, metrics = self.step(state.replace(frozen=None), grads)
+        return new.replace(frozen=state.frozen), [*means, metrics]
+
+
 def make_update(
     model: LanguageModel,
     tx: optax.GradientTransformation,
@@ -96,13 +120,11 @@ def make_update(
     learning_rate: Callable[[jax.Array], jax.Array],
     loss: LossConfig,
     head: HeadConfig,
-) -> Callable[..., tuple[TrainState, list[Metrics]]]:
-    """`update(state, pieces, *, room) -> (state, metrics)`, the step of one minibatch.
+) -> Update:
+    """The step of one minibatch.
 
-    Two programs, whatever the number of micro-batches: one adds the gradient of a micro-batch, one
-    steps. The weight of a token is fixed, so the number of micro-batches changes memory and speed
-    but not the gradient. The state is donated, except for what is frozen in it; `state.step` is
-    left alone: it counts iterations. `room` is static, see `lines.Room`.
+    The weight of a token is fixed, so the number of micro-batches changes memory and speed but not
+    the gradient.
     """
 
     def per_token(stats: TokenStats, streams: Any) -> tuple[jax.Array, Metrics]:
@@ -155,17 +177,7 @@ def make_update(
         }
         return state.replace(params=params, opt_state=opt_state), metrics
 
-    def update(
-        state: TrainState, pieces: Sequence[Piece], *, room: Room
-    ) -> tuple[TrainState, list[Metrics]]:
-        grads, means = _zeros(state.params), []
-        for piece in pieces:
-            grads, metrics = gradient(grads, state.params, state.frozen, piece, room)
-            means.append(metrics)
-        new, metrics = step(state.replace(frozen=None), grads)
-        return new.replace(frozen=state.frozen), [*means, metrics]
-
-    return update
+    return Update(gradient, step)
 
 
 def _zeros(params: Any) -> Any:

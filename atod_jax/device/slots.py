@@ -288,16 +288,18 @@ def programs(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Pr
 
 
 def _places(mesh: Mesh | None, kv_heads: int, tree: Any) -> Any:
-    """Rows split over data and fsdp, the heads of keys and values over tensor, where they divide.
-
-    Said of every result, so that what a program returns is what the next one was compiled for.
-    """
+    """Said of every result, so that it is placed as the next program expects it."""
     if mesh is None:
         return tree
+    return jax.lax.with_sharding_constraint(tree, shardings(mesh, kv_heads, tree))
+
+
+def shardings(mesh: Mesh, kv_heads: int, tree: Any) -> Any:
+    """Rows split over data and fsdp, the heads of keys and values over tensor where they divide."""
     heads = TENSOR_AXIS if kv_heads % mesh.shape[TENSOR_AXIS] == 0 else None
 
-    def one(x: Array) -> Array:
+    def one(x: Any) -> NamedSharding:
         split = (BATCH_AXES, None, heads)[: 3 if x.ndim == 4 else 1] if x.ndim else ()
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*split)))
+        return NamedSharding(mesh, PartitionSpec(*split))
 
     return jax.tree.map(one, tree)

@@ -10,7 +10,7 @@ from atod_jax.estimate.hlo import Kernel
 from atod_jax.estimate.text import amount, digits
 from atod_jax.results.tables import padded_table
 
-Run = tuple["Cost", int, int]  # a program, how often it runs, steps of its open loop
+Run = tuple["Cost", float, float]  # a program, how often it runs, steps of its open loop
 
 
 class Figures(NamedTuple):
@@ -63,7 +63,7 @@ def estimated(executable: Any, chip: Chip) -> Cost:
     return of_executable(executable, lambda kernel: hlo.seconds(kernel, chip))
 
 
-def binds(cost: Cost, chip: Chip, *, times: int, steps: int) -> str:
+def binds(cost: Cost, chip: Chip, *, times: float, steps: float) -> str:
     """What most of a program's time goes to: products, memory, links or launches."""
     spent: dict[str, float] = collections.defaultdict(float)
     for kernel, seconds in cost.kernels:

@@ -55,7 +55,8 @@ def compiled(
     cfg: Run, hardware: Hardware, devices: np.ndarray, *, only: Sequence[str] = ()
 ) -> list[Compiled]:
     """The programs of an iteration, or those of some phases, compiled one after another."""
-    planned = [p for p in phases.plan(cfg, devices) if not only or p.name in only]
+    with targets.seen_as(hardware.platform):
+        planned = [p for p in phases.plan(cfg, devices) if not only or p.name in only]
     found = []
     for number, phase in enumerate(planned, 1):
         print(f"compiling {number} of {len(planned)}: {phase.name}", file=sys.stderr, flush=True)

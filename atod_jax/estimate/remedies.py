@@ -23,11 +23,11 @@ def remedies(cfg: Run, phase: str, devices: int) -> Iterator[Options]:
         yield {"student.dtype": "bfloat16"}
     if cfg.student.remat != "full":
         yield {"student.remat": "full"}
-    if phase == PLAYING:
-        half = (cfg.sampling.rows or cfg.rollout.tasks * cfg.rollout.group) // 2
-        if half and half % shards_of(shapes.sampling) == 0:
-            yield {"sampling.rows": half}
+    playing = phase in PLAYING
+    half = min(cfg.sampling.rows, max(cfg.rollout.tasks * cfg.rollout.group, cfg.eval.slots)) // 2
+    if playing and half and half % shards_of(shapes.sampling) == 0:
+        yield {"sampling.rows": half}
     half = cfg.packing.micro_rows // 2
     divides = not any(half % shards_of(shape) for shape in (shapes.student, shapes.teacher))
-    if phase != PLAYING and half and 2 * half == cfg.packing.micro_rows and divides:
+    if not playing and half and 2 * half == cfg.packing.micro_rows and divides:
         yield {"packing.micro_rows": half}

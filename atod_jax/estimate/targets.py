@@ -8,9 +8,11 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental import topologies
 
 from atod_jax.estimate.hardware import Hardware
@@ -105,10 +107,16 @@ def grid(count: int, axes: int) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def seen_as(platform: str) -> Iterator[None]:
-    """Code that asks JAX for its platform is told "gpu" or "tpu" while it is traced."""
-    real = jax.default_backend
-    jax.default_backend = lambda: platform
+    """Code that asks JAX for its platform is told "gpu" or "tpu" while it is traced; JAX's own that
+    asks how new the GPU is, that it is new enough: all in `_CARDS` are Hoppers."""
+    told: list[tuple[Any, str, Any]] = [(jax, "default_backend", lambda: platform)]
+    if platform == "gpu":
+        told.append((cudnn, "check_compute_capability", lambda capability: True))
+    real = [getattr(module, name) for module, name, _ in told]
     try:
+        for module, name, answer in told:
+            setattr(module, name, answer)
         yield
     finally:
-        jax.default_backend = real
+        for (module, name, _), answer in zip(told, real, strict=True):
+            setattr(module, name, answer)

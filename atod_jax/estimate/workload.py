@@ -20,7 +20,7 @@ from atod_jax.types import Rows, TurnBatch
 FIRST_ID, IDS = 2, 1000  # of random tokens; those before are padding and the end of an action
 
 
-class Micro(NamedTuple):
+class Batch(NamedTuple):
     """A batch of turns in equal micro-batches, on the host."""
 
     turns: TurnBatch  # of all of them
@@ -30,7 +30,7 @@ class Micro(NamedTuple):
     lengths: Lengths
 
     @property
-    def count(self) -> int:
+    def micro_batches(self) -> int:
         """Micro-batches that hold something."""
         return sum(number >= 0 for number in self.minibatch)
 
@@ -42,12 +42,28 @@ class Micro(NamedTuple):
         """Those of one micro-batch."""
         lines, size = self.form.micro_lines, self.form.micro_lines * self.form.rows
         rows = jax.tree.map(lambda x: x[number * size : (number + 1) * size], self.turns.rows)
+        assert self.turns.rows.lines is not None
         tokens = self.turns.rows.lines.tokens[number * lines : (number + 1) * lines]
         return rows.replace(lines=rows.lines.replace(tokens=tokens))
 
 
-def packed(lengths: Lengths, form: Form, *, minibatch_rows: int, shards: int = 1) -> Micro:
-    """Turns of random ids as training packs them."""
+def packed(lengths: Lengths, form: Form, *, minibatch_rows: int, shards: int = 1) -> Batch:
+    """Turns of these lengths as training packs them."""
+    batch, minibatch = pack_turns(
+        [episode(lengths)],
+        form=form,
+        minibatch_rows=minibatch_rows,
+        pad_id=0,
+        rng=np.random.default_rng(0),
+    )
+    tokens = np.asarray(batch.rows.action_mask).sum(axis=1).reshape(-1, form.rows).sum(axis=1)
+    most = min(form.columns, form.rows * form.response_columns)
+    room = Room.of(tokens, most=most, micro_lines=form.micro_lines, shards=shards)
+    return Batch(batch, form, room, minibatch, lengths)
+
+
+def episode(lengths: Lengths) -> Trajectory:
+    """Turns of these lengths and of random ids, one after another."""
     rng = np.random.default_rng(0)
 
     def ids(count: int) -> np.ndarray:
@@ -57,14 +73,7 @@ def packed(lengths: Lengths, form: Form, *, minibatch_rows: int, shards: int = 1
         Turn(ids(p), ids(a), np.zeros(a, np.float32), "", "", "", valid=True, reward=0.0)
         for p, a in lengths
     )
-    episode = Trajectory(Task("", "", None), 0, turns, success=False, stop=StopReason.done)
-    batch, minibatch = pack_turns(
-        [episode], form=form, minibatch_rows=minibatch_rows, pad_id=0, rng=rng
-    )
-    tokens = np.asarray(batch.rows.action_mask).sum(axis=1).reshape(-1, form.rows).sum(axis=1)
-    most = min(form.columns, form.rows * form.response_columns)
-    room = Room.of(tokens, most=most, micro_lines=form.micro_lines, shards=shards)
-    return Micro(batch, form, room, minibatch, lengths)
+    return Trajectory(Task("", "", None), 0, turns, success=False, stop=StopReason.done)
 
 
 # ------------------------------------------------------------------- playing
@@ -83,13 +92,18 @@ class Played:
 
 
 def play(
-    model: LanguageModel, cfg: SamplingConfig, prompts: np.ndarray, responses: np.ndarray
+    model: LanguageModel,
+    cfg: SamplingConfig,
+    *,
+    prompts: np.ndarray,
+    responses: np.ndarray,
+    shards: int = 1,
 ) -> Played:
     """Episodes with prompts and actions of these lengths [turns, episodes], through the sampler of
-    training over devices that only count. Environments answer at once.
+    training over `shards` devices that only count. Environments answer at once.
     """
     policy = Policy(model, cfg)
-    policy.packs = True  # as on an accelerator
+    policy.shards, policy.packs = shards, jax.default_backend() != "cpu"
     count = _Counting(cfg, responses)
     policy.programs = count.programs()
     sampler = policy.sampler(None, jax.random.key(0))

@@ -8,10 +8,12 @@ NVIDIA, splash attention on TPU, and the formula written out elsewhere.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from atod_jax.types import BATCH_AXES, TENSOR_AXIS
@@ -76,28 +78,44 @@ def attend(
       pick: the columns wanted; None: all.
     """
     kernel = kernel_for(q.dtype, q.shape[-1])
-    if kernel == "cudnn":
-        return columns_of(_cudnn(q, k, v, turns.lengths), pick)
-    if kernel == "splash":
-        return columns_of(_splash(q, k, v, turns.number), pick)
-    return _written(q, k, v, turns=turns, pick=pick)
+    if kernel == "written":
+        return _written(q, k, v, turns=turns, pick=pick)
+    y = on_each_device(_cudnn if kernel == "cudnn" else _splash, q, k, v, turns)
+    return columns_of(y, pick)
+
+
+def on_each_device(kernel: Callable[..., Any], q: Array, k: Array, v: Array, rest: Any) -> Any:
+    """A kernel's results [L, T, h, ...], of which every device computes its own lines and heads.
+
+    Left to itself, the compiler would gather what a call of a library reads.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return kernel(q, k, v, rest)
+    devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    lines = BATCH_AXES if q.shape[0] % devices == 0 else None
+    heads = TENSOR_AXIS if k.shape[2] % mesh.shape[TENSOR_AXIS] == 0 else None
+    each = PartitionSpec(lines, None, heads)
+    specs = (each, each, each, PartitionSpec(lines))
+    return jax.shard_map(kernel, in_specs=specs, out_specs=each, check_vma=False)(q, k, v, rest)
 
 
 # ------------------------------------------------------------------- NVIDIA
 
 
-def _cudnn(q: Array, k: Array, v: Array, lengths: Array) -> Array:
+def _cudnn(q: Array, k: Array, v: Array, turns: Turns) -> Array:
     """cuDNN's fused attention.
 
     With one turn a line nothing but the causal mask is needed: what follows a turn is seen by
     nobody. Several turns need the packed layout, which JAX has (and tests) but does not yet pass
-    through `jax.nn.dot_product_attention`; it wants a Hopper or later.
+    through `jax.nn.dot_product_attention`; cuDNN has it for Hopper and later.
     """
-    if lengths.shape[1] == 1:
+    if turns.lengths.shape[1] == 1:
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
-    size, offset = packed_layout(lengths, q.shape[1])
+    cudnn = library()
+    if not cudnn.check_compute_capability("9.0"):
+        return _written(q, k, v, turns=turns, pick=None)
+    size, offset = packed_layout(turns.lengths, q.shape[1])
     return cudnn.dot_product_attention(
         q,
         k,
@@ -109,6 +127,27 @@ def _cudnn(q: Array, k: Array, v: Array, lengths: Array) -> Array:
         scale=q.shape[-1] ** -0.5,
         mask_type=cudnn.MaskType.PADDING_CAUSAL,
     )
+
+
+@functools.cache
+def library() -> Any:
+    """JAX's own module around cuDNN's attention.
+
+    Its version in JAX 0.10 computes where the turns of keys begin from the number of query heads;
+    asked with the keys in the place of the queries, every version answers right.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    elements = cudnn._fix_seqlen_offsets
+
+    def corrected(*layout: Array) -> tuple[Array, ...]:
+        *sizes_and_offsets, _, key = layout
+        size, _, offset, _ = elements(*layout)
+        _, key_size, _, key_offset = elements(*sizes_and_offsets, key, key)
+        return size, key_size, offset, key_offset
+
+    cudnn._fix_seqlen_offsets = corrected
+    return cudnn
 
 
 def packed_layout(
@@ -128,31 +167,19 @@ def packed_layout(
 # ------------------------------------------------------------------- TPU
 
 
-def _splash(q: Array, k: Array, v: Array, number: Array) -> Array:
-    """Splash attention; every device computes its own lines and heads."""
-    mesh = jax.sharding.get_abstract_mesh()
-    local = functools.partial(_splash_local, scale=q.shape[-1] ** -0.5)
-    lines = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if not mesh.empty else 1
-    if lines == 1 and (mesh.empty or mesh.shape[TENSOR_AXIS] == 1):
-        return local(q, k, v, number)
-    heads = jax.sharding.PartitionSpec(BATCH_AXES, None, TENSOR_AXIS)
-    specs = (heads, heads, heads, jax.sharding.PartitionSpec(BATCH_AXES))
-    return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(q, k, v, number)
-
-
-def _splash_local(q: Array, k: Array, v: Array, number: Array, *, scale: float) -> Array:
+def _splash(q: Array, k: Array, v: Array, turns: Turns) -> Array:
+    """Splash attention; columns are filled up to whole tiles."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     columns, heads = q.shape[1:3]
-    block = min(SPLASH_BLOCK, columns)
-    padding = -columns % 128 if columns < SPLASH_BLOCK else -columns % block
-    block = min(SPLASH_BLOCK, columns + padding)
-    rows = [(0, 0), (0, padding), (0, 0), (0, 0)]
-    q, k, v = (jnp.pad(x, rows).swapaxes(1, 2) for x in (q * scale, k, v))
-    number = jnp.pad(number, rows[:2], constant_values=-1)
-    causal = masks.CausalMask((columns + padding, columns + padding))
-    mask = masks.MultiHeadMask([causal] * heads)
+    block = min(SPLASH_BLOCK, -(-columns // 128) * 128)
+    rows = [(0, 0), (0, -columns % block)]
+    q, k, v = (
+        jnp.pad(x, [*rows, (0, 0), (0, 0)]).swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v)
+    )
+    number = jnp.pad(turns.number, rows, constant_values=-1)
+    mask = masks.MultiHeadMask([masks.CausalMask((q.shape[2], q.shape[2]))] * heads)
     sizes = splash.BlockSizes(
         block_q=block,
         block_kv=block,

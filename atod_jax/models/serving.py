@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from atod_jax.models.attention import kernel_for, turns_of
+from atod_jax.models.attention import kernel_for, library, on_each_device, turns_of
 from atod_jax.models.transformer import (
     ModelConfig,
     embedded,
@@ -231,15 +231,18 @@ def _over_prefix(q: Array, k: Array, v: Array, length: Array) -> _Part:
     """Over the first `length` columns of every slot; of a slot without any, nothing or anything."""
     if kernel_for(q.dtype, q.shape[-1]) != "cudnn":
         return _over(q, k, v, jnp.arange(k.shape[1])[None] < length[:, None])
-    # The public function would round the logarithms to bfloat16, which is too coarse to merge by.
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+    return on_each_device(_cudnn, q, k, v, jnp.maximum(length, 1))
 
+
+def _cudnn(q: Array, k: Array, v: Array, length: Array) -> _Part:
+    """cuDNN's; the public function would round the logarithms to bfloat16, too coarse to merge."""
+    cudnn = library()
     y, log_sum = cudnn.dot_product_attention(
         q,
         k,
         v,
         q_seqlen=jnp.ones_like(length),
-        kv_seqlen=jnp.maximum(length, 1),
+        kv_seqlen=length,
         scale=q.shape[-1] ** -0.5,
         mask_type=cudnn.MaskType.PADDING,
         return_residual=True,

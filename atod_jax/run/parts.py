@@ -13,7 +13,6 @@ from atod_jax.config.reading import algorithm_of, environment_of
 from atod_jax.config.sections import Run, Sampling
 from atod_jax.core.fused import HeadConfig
 from atod_jax.device import learner
-from atod_jax.device.learner import Metrics
 from atod_jax.device.optim import make_learning_rate, make_optimizer
 from atod_jax.device.policy import Policy
 from atod_jax.device.sampling import SamplingConfig
@@ -23,7 +22,7 @@ from atod_jax.envs.templates import template_of
 from atod_jax.episodes.render import Renderer, eos_id, pad_id
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.run.models import Model
-from atod_jax.types import Signal, TrainState
+from atod_jax.types import Signal
 
 
 class Algorithm(NamedTuple):
@@ -90,7 +89,7 @@ def head_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> Hea
     )
 
 
-def make_update(cfg: Run, student: Model) -> Callable[..., tuple[TrainState, list[Metrics]]]:
+def make_update(cfg: Run, student: Model) -> learner.Update:
     """The update of a run, see `learner.make_update`."""
     return learner.make_update(
         student.lm,

@@ -35,10 +35,10 @@ def test_a_run_is_compiled_for_the_devices_here(capsys):
     dry_run.main(small(), "local", details=True)
     shown = capsys.readouterr()
     assert shown.out.startswith("fits 8 x cpu: ")
-    for part in ("playing", "student scoring", "teacher scoring", "update", "params/last/mlp"):
+    for part in (*phases.PLAYING, "student scoring", "teacher scoring", "gradient", "params/last"):
         assert part in shown.out, part
     assert '"micro_rows": 8' in shown.out  # the config
-    assert "compiling 4 of 4: update" in shown.err
+    assert "compiling 6 of 6: optimiser step" in shown.err
 
 
 def test_nothing_is_shown_in_full_unless_asked(capsys):
@@ -53,7 +53,7 @@ def tiny(memory):
 def test_what_does_not_fit_names_the_way_out():
     """Smaller pieces are tried until they fit, and what is advised does."""
     cfg = small(**{"packing.micro_rows": 64, "packing.minibatch_rows": 64})
-    found = dry_run.compiled(cfg, tiny(1e12), HERE, only=[phases.UPDATE])
+    found = dry_run.compiled(cfg, tiny(1e12), HERE, only=[phases.GRADIENT])
     hardware = tiny(0.8 * found[0].needed)
     advised = dry_run.advice(cfg, found, hardware, devices=HERE)
     assert advised.startswith("it fits (")
@@ -62,7 +62,7 @@ def test_what_does_not_fit_names_the_way_out():
     values = {key: int(value) if value.isdigit() else value for key, value in changes.items()}
     (then,) = dry_run.compiled(
         small(**{"packing.micro_rows": 64, "packing.minibatch_rows": 64} | values),
-        hardware, HERE, only=[phases.UPDATE],
+        hardware, HERE, only=[phases.GRADIENT],
     )  # fmt: skip
     assert then.needed <= hardware.chip.memory
 
@@ -79,15 +79,16 @@ def test_every_model_is_counted_where_it_is():
     layouts |= {"sampling.mesh.data": 2, "sampling.mesh.tensor": 2, "teacher.mesh.tensor": 2}
     layouts |= {"packing.micro_rows": 64, "teacher.mesh.data": 2}
     planned = {p.name: p for p in phases.plan(released(**layouts), HERE)}
-    playing, judge = planned[phases.PLAYING], planned[phases.TEACHER_SCORING]
-    update = planned[phases.UPDATE]
+    playing, judge = planned[phases.WRITING], planned[phases.TEACHER_SCORING]
+    gradient, step = planned[phases.GRADIENT], planned[phases.STEP]
     assert dict(playing.program.mesh.shape) == {"data": 2, "fsdp": 1, "tensor": 2, "expert": 1}
     assert dict(judge.program.mesh.shape) == {"data": 2, "fsdp": 1, "tensor": 2, "expert": 1}
-    assert (judge.whose, update.whose) == ("teacher", "student")
+    assert (judge.whose, step.whose) == ("teacher", "student")
     assert judge.program.given == pytest.approx(4.02e9, rel=0.01)  # 4B of two bytes by two
     assert judge.beside == 0
-    assert update.program.given == pytest.approx(3 * 1.72e9, rel=0.01)  # 1.7B of 12 bytes by four
-    assert update.beside == pytest.approx(1.72e9, rel=0.01)  # the weights at the start
+    assert step.program.given == pytest.approx(3 * 1.72e9, rel=0.01)  # 1.7B of 12 bytes by four
+    assert step.beside == pytest.approx(1.72e9, rel=0.01)  # the weights at the start
+    assert gradient.beside == pytest.approx(3 * 1.72e9, rel=0.01)  # and the moments
 
 
 @pytest.mark.parametrize(("dtype", "gigabytes"), [("int8", 4.42), ("bfloat16", 8.04)])
@@ -99,17 +100,17 @@ def test_a_teacher_is_as_large_as_it_is_kept(dtype, gigabytes):
 
 def test_adapters_leave_the_rest_frozen():
     rank = {"student.lora_rank": 16}
-    (update,) = [p for p in phases.plan(released(**rank), HERE) if p.name == phases.UPDATE]
-    assert update.program.given == pytest.approx(1.72e9 * 4 + 3 * 17.4e6 * 4, rel=0.01)
+    (gradient,) = [p for p in phases.plan(released(**rank), HERE) if p.name == phases.GRADIENT]
+    assert gradient.program.given == pytest.approx(1.72e9 * 4 + 17.4e6 * 4, rel=0.01)
 
 
 def test_remedies_begin_with_the_harmless_ones():
     cfg = released(**{"student.remat": "dots", "teacher.dtype": "float32"})
-    first, *others = remedies(cfg, phases.UPDATE, 8)
+    first, *others = remedies(cfg, phases.GRADIENT, 8)
     assert first == {"mesh.data": 1, "mesh.fsdp": 8} or cfg.mesh.data == 1
     assert {"student.remat": "full"} in others
     assert {"packing.micro_rows": cfg.packing.micro_rows // 2} in others
-    playing = list(remedies(cfg, phases.PLAYING, 8))
+    playing = list(remedies(cfg, phases.WRITING, 8))
     assert {"sampling.rows": 64} in playing
     assert not any("packing.micro_rows" in change for change in playing)
 
