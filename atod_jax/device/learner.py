@@ -96,9 +96,7 @@ class Update(NamedTuple):
     iterations.
     """
 
-    gradient: (
-        jax.stages.Wrapped
-    )  # (those before, trained, frozen, piece, room): of a micro-batch, added
+    gradient: jax.stages.Wrapped  # (sum so far, trained, frozen, piece, room): adds a micro-batch's
     step: jax.stages.Wrapped  # (state without what is frozen, gradient)
 
     def __call__(
@@ -111,6 +109,14 @@ class Update(NamedTuple):
             means.append(metrics)
         new, metrics = self.step(state.replace(frozen=None), grads)
         return new.replace(frozen=state.frozen), [*means, metrics]
+
+    def lower(self, state: TrainState, piece: Piece, room: Room) -> list[jax.stages.Lowered]:
+        """Both programs, for arguments of this form."""
+        grads = state.params  # of the same form
+        return [
+            self.gradient.lower(grads, state.params, state.frozen, piece, room),
+            self.step.lower(state.replace(frozen=None), grads),
+        ]
 
 
 def make_update(

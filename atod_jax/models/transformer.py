@@ -248,10 +248,17 @@ def resize_vocabulary(
 
 
 def run_block(
-    config: ModelConfig, params: Any, x: Array, rope: Rope, mix: Mix, **columns: Array | None
+    config: ModelConfig,
+    params: Any,
+    x: Array,
+    rope: Rope,
+    mix: Mix,
+    *,
+    pick: Array | None = None,
+    ask: Array | None = None,
 ) -> tuple[Array, Any]:
     """One block, see `Block`."""
-    result: Any = Block(config).apply({"params": params}, x, rope, mix, **columns)
+    result: Any = Block(config).apply({"params": params}, x, rope, mix, pick=pick, ask=ask)
     return result
 
 
