@@ -12,7 +12,7 @@ from jax.core import Tracer
 from atod_jax.core.aggregation import token_shares
 from atod_jax.core.fused import HeadConfig, TeacherHead, head_loss, token_stats
 from atod_jax.core.losses import LossConfig, objective
-from atod_jax.device.lines import Room
+from atod_jax.device.lines import Places, Room
 from atod_jax.device.scoring import action_states, split
 from atod_jax.models import LanguageModel
 from atod_jax.types import Mean, Rows, Signal, TokenStats, TrainState, TurnBatch
@@ -112,10 +112,9 @@ def make_update(
         )
 
     def piece_loss(
-        trained: Any, frozen: Any, piece: Piece, room: Room
+        states: jax.Array, params: Any, piece: Piece, places: Places, room: Room
     ) -> tuple[jax.Array, Metrics]:
-        rows, params = piece.rows, model.join(trained, frozen)
-        states, places = action_states(model, params, rows, room=room.line)
+        rows = piece.rows
         streams = piece.signal, rows.action_mask, piece.share, rows.sampler_logp
         of_head = {
             "action": places.by_line(rows.action),
@@ -133,11 +132,24 @@ def make_update(
 
     @functools.partial(jax.jit, donate_argnames="total", static_argnames="room")
     def gradient(total: Any, trained: Any, frozen: Any, piece: Piece, room: Room) -> Any:
-        of_loss = jax.value_and_grad(piece_loss, has_aux=True)
+        def read(trained: Any) -> tuple[jax.Array, Places]:
+            return action_states(model, model.join(trained, frozen), piece.rows, room=room.line)
+
+        def rest(states: jax.Array, tables: Any) -> tuple[jax.Array, Metrics]:
+            params = model.join(trained | tables, frozen)
+            return piece_loss(states, params, piece, places, room)
+
         with jax.named_scope("gradient"):
-            (value, metrics), grads = of_loss(trained, frozen, piece, room)
+            states, pull, places = jax.vjp(read, trained, has_aux=True)
+            tables = {name: trained[name] for name in ("embed", "head") if name in trained}
+            of_rest = jax.value_and_grad(rest, argnums=(0, 1), has_aux=True)
+            (value, metrics), (change, grads) = of_rest(states, tables)
+            # The head's gradient joins the sum before the layers follow: it is as large as the
+            # table, and need not be kept meanwhile.
+            sums = jax.tree.map(jnp.add, {name: total[name] for name in tables}, grads)
+            sums, change = jax.lax.optimization_barrier((sums, change))
             metrics["loss/total"] = Mean(total=value, weight=jnp.zeros(()))  # counted by `step`
-            return jax.tree.map(jnp.add, total, grads), metrics
+            return jax.tree.map(jnp.add, total | sums, pull(change)[0]), metrics
 
     @functools.partial(jax.jit, donate_argnames="state")
     def step(state: TrainState, grads: Any) -> tuple[TrainState, Metrics]:

@@ -140,11 +140,11 @@ def library() -> Any:
 
     elements = cudnn._fix_seqlen_offsets
 
-    def corrected(*layout: Array) -> tuple[Array, ...]:
-        *sizes_and_offsets, _, key = layout
-        size, _, offset, _ = elements(*layout)
-        _, key_size, _, key_offset = elements(*sizes_and_offsets, key, key)
-        return size, key_size, offset, key_offset
+    def corrected(size: Array, key_size: Array, *offsets_query_key: Array) -> tuple[Array, ...]:
+        offset, key_offset, query, key = offsets_query_key
+        size_and_offset = elements(size, key_size, offset, key_offset, query, key)[::2]
+        of_keys = elements(size, key_size, offset, key_offset, key, key)[1::2]
+        return size_and_offset[0], of_keys[0], size_and_offset[1], of_keys[1]
 
     cudnn._fix_seqlen_offsets = corrected
     return cudnn
@@ -189,7 +189,7 @@ def _splash(q: Array, k: Array, v: Array, turns: Turns) -> Array:
         block_kv_dkv_compute=block,
         use_fused_bwd_kernel=True,
     )
-    kernel = splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
+    kernel: Any = splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
     ids = splash.SegmentIds(q=number, kv=number)
     return jax.vmap(kernel)(q, k, v, ids).swapaxes(1, 2)[:, :columns]
 

@@ -19,6 +19,7 @@ from atod_jax.models.transformer import (
     ModelConfig,
     embedded,
     final_norm,
+    in_compute_type,
     kernel_of_config,
     last,
     mix_of,
@@ -30,7 +31,6 @@ from atod_jax.sharding import split_rows
 from atod_jax.types import TENSOR_AXIS
 
 Layers = tuple[Array, ...]  # one array a layer
-_FLOAT32 = ("router", "scale")  # parameters that are never rounded
 
 
 class Cache(struct.PyTreeNode, kw_only=True):
@@ -59,16 +59,11 @@ def serve(config: ModelConfig, params: Any) -> Any:
 
     Returns: {"embed", "norm", "head" if untied, "blocks": a tuple of block trees}.
     """
-
-    def cast(path: Any, x: Array) -> Array:
-        keep = {getattr(key, "key", "") for key in path} & set(_FLOAT32)
-        return x if keep or not jnp.issubdtype(x.dtype, jnp.floating) else x.astype(config.dtype)
-
     blocks = [params["last"]]
     if config.num_layers > 1:
         blocks = [*unstacked(params["layers"], config.num_layers - 1), *blocks]
     rest = {name: params[name] for name in ("embed", "norm", "head") if name in params}
-    cast_tree = jax.tree_util.tree_map_with_path(cast, rest | {"blocks": tuple(blocks)})
+    cast_tree = in_compute_type(config, rest | {"blocks": tuple(blocks)})
     if kernel_of_config(config) == "written":
         return cast_tree
     return cast_tree | {"blocks": tuple(_widened(block) for block in cast_tree["blocks"])}
