@@ -55,7 +55,8 @@ class Places(NamedTuple):
     def by_line(self, stream: Array) -> Array:
         """[N, R] -> [L, A], zeros in places that are not used; NaN where a line lacks places."""
         flat = stream.reshape(self.place.shape)
-        flat = jnp.where(self.used, jnp.take_along_axis(flat, self.source, axis=1), 0)
+        flat = jnp.take_along_axis(flat, self.source, axis=1)
+        flat = jnp.where(self.used, flat, jnp.zeros((), flat.dtype))
         if not jnp.issubdtype(flat.dtype, jnp.floating):
             return flat
         return jnp.where(self.fits[:, None], flat, jnp.nan)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from atod_jax.device.sampling import SamplingConfig
-from atod_jax.device.slots import Entry, Programs, Slots, programs
+from atod_jax.device.slots import Entry, Programs, Slots, Written, programs
 from atod_jax.models import LanguageModel
 from atod_jax.records import Action, Request
 from atod_jax.sharding import local_shards, to_global, to_host, to_local
@@ -64,6 +64,26 @@ class Policy:
         """The prompt bucket."""
         return next(b for b in self.cfg.prompt_buckets if b >= tokens)
 
+    def parts(self, columns: int) -> int:
+        """Prompts on a line of so many columns, at most."""
+        return max(1, columns // PART_TOKENS) if self.packs else 1
+
+    def lines(self, parts: "Line", columns: int) -> list["Line"]:
+        """The prompts on lines of so many columns; the longest first, each where it fits."""
+        lines, left, most = [], [], self.parts(columns)
+        if most == 1:
+            return [[part] for part in parts]
+        for part in sorted(parts, key=lambda part: -len(part.prompt)):
+            length = len(part.prompt)
+            fits = (n for n, line in enumerate(lines) if left[n] >= length and len(line) < most)
+            n = next(fits, len(lines))
+            if n == len(lines):
+                lines.append([])
+                left.append(columns)
+            lines[n].append(part)
+            left[n] -= length
+        return lines
+
     def rows(self, count: int) -> int:
         """How many slots there are for so many actions at a time."""
         unit = math.lcm(ROW_UNIT, self.shards)
@@ -79,19 +99,14 @@ def row_bucket(rows: int, *, unit: int, most: int) -> int:
     return min(power, -(-most // unit) * unit)
 
 
-class _Draft(NamedTuple):
-    """An action that is being written."""
+class _Part(NamedTuple):
+    """A prompt on a line, and who has asked it."""
 
-    row: int
-    tokens: list[np.ndarray]
-    logp: list[np.ndarray]
+    prompt: np.ndarray
+    askers: list[tuple[int, Request]]  # slots of the line's shard, and their requests
 
 
-class _Line(NamedTuple):
-    """Prompts that are read one after another, and the slots of each."""
-
-    prompts: list[np.ndarray]
-    slots: list[list[tuple[int, Request]]]
+Line = list[_Part]  # prompts that are read one after another
 
 
 class Sampler:
@@ -108,7 +123,7 @@ class Sampler:
         self._waiting: list[Request] = []
         self._slots: Slots | None = None
         self._columns = 0  # of prompts, that the slots have
-        self._drafts: list[_Draft | None] = []  # per slot
+        self._desk = _Desk.of(0, policy)
 
     @property
     def slots(self) -> int:
@@ -141,123 +156,101 @@ class Sampler:
         Returns:
           (row, action) of the actions that ended; None once nothing is expected in any process.
         """
-        live = self._by_shard([draft is not None for draft in self._drafts])
-        least = max((sum(shard) for shard in live), default=0) * self._policy.shards
+        fullest = max(map(np.count_nonzero, self._desk.busy), default=0)
         longest = max((len(r.prompt) for r in self._waiting), default=1)
-        expected, longest = _agreed(max(expected, least), longest)
+        expected, longest = _agreed(max(expected, fullest * self._policy.shards), longest)
         if not expected:
             return None
-        with self._mesh():
+        mesh = self._policy.mesh
+        with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
             self._resize(self._policy.rows(expected), self._policy.columns(longest))
             self._fill(longest)
-            if not _agreed(any(self._drafts))[0]:
-                return []
-            return self._decode()
-
-    # --------------------------------------------------------------- slots
+            (busy,) = _agreed(self._desk.busy.any())
+            return self._decode() if busy else []
 
     def _resize(self, rows: int, columns: int) -> None:
         """Slots for the episodes that are left and the prompts there are."""
+        programs, shards = self._policy.programs, self._policy.shards
         columns = max(columns, self._columns)
         if self._slots is None:
-            self._slots = self._policy.programs.empty(self._global(rows), columns)
-            self._drafts = [None] * rows
-        elif rows < len(self._drafts) or columns > self._columns:
-            self._move(min(rows, len(self._drafts)), columns)
+            self._slots = programs.empty(rows * jax.process_count(), columns)
+            self._desk = _Desk.of(rows, self._policy)
+        elif rows < len(self._desk.row) or columns > self._columns:
+            # those that are busy first
+            order = np.argsort(~self._desk.busy, axis=1, kind="stable")[:, : rows // shards]
+            (source,) = self._placed(order.astype(np.int32).reshape(-1))
+            self._slots = programs.move(self._slots, source, columns)
+            self._desk = self._desk.moved(order)
         self._columns = columns
-
-    def _move(self, rows: int, columns: int) -> None:
-        source, drafts = [], []
-        for shard in self._by_shard(self._drafts):
-            live = [n for n, draft in enumerate(shard) if draft is not None]
-            free = [n for n, draft in enumerate(shard) if draft is None]
-            chosen = (live + free)[: rows // self._policy.shards]
-            source += chosen
-            drafts += [shard[n] for n in chosen]
-        (table,) = self._placed(np.asarray(source, np.int32))
-        self._slots = self._policy.programs.move(self._slots, table, columns)
-        self._drafts = drafts
-
-    def _by_shard(self, per_slot: Sequence) -> list[Sequence]:
-        """The slots of each device of this process."""
-        size = len(per_slot) // self._policy.shards
-        return [per_slot[n : n + size] for n in range(0, len(per_slot), size)] if size else []
 
     # --------------------------------------------------------------- prompts
 
     def _fill(self, longest: int) -> None:
-        """Reads waiting prompts, those of early turns first, into free slots."""
+        """Reads waiting prompts into free slots."""
         policy = self._policy
         columns = self._columns if policy.packs else policy.columns(longest)
-        shards = self._lines(columns)
-        most_lines = max(len(lines) for lines in shards)
-        (most_lines,) = _agreed(most_lines)
-        if not most_lines:
+        shards = [policy.lines(parts, columns) for parts in self._seated()]
+        (count,) = _agreed(max(map(len, shards)))
+        if not count:
             return
-        size = len(self._drafts) // policy.shards
-        if policy.packs:
-            at_once, entries = max(1, PREFILL_TOKENS // columns), min(ENTRIES, size)
-        else:
-            at_once, entries = policy.rows(most_lines * policy.shards) // policy.shards, size
-        for first in range(0, most_lines, at_once):
+        size = self._desk.busy.shape[1]
+        at_once, fills = max(1, PREFILL_TOKENS // columns), min(ENTRIES, size)
+        if not policy.packs:
+            at_once, fills = policy.rows(count * policy.shards) // policy.shards, size
+        for first in range(0, count, at_once):
             batch = [lines[first : first + at_once] for lines in shards]
-            self._read(batch, (at_once, columns), entries)
+            self._read(batch, (at_once, columns), fills)
 
-    def _lines(self, columns: int) -> list[list[_Line]]:
-        """The prompts that find a free slot, on lines of their shard."""
-        size = len(self._drafts) // self._policy.shards
-        free = [
-            [n for n, draft in enumerate(shard) if draft is None]
-            for shard in self._by_shard(self._drafts)
-        ]
-        self._waiting.sort(key=lambda r: r.turn)  # who is behind: all end at about the same time
-        count = sum(len(slots) for slots in free)
+    def _seated(self) -> list[Line]:
+        """The prompts that find a free slot, per shard; those of early turns first, so that all
+        episodes end at about the same time."""
+        desk = self._desk
+        free = [np.flatnonzero(~busy).tolist() for busy in desk.busy]
+        self._waiting.sort(key=lambda r: r.turn)
+        count = sum(map(len, free))
         now, self._waiting = self._waiting[:count], self._waiting[count:]
         alike: dict[bytes, list[Request]] = {}  # the first prompts of a group are one prompt
         for request in now:
             alike.setdefault(request.prompt.tobytes(), []).append(request)
-        parts: list[list[tuple[np.ndarray, list]]] = [[] for _ in free]
+        parts: list[Line] = [[] for _ in free]
         for requests in alike.values():
             while requests:
                 shard = max(range(len(free)), key=lambda n: len(free[n]))
-                taken, requests = requests[: len(free[shard])], requests[len(free[shard]) :]
-                slots = [free[shard].pop(0) for _ in taken]
-                parts[shard].append((taken[0].prompt, list(zip(slots, taken, strict=True))))
-                for slot, request in zip(slots, taken, strict=True):
-                    self._drafts[shard * size + slot] = _Draft(request.row, [], [])
-        return [_packed(some, columns, self._parts(columns)) for some in parts]
+                askers = list(zip(free[shard], requests, strict=False))
+                del free[shard][: len(askers)], requests[: len(askers)]
+                parts[shard].append(_Part(askers[0][1].prompt, askers))
+                first = shard * desk.busy.shape[1]
+                for slot, request in askers:
+                    desk.begin(first + slot, request.row)
+        return parts
 
-    def _parts(self, columns: int) -> int:
-        return max(1, columns // PART_TOKENS) if self._policy.packs else 1
-
-    def _read(self, shards: list[list[_Line]], shape: tuple[int, int], entries: int) -> None:
-        """One prefill, and as many fills as its prompts need."""
-        at_once, columns = shape
-        policy, size = self._policy, len(self._drafts) // self._policy.shards
-        tokens = np.full((len(shards) * at_once, columns), policy.cfg.pad_id, np.int32)
-        lengths = np.zeros((len(tokens), self._parts(columns)), np.int32)
-        tables: list[list[Entry]] = [[] for _ in shards]
+    def _read(self, shards: list[list[Line]], shape: tuple[int, int], at_once: int) -> None:
+        """One prefill, and the fills of as many slots as have asked, `at_once` of them a shard."""
+        programs, (height, columns) = self._policy.programs, shape
+        tokens = np.full((len(shards) * height, columns), self._policy.cfg.pad_id, np.int32)
+        lengths = np.zeros((len(tokens), self._policy.parts(columns)), np.int32)
+        entries: list[list[Entry]] = [[] for _ in shards]
         for shard, lines in enumerate(shards):
             for number, line in enumerate(lines):
-                start, place = 0, shard * at_once + number
-                for part, (prompt, slots) in enumerate(zip(line.prompts, line.slots, strict=True)):
-                    length = len(prompt)
+                start = 0
+                for part, (prompt, askers) in enumerate(line):
+                    length, place = len(prompt), shard * height + number
                     tokens[place, start : start + length] = prompt
                     lengths[place, part] = length
-                    tables[shard] += [
+                    entries[shard] += [
                         Entry(slot, number, part, start, length, request.turn, request.row)
-                        for slot, request in slots
+                        for slot, request in askers
                     ]
                     start += length
-        (fills,) = _agreed(max(-(-len(table) // entries) for table in tables))
-        nothing = Entry(size, 0, 0, 0, 0, 0, 0)
-        states, prompts = policy.programs.prefill(self._weights, *self._placed(tokens, lengths))
-        for table in tables:
-            table += [nothing] * (fills * entries - len(table))
-        numbers = np.asarray(tables, np.int32).reshape(len(shards), fills, entries, len(nothing))
-        for n in range(fills):
-            (table,) = self._placed(numbers[:, n].reshape(-1, len(nothing)))
-            self._slots = policy.programs.fill(self._slots, prompts, states, table, self._key)
+        (count,) = _agreed(-(-max(map(len, entries)) // at_once))
+        table = np.zeros((len(shards), count * at_once, len(Entry._fields)), np.int32)
+        table[:, :, 0] = self._desk.busy.shape[1]  # no slot
+        for shard, some in enumerate(entries):
+            table[shard, : len(some)] = np.reshape(some, (-1, table.shape[2]))
+        hidden, prompts = programs.prefill(self._weights, *self._placed(tokens, lengths))
+        for some in np.split(table, count, axis=1):
+            (some,) = self._placed(some.reshape(-1, table.shape[2]))
+            self._slots = programs.fill(self._slots, prompts, hidden, some, self._key)
 
     # --------------------------------------------------------------- actions
 
@@ -265,59 +258,70 @@ class Sampler:
         policy = self._policy
         temperature = np.float32(policy.cfg.temperature)
         self._slots, table = policy.programs.decode(self._weights, self._slots, temperature)
-        numbers = to_local(table)
-        width = policy.cfg.chunk + 1
-        tokens, logp = numbers[:, :width], np.ascontiguousarray(numbers[:, width : 2 * width])
-        logp = logp.view(np.float32)
-        drawn, live, steps = numbers[:, 2 * width :].T
-        finished = []
-        for n, draft in enumerate(self._drafts):
-            if draft is None:
-                continue
-            before = sum(map(len, draft.tokens))
-            first = 1 if before else 0  # column 0 is of those whose prompt has just been read
-            written = slice(first, first + int(drawn[n]) - before)
-            draft.tokens.append(tokens[n, written])
-            draft.logp.append(logp[n, written])
-            policy.counts.kept += written.stop - 1
-            if not live[n]:
-                action = Action(np.concatenate(draft.tokens), np.concatenate(draft.logp))
-                finished.append((draft.row, action))
-                self._drafts[n] = None
-        policy.counts.steps += int(steps[0]) * len(self._drafts)
-        return finished
-
-    # --------------------------------------------------------------- devices
-
-    def _mesh(self) -> Any:
-        mesh = self._policy.mesh
-        return jax.set_mesh(mesh) if mesh else contextlib.nullcontext()
+        chunk = Written.read(to_local(table))
+        policy.counts.steps += chunk.steps * len(self._desk.row)
+        policy.counts.kept += self._desk.book(chunk)
+        ended = np.flatnonzero((self._desk.row >= 0) & ~chunk.live)
+        return [self._desk.end(slot) for slot in ended.tolist()]
 
     def _placed(self, *host: np.ndarray) -> Sequence:
         """This process's rows as global arrays."""
-        return to_global(host, self._policy.mesh) if self._policy.mesh else host
-
-    def _global(self, rows: int) -> int:
-        return rows * jax.process_count()
+        mesh = self._policy.mesh
+        return to_global(host, mesh) if mesh and mesh.size > 1 else host
 
 
-def _packed(parts: list[tuple[np.ndarray, list]], columns: int, most: int) -> list[_Line]:
-    """Prompts on lines of `columns` tokens and at most `most` prompts, the longest first."""
-    lines: list[_Line] = []
-    for prompt, slots in sorted(parts, key=lambda part: -len(part[0])):
-        for line in lines:
-            if len(line.prompts) < most and sum(map(len, line.prompts)) + len(prompt) <= columns:
-                break
-        else:
-            line = _Line([], [])
-            lines.append(line)
-        line.prompts.append(prompt)
-        line.slots.append(slots)
-    return lines
+class _Desk(NamedTuple):
+    """What is written in the slots, on the host."""
+
+    row: np.ndarray  # i64[B], of the episode; -1: the slot is free
+    drawn: np.ndarray  # i64[B], tokens so far
+    tokens: np.ndarray  # i32[B, R]
+    logp: np.ndarray  # f32[B, R]
+    shards: int
+
+    @classmethod
+    def of(cls, rows: int, policy: Policy) -> "_Desk":
+        """Free slots."""
+        shape = (rows, policy.cfg.max_new_tokens)
+        tokens, logp = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        return cls(np.full(rows, -1), np.zeros(rows, int), tokens, logp, policy.shards)
+
+    @property
+    def busy(self) -> np.ndarray:
+        """bool[shards, slots of each]."""
+        return (self.row >= 0).reshape(self.shards, -1)
+
+    def moved(self, source: np.ndarray) -> "_Desk":
+        """The slots [shards, n] of each shard."""
+        size = len(self.row) // self.shards
+        chosen = (source + size * np.arange(self.shards)[:, None]).reshape(-1)
+        row, drawn, tokens, logp = (x[chosen] for x in self[:-1])
+        return _Desk(row, drawn, tokens, logp, self.shards)
+
+    def begin(self, slot: int, row: int) -> None:
+        """An action of an episode."""
+        self.row[slot], self.drawn[slot] = row, 0
+
+    def book(self, chunk: Written) -> int:
+        """Writes a chunk down; returns how many of its steps were not in vain."""
+        column = np.arange(chunk.tokens.shape[1])
+        first = np.minimum(self.drawn, 1)[:, None]
+        count = np.where(self.row >= 0, chunk.drawn - self.drawn, 0)[:, None]
+        slot, place = np.nonzero((column >= first) & (column < first + count))
+        into = (slot, self.drawn[slot] + place - first[slot, 0])
+        self.tokens[into], self.logp[into] = chunk.tokens[slot, place], chunk.logp[slot, place]
+        self.drawn[:] += count[:, 0]
+        return int(np.count_nonzero(place))  # the first token of an action takes no step
+
+    def end(self, slot: int) -> tuple[int, Action]:
+        """(row, action); the slot is free."""
+        row, drawn = int(self.row[slot]), self.drawn[slot]
+        self.row[slot] = -1
+        return row, Action(self.tokens[slot, :drawn].copy(), self.logp[slot, :drawn].copy())
 
 
-def _agreed(*numbers: int) -> tuple[int, ...]:
+def _agreed(*numbers: Any) -> tuple[int, ...]:
     """The largest of all processes."""
-    if jax.process_count() == 1:
-        return tuple(int(n) for n in numbers)
-    return tuple(int(n) for n in multihost_utils.process_allgather(np.array(numbers)).max(0))
+    if jax.process_count() > 1:
+        numbers = multihost_utils.process_allgather(np.array(numbers, int)).max(0)
+    return tuple(map(int, numbers))

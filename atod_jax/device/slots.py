@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
@@ -111,67 +112,97 @@ def decode(
     *,
     temperature: Float[Array, ""],
     cfg: SamplingConfig,
-) -> tuple[Slots, Int[Array, "B 2*C+5"]]:
+    shards: int,
+) -> tuple[Slots, Int[Array, "B T"]]:
     """Draws up to a chunk of tokens in every slot; stops when no action goes on.
 
-    Returns:
-      The slots, and a table for the host, see `Written`. Slots that were filled since the last
-      chunk begin at column 0 of it, the others at 1.
-    """
-    head = model.head(weights)
+    Args:
+      model, weights: `weights` of `model.serve`.
+      slots: between two chunks.
+      temperature: of the draws; 0 = greedy.
+      cfg: static.
+      shards: devices that split the slots.
 
-    def draw(state: _Writing, hidden: Array, who: Array) -> _Writing:
-        slots = state.slots
-        keys = jax.vmap(jax.random.fold_in)(slots.key, slots.drawn)
-        logits = jnp.einsum("bd,vd->bv", hidden, head, preferred_element_type=jnp.float32)
+    Returns:
+      The slots, and all that the host wants to know in one array, for `Written.read`.
+    """
+    head, cache = model.head(weights), slots.cache
+
+    def draw(state: _Drawing, hidden: Array, who: Array, column: Array) -> _Drawing:
+        keys = jax.vmap(jax.random.fold_in)(slots.key, state.drawn)
         uniform = jax.vmap(jax.random.uniform)(keys)
+        logits = jnp.einsum("bd,vd->bv", hidden, head, preferred_element_type=jnp.float32)
         token, logp = pick(logits, uniform, temperature=temperature, cfg=cfg)
-        drawn = slots.drawn + who
+        drawn = state.drawn + who
         ended = functools.reduce(
             jnp.logical_or, [token == e for e in cfg.eos_ids], drawn >= cfg.max_new_tokens
         )
-        column = (jnp.zeros((), jnp.int32), slots.cache.written)
-        return _Writing(
-            slots.replace(
-                token=jnp.where(who, token, slots.token),
-                drawn=drawn,
-                live=slots.live & ~(who & ended),
-            ),
-            jax.lax.dynamic_update_slice(state.tokens, token[:, None], column),
-            jax.lax.dynamic_update_slice(state.logp, logp[:, None], column),
+        at = (jnp.zeros_like(column), column)
+        return _Drawing(
+            token=jnp.where(who, token, state.token),
+            drawn=drawn,
+            live=state.live & ~(who & ended),
+            tokens=jax.lax.dynamic_update_slice(state.tokens, token[:, None], at),
+            logp=jax.lax.dynamic_update_slice(state.logp, logp[:, None], at),
         )
 
-    def advance(state: _Writing) -> _Writing:
-        slots = state.slots
-        hidden, cache = model.step(weights, slots.token, slots.cache)
-        return draw(state._replace(slots=slots.replace(cache=cache)), hidden, slots.live)
+    def advance(carry: tuple[_Drawing, Cache]) -> tuple[_Drawing, Cache]:
+        state, cache = carry
+        hidden, cache = model.step(weights, state.token, cache)
+        return draw(state, hidden, state.live, cache.written), cache
 
     shape = (slots.live.shape[0], cfg.chunk + 1)
-    state = _Writing(slots, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
-    fresh = slots.live & (slots.drawn == 0)
+    tokens, logp = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+    state = _Drawing(slots.token, slots.drawn, slots.live, tokens, logp)
+    fresh = state.live & (state.drawn == 0)
     state = jax.lax.cond(
-        jnp.any(fresh), lambda s: draw(s, s.slots.hidden, fresh), lambda s: s, state
+        jnp.any(fresh), lambda s: draw(s, slots.hidden, fresh, cache.written), lambda s: s, state
     )
-    state = jax.lax.while_loop(
-        lambda s: (s.slots.cache.written < cfg.chunk) & jnp.any(s.slots.live), advance, state
+    state, cache = jax.lax.while_loop(
+        lambda carry: (carry[1].written < cfg.chunk) & jnp.any(carry[0].live),
+        advance,
+        (state, cache),
     )
-    slots, cache = state.slots, state.slots.cache
-    steps = jnp.broadcast_to(cache.written, slots.live.shape)
-    # nothing goes on behind the last chunk of an action
-    cache = commit(cache) if cfg.room else cache.replace(written=jnp.zeros_like(cache.written))
-    cache = cache.replace(length=jnp.where(slots.live, cache.length, 0))
-    numbers = jnp.stack([slots.drawn, slots.live.astype(jnp.int32), steps], axis=1)
-    logp = jax.lax.bitcast_convert_type(state.logp, jnp.int32)
-    table = jnp.concatenate([state.tokens, logp, numbers], axis=1)
-    return slots.replace(cache=cache), table
+    steps = jnp.broadcast_to(cache.written, state.live.shape)
+    if cfg.room:  # else every action has ended
+        cache = _per_shard(commit, shards, cache)
+    cache = cache.replace(
+        length=jnp.where(state.live, cache.length, 0), written=jnp.zeros_like(cache.written)
+    )
+    slots = slots.replace(cache=cache, token=state.token, drawn=state.drawn, live=state.live)
+    bits = jax.lax.bitcast_convert_type(state.logp, jnp.int32)
+    numbers = jnp.stack([state.drawn, state.live.astype(jnp.int32), steps], axis=1)
+    return slots, jnp.concatenate([state.tokens, bits, numbers], axis=1)
 
 
-class _Writing(NamedTuple):
-    """What the loop of `decode` carries."""
+class _Drawing(NamedTuple):
+    """What the loop of `decode` carries beside the cache."""
 
-    slots: Slots
+    token: Int[Array, "B"]
+    drawn: Int[Array, "B"]
+    live: Bool[Array, "B"]
     tokens: Int[Array, "B C+1"]
     logp: Float[Array, "B C+1"]
+
+
+class Written(NamedTuple):
+    """A chunk on the host.
+
+    Column 0 is of slots that were filled since the last chunk; the others begin at column 1.
+    """
+
+    tokens: np.ndarray  # i32[B, C + 1]
+    logp: np.ndarray  # f32[B, C + 1]
+    drawn: np.ndarray  # i32[B], tokens of the action so far
+    live: np.ndarray  # bool[B], the action goes on
+    steps: int  # that were run
+
+    @classmethod
+    def read(cls, table: np.ndarray) -> "Written":
+        """What `decode` has put into one array."""
+        tokens, bits, numbers = np.split(table, [table.shape[1] // 2 - 1, -3], axis=1)
+        logp = np.ascontiguousarray(bits).view(np.float32)
+        return cls(tokens, logp, numbers[:, 0], numbers[:, 1] > 0, int(numbers[0, 2]))
 
 
 def move(slots: Slots, source: Int[Array, "n"], *, columns: int, shards: int) -> Slots:
@@ -198,7 +229,7 @@ def move(slots: Slots, source: Int[Array, "n"], *, columns: int, shards: int) ->
     return _per_shard(one, shards, slots, source)
 
 
-def _per_shard(function: Callable[..., Slots], shards: int, *trees: Any) -> Slots:
+def _per_shard(function: Callable[..., Any], shards: int, *trees: Any) -> Any:
     """The function of each shard's rows; scalars are the same for all."""
     if shards == 1:
         return function(*trees)
@@ -242,7 +273,7 @@ def programs(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Pr
         return fill(slots, prompts, hidden, entries=entries, key=key, shards=shards)
 
     def decoded(weights: Any, slots: Slots, temperature: Array) -> tuple[Slots, Array]:
-        return decode(model, weights, slots, temperature=temperature, cfg=cfg)
+        return decode(model, weights, slots, temperature=temperature, cfg=cfg, shards=shards)
 
     def moved(slots: Slots, source: Array, columns: int) -> Slots:
         return move(slots, source, columns=columns + cfg.room, shards=shards)

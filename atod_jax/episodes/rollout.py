@@ -219,7 +219,8 @@ class _Table:
         """The prompts that have become ready."""
         ready, self._ready = self._ready, []
         self._asked |= {prompt.game: prompt for prompt in ready}
-        return [Request(first_row + p.game, self._sampled(p.game), p.ids) for p in ready]
+        sampled = [len(self._slots[p.game].turns) - len(self._games[p.game].replay) for p in ready]
+        return [Request(first_row + p.game, n, p.ids) for p, n in zip(ready, sampled, strict=True)]
 
     def answer(self, actions: Iterable[tuple[int, Action]]) -> None:
         """Sends the commands of (game, action) pairs off."""
@@ -265,9 +266,6 @@ class _Table:
         task, group = self._games[game][:2]
         assert not isinstance(answer, StepResult)
         return self._slots.setdefault(game, Slot.open(number, task, group=group, first=answer))
-
-    def _sampled(self, game: int) -> int:
-        return sum(not turn.replayed for turn in self._slots[game].turns)
 
     def _replayed(self, game: int) -> str | None:
         """The next command that is played for the student; its turn has no ids, so nothing is

@@ -16,8 +16,10 @@ from atod_jax.core.fused import HeadConfig, TeacherHead, token_stats
 from atod_jax.core.losses import LossConfig
 from atod_jax.device import learner
 from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
-from atod_jax.device.sampling import SamplingConfig, generate
-from atod_jax.device.scoring import ScoreConfig, make_score
+from atod_jax.device.sampling import SamplingConfig
+generate = None
+from atod_jax.device.scoring import make_score
+ScoreConfig = None
 from atod_jax.models import AXES, LanguageModel, ModelConfig
 from atod_jax.models.loading import to_integers
 from atod_jax.results.tables import padded_table
