@@ -105,39 +105,16 @@ def make_update(
     left alone: it counts iterations. `room` is static, see `lines.Room`.
     """
 
-    def per_token(stats: TokenStats, streams: Any) -> tuple[jax.Array, Metrics]:
-        signal, mask, share, sampler_logp = streams
-        return objective(
-            stats, signal, action_mask=mask, share=share, cfg=loss, sampler_logp=sampler_logp
-        )
-
-    def piece_loss(
-        states: jax.Array, params: Any, piece: Piece, places: Places, room: Room
-    ) -> tuple[jax.Array, Metrics]:
-        rows = piece.rows
-        streams = piece.signal, rows.action_mask, piece.share, rows.sampler_logp
-        of_head = {
-            "action": places.by_line(rows.action),
-            "action_mask": places.used,
-            "cfg": head,
-            "capacity": room.head,
-            "teacher": piece.teacher,
-        }
-        if loss.surrogate == "gspo":  # a token's loss depends on all tokens of its row
-            stats = token_stats(states, model.head(params), **of_head)
-            by_row = jax.tree.map(lambda x: places.by_row(x, rows.action_mask), stats)
-            return per_token(by_row, streams)
-        by_line = jax.tree.map(places.by_line, streams)
-        return head_loss(states, model.head(params), by_line, per_token=per_token, **of_head)
-
     @functools.partial(jax.jit, donate_argnames="total", static_argnames="room")
     def gradient(total: Any, trained: Any, frozen: Any, piece: Piece, room: Room) -> Any:
         def read(trained: Any) -> tuple[jax.Array, Places]:
             return action_states(model, model.join(trained, frozen), piece.rows, room=room.line)
 
         def rest(states: jax.Array, tables: Any) -> tuple[jax.Array, Metrics]:
-            params = model.join(trained | tables, frozen)
-            return piece_loss(states, params, piece, places, room)
+            matrix = model.head(model.join(trained | tables, frozen))
+            return _loss(
+                states, matrix, piece, places=places, capacity=room.head, cfg=head, loss=loss
+            )
 
         with jax.named_scope("gradient"):
             states, pull, places = jax.vjp(read, trained, has_aux=True)
@@ -178,6 +155,41 @@ def make_update(
         return new.replace(frozen=state.frozen), [*means, metrics]
 
     return update
+
+
+def _loss(
+    states: jax.Array,
+    matrix: jax.Array,
+    piece: Piece,
+    *,
+    places: Places,
+    capacity: int | None,
+    cfg: HeadConfig,
+    loss: LossConfig,
+) -> tuple[jax.Array, Metrics]:
+    """Of a micro-batch, from its states and the output embedding."""
+
+    def per_token(stats: TokenStats, streams: Any) -> tuple[jax.Array, Metrics]:
+        signal, mask, share, sampler_logp = streams
+        return objective(
+            stats, signal, action_mask=mask, share=share, cfg=loss, sampler_logp=sampler_logp
+        )
+
+    rows = piece.rows
+    streams = piece.signal, rows.action_mask, piece.share, rows.sampler_logp
+    of_head = {
+        "action": places.by_line(rows.action),
+        "action_mask": places.used,
+        "cfg": cfg,
+        "capacity": capacity,
+        "teacher": piece.teacher,
+    }
+    if loss.surrogate == "gspo":  # a token's loss depends on all tokens of its row
+        stats = token_stats(states, matrix, **of_head)
+        by_row = jax.tree.map(lambda x: places.by_row(x, rows.action_mask), stats)
+        return per_token(by_row, streams)
+    by_line = jax.tree.map(places.by_line, streams)
+    return head_loss(states, matrix, by_line, per_token=per_token, **of_head)
 
 
 def _zeros(params: Any) -> Any:

@@ -108,10 +108,12 @@ def prefill(
     rope = rope_of(config, turns.position)
     kept = []
     for block in weights["blocks"][:-1]:
-        x, keys_values = run_block(config, block, x, rope, mix_of(turns))
+        x, keys_values = run_block(config, block, x, rope=rope, mix=mix_of(turns))
         kept.append(keys_values)
     final = weights["blocks"][-1]
-    x, keys_values = run_block(config, final, x, rope, mix_of(turns, pick), **last(config, pick))
+    x, keys_values = run_block(
+        config, final, x, rope=rope, mix=mix_of(turns, pick), **last(config, pick)
+    )
     k, v = zip(*kept, keys_values, strict=True)
     return final_norm(config, weights, x), Prompts(k, v)
 
@@ -174,7 +176,7 @@ def step(
     recent = []
     for layer, block in enumerate(weights["blocks"]):
         mix = functools.partial(_read, cache=cache, layer=layer)
-        x, keys_values = run_block(config, block, x, rope, mix)
+        x, keys_values = run_block(config, block, x, rope=rope, mix=mix)
         recent.append(keys_values)
     recent_k, recent_v = zip(*recent, strict=True)
     cache = cache.replace(recent_k=recent_k, recent_v=recent_v, written=cache.written + 1)
@@ -226,7 +228,7 @@ def _over_prefix(q: Array, k: Array, v: Array, length: Array) -> _Part:
     """Over the first `length` columns of every slot; of a slot without any, nothing or anything."""
     if kernel_for(q.dtype, q.shape[-1]) != "cudnn":
         return _over(q, k, v, jnp.arange(k.shape[1])[None] < length[:, None])
-    return on_each_device(_cudnn, q, k, v, jnp.maximum(length, 1))
+    return on_each_device(_cudnn, (q, k, v), jnp.maximum(length, 1))
 
 
 def _cudnn(q: Array, k: Array, v: Array, length: Array) -> _Part:

@@ -186,7 +186,8 @@ def hidden_states(
     x = _all_but_last(config, params, x, rope, turns)
 
     def end(x: Array, block: Any, rope: Rope, turns: Turns, pick: Array | None) -> Array:
-        return run_block(config, block, x, rope, mix_of(turns, pick), **last(config, pick))[0]
+        mix = mix_of(turns, pick)
+        return run_block(config, block, x, rope=rope, mix=mix, **last(config, pick))[0]
 
     if config.remat == "full":  # the head's blocks are large, and come in between
         end = jax.checkpoint(end)
@@ -256,9 +257,9 @@ def run_block(
     config: ModelConfig,
     params: Any,
     x: Array,
+    *,
     rope: Rope,
     mix: Mix,
-    *,
     pick: Array | None = None,
     ask: Array | None = None,
 ) -> tuple[Array, Any]:
@@ -279,7 +280,7 @@ def _all_but_last(config: ModelConfig, params: Any, x: Array, rope: Rope, turns:
         return _recomputed(config, params["layers"], x, rope, turns)
 
     def layer(x: Array, block: Any) -> tuple[Array, None]:
-        return run_block(config, block, x, rope, mix_of(turns))[0], None
+        return run_block(config, block, x, rope=rope, mix=mix_of(turns))[0], None
 
     if config.remat == "none":
         for block in unstacked(params["layers"], config.num_layers - 1):
@@ -302,7 +303,7 @@ def _recomputed(config: ModelConfig, layers: Any, x: Array, rope: Rope, turns: T
 
 def _keep_inputs(config: ModelConfig, layers: Any, x: Array, rope: Rope, turns: Turns) -> Any:
     def layer(x: Array, block: Any) -> tuple[Array, Array]:
-        return run_block(config, block, x, rope, mix_of(turns))[0], x
+        return run_block(config, block, x, rope=rope, mix=mix_of(turns))[0], x
 
     y, inputs = jax.lax.scan(layer, x, layers)
     return y, (layers, inputs, rope, turns)
@@ -314,7 +315,7 @@ def _recompute(config: ModelConfig, kept: Any, change: Array) -> Any:
     def layer(change: Array, of: tuple[Any, Array]) -> tuple[Array, Any]:
         block, x = of
         _, pull = jax.vjp(
-            lambda block, x: run_block(config, block, x, rope, mix_of(turns))[0],
+            lambda block, x: run_block(config, block, x, rope=rope, mix=mix_of(turns))[0],
             in_compute_type(config, block),
             x,
         )
