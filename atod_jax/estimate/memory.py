@@ -10,7 +10,7 @@ matter, so a figure is an estimate: the tests hold it to what XLA reports for co
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from atod_jax.core.fused import block_tokens
+from atod_jax.core.blocks import block_tokens
 from atod_jax.estimate.plan import Parameter, Placed, Plan, added, parameters, trained
 from atod_jax.models import ModelConfig
 from atod_jax.models.layers import QUERIES

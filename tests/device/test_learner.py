@@ -11,11 +11,14 @@ import pytest
 from toy_update import MODEL, SCORE, N, P, R, assert_trees_close, make_batch, plain_loss
 
 from atod_jax.core.fused import TeacherHead
-from atod_jax.core.losses import LossConfig
+from atod_jax.core.losses import SURROGATES, LossConfig, objective
 from atod_jax.device.learner import Piece, init_state, make_update, minibatches
 from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
-from atod_jax.device.scoring import ScoreConfig, from_micro, make_score, to_micro
+from atod_jax.device.scoring import ScoreConfig, from_micro, make_score, row_stats, to_micro
 from atod_jax.types import TurnBatch
+
+
+PPO = LossConfig()
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +27,16 @@ def params():
 
 
 @functools.cache
-def plain_update(score):
+def plain_update(score, loss):
     """The update of plain gradient descent with rate 1, compiled once per shape."""
     tx = optax.identity()
     rate = lambda step: jnp.float32(1.0)  # noqa: E731
-    return make_update(MODEL, tx, learning_rate=rate, loss=LossConfig(), score=score)
+    return make_update(MODEL, tx, learning_rate=rate, loss=loss, score=score)
 
 
-def one_update(params, piece, *, score=SCORE, capacity=None):
+def one_update(params, piece, *, score=SCORE, capacity=None, loss=PPO):
     state = init_state(MODEL, params, tx=optax.identity())
-    new, metrics = plain_update(score)(state, piece, capacity=capacity)
+    new, metrics = plain_update(score, loss)(state, piece, capacity=capacity)
     grads = jax.tree.map(lambda a, b: a - b, params, new.params)
     return grads, {name: mean.value() for name, mean in metrics.items()}
 
@@ -144,6 +147,24 @@ def test_the_gradient_is_that_of_the_plain_objective(params):
     grads, metrics = one_update(params, piece)
     assert metrics["loss/total"] == pytest.approx(float(value), rel=1e-5)
     assert_trees_close(grads, expected)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_every_surrogate_is_the_objective_of_the_scores(params, surrogate):
+    """Also one whose tokens depend on all of their row, which the head sees in blocks."""
+    (rows, signal, share, _), cfg = make_batch(), LossConfig(surrogate=surrogate, clip_low=0.02)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def whole(params):
+        stats = row_stats(MODEL, params, rows=rows, cfg=SCORE)
+        return objective(stats, signal, action_mask=rows.action_mask, share=share, cfg=cfg)
+
+    (value, means), expected = whole(params)
+    grads, metrics = one_update(params, Piece(rows, signal, share), loss=cfg)
+    assert_trees_close(grads, expected)
+    want = {name: mean.value() for name, mean in means.items()} | {"loss/total": float(value)}
+    assert want == pytest.approx({name: metrics[name] for name in want}, rel=1e-5, abs=1e-7)
 
 
 def test_micro_batches_are_undone_exactly():
