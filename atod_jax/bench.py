@@ -131,21 +131,19 @@ def iteration(s: Setting) -> list[Part]:
     prompts, responses = (np.asarray(lengths[name]) for name in ("prompt", "response"))
     cfg = _sampling(128, tokens=512, buckets=ITERATION["sampling.prompt_buckets"])
     played = workload.play(s.student, cfg, prompts=prompts, responses=responses)
-    parts = [
-        Part(
-            playing.prefill(s.student, s.layout, lines=lines, columns=columns, prompts=many),
-            times=times,
+    model, layout = s.student, s.layout
+    parts = []
+    for (lines, columns, many), times in played.reads.items():
+        program = playing.prefill(model, layout, lines=lines, columns=columns, prompts=many)
+        parts.append(Part(program, times))
+    for (read, rows, columns, entries), times in played.fills.items():
+        program = playing.fill(
+            model, layout, cfg, read=read, rows=rows, columns=columns, entries=entries
         )
-        for (lines, columns, many), times in played.reads.items()
-    ]
-    parts += [
-        Part(
-            playing.decode(s.student, s.layout, cfg, rows=rows, columns=columns),
-            times=times,
-            steps=played.steps[rows, columns],
-        )
-        for (rows, columns), times in played.chunks.items()
-    ]
+        parts.append(Part(program, times))
+    for (rows, columns), times in played.chunks.items():
+        program = playing.decode(model, layout, cfg, rows=rows, columns=columns)
+        parts.append(Part(program, times, played.steps[rows, columns]))
     turns = list(zip(prompts.flat, responses.flat, strict=True))
     run = config.changed(config.resolve(config.base(), model_required=False), ITERATION)
     lines = form_of(run, [workload.episode(turns)], model=s.student.config, mesh=s.layout.mesh)
@@ -184,7 +182,7 @@ def measured(executable: Any, program: Program) -> Cost:
         result = jax.block_until_ready(executable(*arguments))
         seconds.append(time.perf_counter() - started)
         if program.replaced is not None:
-            arguments[program.replaced] = result[0]
+            arguments[program.replaced] = result[0] if isinstance(result, tuple) else result
     found, median = of_executable(executable, lambda kernel: 0.0), statistics.median(seconds[1:])
     if not program.steps:
         return found._replace(whole=found.whole._replace(seconds=median))
@@ -226,13 +224,13 @@ def bench(entries: Sequence[str], given: argparse.Namespace) -> list[dict[str, A
     records = []
     with targets.seen_as(at.platform) if at else contextlib.nullcontext():
         for name in entries:
-            parts = []
-            for part in TABLE[name](setting):
+            parts, table = [], TABLE[name](setting)
+            for number, part in enumerate(table, 1):
                 executable = part.program.compile()
                 found = estimated(executable, at.chip) if at else measured(executable, part.program)
                 parts.append((part, found))
                 if given.dump_hlo:
-                    file = name if part.program.name in name else f"{name}_{part.program.name}"
+                    file = f"{name}_{number}_{part.program.name}" if len(table) > 1 else name
                     write_text(given.dump_hlo / f"{file}.hlo", executable.as_text())
             records.append(record(name, given.hardware, parts, chip=chip))
             print(page(records[-1], parts, top=given.top), flush=True)

@@ -90,6 +90,8 @@ LONGEST_FILE, LONGEST_FUNCTION, MOST_TOP_MODULES = 350, 80, 15
 POSITIONAL = {
     "envs.webshop.reward.score": "the tests of recorded WebShop episodes call it so",
     "models.transformer.hidden_states": "LanguageModel.hidden, once the model's sizes are given",
+    "models.serving.prefill": "LanguageModel.prefill, likewise",
+    "models.serving.step": "LanguageModel.step, likewise",
 }
 
 

@@ -1,8 +1,8 @@
 """What a compiled program does, kernel by kernel, read from the text XLA prints of it.
 
 An operation reads its operands, or of an operand only the slices it takes of it, and writes its
-result, or only the slice it updates. Operations of a loop count as often as the loop runs; where
-XLA does not know how often that is (a loop that may stop early), the caller says it.
+result, or only what it updates in place. Operations of a loop count as often as the loop runs;
+where XLA does not know how often that is (a loop that may stop early), the caller says it.
 """
 
 import collections
@@ -22,6 +22,7 @@ _NOTHING = {
     "replica-id",
 }  # fmt: skip
 _SLICES = ("dynamic-slice", "slice", "gather")
+_UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # in place; operand that says with what
 _SAME = ("bitcast", "convert", "copy", "reshape")  # in a fusion: a reader of a slice of it
 _SHARED = {  # bytes sent per byte of the result or operand, many devices taking part
     "all-reduce": 2.0, "all-gather": 1.0, "reduce-scatter": 1.0, "all-to-all": 1.0,
@@ -202,7 +203,7 @@ def _read(op: _Op, within: _Computation, inner: _Computation) -> float:
                 total += size(user.shape)
             elif user.kind in _SAME and depth < 4:
                 total += used(user.name, whole, depth + 1)
-            elif user.kind != "dynamic-update-slice" or user.operands[0] != name:
+            elif user.kind not in _UPDATES or user.operands[0] != name:
                 return whole
         return min(whole, total) if users[name] else whole
 
@@ -215,10 +216,11 @@ def _read(op: _Op, within: _Computation, inner: _Computation) -> float:
 
 def _written(op: _Op, inner: _Computation) -> float:
     """Bytes an operation writes; a fusion that updates slices in place writes those alone."""
-    updates = [o for o in inner.values() if o.kind == "dynamic-update-slice"]
-    if updates and size(op.shape) == sum(size(o.shape) for o in updates):
-        return sum(size(inner[o.operands[1]].shape) for o in updates if o.operands[1] in inner)
-    return size(op.shape)
+    updates = [o for o in inner.values() if o.kind in _UPDATES]
+    if not updates or size(op.shape) != sum(size(o.shape) for o in updates):
+        return size(op.shape)
+    news = (o.operands[_UPDATES[o.kind]] for o in updates)
+    return sum(size(inner[new].shape) for new in news if new in inner)
 
 
 def _sent(op: _Op, within: _Computation) -> float:

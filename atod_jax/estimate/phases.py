@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,9 +98,9 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
     }
     phases = []
 
-    def add(name: str, program: Program, whose: str, **often: float) -> None:
+    def add(name: str, program: Program, whose: str, *, more: int = 0, **often: float) -> None:
         apart = cfg.teacher.devices > 0
-        there = lying[whose] if apart else sum(lying.values())
+        there = more + (lying[whose] if apart else sum(lying.values()))
         phases.append(Phase(name, program, whose * apart, there - program.given, **often))
 
     turns = cfg.rollout.tasks * cfg.rollout.group * cfg.env.max_turns
@@ -129,7 +129,7 @@ def _longest(cfg: Run, model: LanguageModel, layout: Layout) -> Batch:
 
 def _playing(
     cfg: Run, model: LanguageModel, layout: Layout
-) -> Iterator[tuple[str, Program, Mapping[str, float]]]:
+) -> Iterator[tuple[str, Program, dict[str, Any]]]:
     """The programs of sampling, and how often they run."""
     episodes = cfg.rollout.tasks * cfg.rollout.group
     sampling = SamplingConfig(
@@ -151,9 +151,10 @@ def _playing(
     )
     (lines, columns, prompts), _ = max(played.reads.items())
     reading = playing.prefill(model, layout, lines=lines, columns=columns, prompts=prompts)
-    yield READING, reading, {"times": sum(played.reads.values())}
     (rows, columns), _ = max(played.chunks.items())
     writing = playing.decode(model, layout, sampling, rows=rows, columns=columns)
+    slots = programs.size(writing.shapes()[1])
+    yield READING, reading, {"times": sum(played.reads.values()), "more": slots}
     steps = {"times": sum(played.chunks.values()), "steps": sum(played.steps.values())}
     yield WRITING, writing, steps
 

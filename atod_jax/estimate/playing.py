@@ -7,7 +7,8 @@ from atod_jax.device import slots
 from atod_jax.device.sampling import SamplingConfig
 from atod_jax.estimate import work
 from atod_jax.estimate.programs import Program, random_key, serving_places, stored, whole
-from atod_jax.models import LanguageModel
+from atod_jax.estimate.work import Work
+from atod_jax.models import LanguageModel, Prompts
 from atod_jax.sharding import Layout, batch_sharding
 
 
@@ -29,6 +30,47 @@ def prefill(
         places=(serving_places(model, layout), rows, rows),
         mesh=layout.mesh,
         work=work.read(model.config, [columns // prompts] * (lines * prompts)),
+    )
+
+
+def fill(
+    model: LanguageModel,
+    layout: Layout,
+    cfg: SamplingConfig,
+    *,
+    read: tuple[int, int, int],
+    rows: int,
+    columns: int,
+    entries: int,
+) -> Program:
+    """Prompts that have been read enter as many slots as there are entries.
+
+    Args:
+      model, layout, cfg: of the sampler.
+      read: lines, their columns and prompts.
+      rows, columns: of the slots.
+      entries: of the table.
+    """
+    lines, width, prompts = read
+
+    def make() -> tuple:
+        state = slots.empty(model, rows, columns, cfg=cfg)
+        shape = (lines, width, model.config.num_kv_heads, model.config.head_dim)
+        layers = (jnp.zeros(shape, model.config.dtype),) * model.config.num_layers
+        hidden = jnp.zeros((lines, prompts, model.config.hidden_size), model.config.dtype)
+        table = jnp.zeros((entries, len(slots.Entry._fields)), jnp.int32)
+        return state, Prompts(layers, layers), hidden, table, jnp.zeros(2, jnp.uint32)
+
+    shapes = jax.eval_shape(make)
+    places = slots.shardings(layout.mesh, model.config.num_kv_heads, shapes[:-1])
+    return Program(
+        name="fill",
+        run=slots.programs(model, cfg.program, layout.mesh).fill,
+        make=make,
+        places=(*places, whole(layout)),
+        mesh=layout.mesh,
+        work=Work(0.0),
+        replaced=0,
     )
 
 

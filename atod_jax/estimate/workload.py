@@ -79,12 +79,15 @@ def episode(lengths: Lengths) -> Trajectory:
 # ------------------------------------------------------------------- playing
 
 
+Read = tuple[int, int, int]  # lines, their columns, and places for prompts in each
+
+
 @dataclasses.dataclass
 class Played:
     """How often a sampler runs its programs for some episodes."""
 
-    reads: collections.Counter[tuple[int, int, int]]  # by lines, columns and prompts of a line
-    fills: collections.Counter[tuple[int, int]]  # by slots and entries
+    reads: collections.Counter[Read]
+    fills: collections.Counter[tuple[Read, int, int, int]]  # by these, slots, columns, entries
     chunks: collections.Counter[tuple[int, int]]  # by slots and columns of prompts
     steps: collections.Counter[tuple[int, int]]  # likewise
     kept: float  # share of steps of all slots that wrote a token
@@ -142,11 +145,12 @@ class _Counting:
         return np.zeros((rows, 2), np.int32)
 
     def prefill(self, weights: Any, tokens: np.ndarray, lengths: np.ndarray) -> Any:
-        self.found.reads[*tokens.shape, lengths.shape[1]] += 1
-        return None, lengths.shape
+        read = (*tokens.shape, lengths.shape[1])
+        self.found.reads[read] += 1
+        return None, read
 
     def fill(self, slots: Any, prompts: Any, hidden: Any, entries: Any, key: Any) -> Any:
-        self.found.fills[len(slots), len(entries)] += 1
+        self.found.fills[prompts, len(slots), self._columns, len(entries)] += 1
         for entry in map(Entry._make, entries):
             if entry.slot < len(slots):
                 slots[entry.slot] = 0, self._responses[entry.turn, entry.row]

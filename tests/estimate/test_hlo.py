@@ -56,6 +56,23 @@ ENTRY %main (a: f32[10,4]) -> f32[10,4] {
 """
 
 
+SCATTER = """
+%put (p.0: f32[10,4], p.1: s32[2,1], p.2: f32[2,4]) -> f32[10,4] {
+  %p.0 = f32[10,4]{1,0} parameter(0)
+  %p.1 = s32[2,1]{1,0} parameter(1)
+  %p.2 = f32[2,4]{1,0} parameter(2)
+  ROOT %s = f32[10,4]{1,0} scatter(%p.0, %p.1, %p.2), update_window_dims={1}
+}
+
+ENTRY %main (a: f32[10,4], i: s32[2,1], u: f32[2,4]) -> f32[10,4] {
+  %a = f32[10,4]{1,0} parameter(0)
+  %i = s32[2,1]{1,0} parameter(1)
+  %u = f32[2,4]{1,0} parameter(2)
+  ROOT %f = f32[10,4]{1,0} fusion(%a, %i, %u), kind=kInput, calls=%put
+}
+"""
+
+
 def entry(*lines):
     """The kernels of a program of these operations."""
     return hlo.kernels("ENTRY %main (a: f32[1]) -> f32[1] {\n  " + "\n  ".join(lines) + "\n}\n")
@@ -74,6 +91,11 @@ def test_a_loop_that_reads_and_writes_slices():
 def test_a_loop_of_unknown_length_counts_as_often_as_one_says():
     found = hlo.kernels(LOOP.replace("@", ""), open_trips=7)
     assert [(k.times, k.open_loop) for k in found] == [(7, True), (7, True)]
+
+
+def test_what_is_scattered_into_is_not_read_and_written_as_a_whole():
+    (found,) = hlo.kernels(SCATTER)
+    assert found.bytes == 8 + 32 + 32  # indices and rows, and the rows again
 
 
 def test_products():
