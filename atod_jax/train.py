@@ -12,29 +12,26 @@ import contextlib
 import functools
 import io
 import sys
-from collections.abc import Callable
 
 import jax
 
 from atod_jax import cluster
 from atod_jax.config import Run, to_plain
-from atod_jax.core.fused import TeacherHead
-from atod_jax.device.learner import Metrics, minibatches
 from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.progress import Progress
 from atod_jax.run import cli, parts, workdir
-from atod_jax.run.batch import Packed, pack
+from atod_jax.run.batch import pack
 from atod_jax.run.collectors import make_collector
 from atod_jax.run.compiling import PROGRAMS, Compiling
 from atod_jax.run.conclusion import conclude
 from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars
 from atod_jax.run.layouts import layouts_of
+from atod_jax.run.learning import Learner
 from atod_jax.run.models import fresh_state, load_student, load_teacher
 from atod_jax.run.observer import Observer
 from atod_jax.run.scorers import SignalMaker, require_teacher
-from atod_jax.types import Signal, TrainState
 
 
 def main(cfg: Run, folder: str) -> None:
@@ -59,7 +56,7 @@ def main(cfg: Run, folder: str) -> None:
         roles: dict = {"student": student, "teacher": teacher, "algorithm": algorithm}
         collect = make_collector(cfg, env, between_turns=stop.check, **roles)
         make_signal = SignalMaker(cfg, mesh, **roles)
-        update = parts.make_update(cfg, student)
+        learn = Learner(cfg, student)
         writer = Writer(out, resume_step=first) if cluster.is_first() else Muted()
         for part in (checkpoints, writer, env.pool):
             stack.callback(part.close)
@@ -91,9 +88,10 @@ def main(cfg: Run, folder: str) -> None:
                     observer.record(step, trajectories, packed=packed, scored=scored)
                     clock.lap("record")
                 head = make_signal.teacher_head(scored)
-                state, metrics = learn(cfg, update, state, packed=packed, signal=signal, head=head)
+                state, metrics = learn(state, packed, signal=signal, head=head)
                 means += metrics
-                scalars = finite_scalars(means, step, out)
+                scalars = finite_scalars(means, step, out) | collect.take_metrics()
+                scalars["batch/useful_tokens"] = packed.useful
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
                 counts = env.pool.take_counts()
@@ -111,29 +109,6 @@ def main(cfg: Run, folder: str) -> None:
             checkpoints.save(int(state.step), state)
             raise
         conclude(cfg, out, student, params=params, references=observer.references)
-
-
-def learn(
-    cfg: Run,
-    update: Callable[..., tuple[TrainState, list[Metrics]]],
-    state: TrainState,
-    *,
-    packed: Packed,
-    signal: Signal,
-    head: TeacherHead | None,
-) -> tuple[TrainState, list[Metrics]]:
-    """One pass over a batch, an update per minibatch; `head` is a teacher's, for an exact KL."""
-    means: list[Metrics] = []
-    for pieces in minibatches(
-        packed.batch,
-        signal,
-        minibatch=packed.minibatch,
-        aggregation=cfg.loss.aggregation,
-        teacher=head,
-    ):
-        state, metrics = update(state, pieces, room=packed.room(packed.mesh))
-        means += metrics
-    return state, means
 
 
 def watch_compiling(cfg: Run) -> Compiling:

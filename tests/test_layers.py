@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         "types",
     },
     "__main__": {"run"},
-    "train": {"cluster", "config", "device", "estimate", "results", "run"},
+    "train": {"cluster", "config", "estimate", "results", "run"},
     "evaluate": {"cluster", "config", "options", "results", "run"},
     "compare": {"results", "run"},
     "play": {"config", "envs", "records", "results", "run", "streams"},
@@ -90,6 +90,8 @@ LONGEST_FILE, LONGEST_FUNCTION, MOST_TOP_MODULES = 350, 80, 15
 POSITIONAL = {
     "envs.webshop.reward.score": "the tests of recorded WebShop episodes call it so",
     "models.transformer.hidden_states": "LanguageModel.hidden, once the model's sizes are given",
+    "models.serving.prefill": "LanguageModel.prefill, likewise",
+    "models.serving.step": "LanguageModel.step, likewise",
 }
 
 

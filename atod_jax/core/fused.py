@@ -2,15 +2,13 @@
 
 With a vocabulary of 150 k the logits of one batch are larger than the model, so they exist for one
 block of tokens at a time. `head_loss` takes the objective along: a block's gradients are made while
-its logits are there, three matrix products in all, where a loss of finished statistics has to
-compute the logits a second time. Only tokens that carry loss reach the head (`capacity`), and with
-the head split over the `tensor` axis every device looks at its own rows and what they say is
-merged. The naive form of the same numbers lives in the tests as the oracle.
+its logits are there, in three matrix products instead of four. Only tokens that carry loss reach
+the head (`capacity`); where it is split over the `tensor` axis, what every device says of its own
+rows is merged. The naive form of the same numbers lives in the tests as the oracle.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,14 +17,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from atod_jax.core.blocks import Blocks, block_tokens, tile_rows
 from atod_jax.core.logits import (
     LOWEST,
     Logits,
     Partial,
     logit_gradient,
+    look,
+    merge,
     merge_devices,
-    partial,
-    partial_in_one_sweep,
     stats_of,
 )
 from atod_jax.types import BATCH_AXES, TENSOR_AXIS, TokenStats
@@ -35,11 +34,6 @@ ROWS, VOCAB = PartitionSpec(BATCH_AXES), PartitionSpec(TENSOR_AXIS)  # how array
 
 # Of statistics and streams of one row of tokens: a loss, and what is summed beside it.
 PerToken = Callable[[TokenStats, Any], tuple[Float[Array, ""], Any]]
-
-# Float32 logits of a block. Large ones keep an accelerator's matrix units busy and add seldom to
-# the head's gradient; small ones stay in the cache of a CPU.
-_BLOCK_BYTES = {"cpu": 2**23, "gpu": 5 * 2**28, "tpu": 2**28}  # at most, where it can be
-_FEWEST_TOKENS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +45,7 @@ class HeadConfig:
     forbidden: tuple[int, ...] = ()  # ids it cannot produce, e.g. padding
     mesh: Mesh | None = None  # rows over data and fsdp, vocabulary over tensor
     block: int = 0  # tokens whose logits exist at a time; 0 = `block_tokens`
+    tile: int = 0  # vocabulary rows in one product; 0 = `tile_rows`
 
     def __post_init__(self):
         if self.temperature <= 0:
@@ -93,10 +88,9 @@ def token_stats(
     Raises:
       ValueError: `capacity` below 1, or the two heads differ in their number of rows.
     """
-    inputs = _Inputs.of(
-        hidden, head, action=action, mask=action_mask, teacher=teacher, cfg=cfg, capacity=capacity
-    )
-    return _stats(cfg, capacity, inputs)
+    states, matrix = _teacher(teacher, len(head), capacity)
+    tokens = _Tokens(hidden, states, action, action_mask)
+    return _stats(cfg, capacity, tokens, _Rows.of(head, matrix, cfg))
 
 
 def head_loss(
@@ -122,10 +116,9 @@ def head_loss(
       per_token: gets the `TokenStats` of some tokens as [1, t], with zeros where `action_mask` is
         false, and their streams; returns a loss and a tree of sums. Static: hashed by identity.
     """
-    inputs = _Inputs.of(
-        hidden, head, action=action, mask=action_mask, teacher=teacher, cfg=cfg, capacity=capacity
-    )
-    return _loss(cfg, capacity, per_token, inputs, streams)
+    states, matrix = _teacher(teacher, len(head), capacity)
+    tokens = _Tokens(hidden, states, action, action_mask)
+    return _loss(cfg, capacity, per_token, tokens, _Rows.of(head, matrix, cfg), streams)
 
 
 def support_bias(rows: int, *, vocab: int, forbidden: tuple[int, ...]) -> Float[Array, "V"]:
@@ -144,234 +137,192 @@ def mask_logits(
     return logits + support_bias(logits.shape[-1], vocab=vocab, forbidden=forbidden)[None]
 
 
-def block_tokens(rows: int, *, platform: str) -> int:
-    """Tokens whose logits exist at a time, for `rows` vocabulary rows on a device of a platform."""
-    return max(_FEWEST_TOKENS, 2 ** int(math.log2(max(_BLOCK_BYTES[platform] / (4 * rows), 1))))
-
-
 # ------------------------------------------------------------------- forward and backward
 
 
-class _Inputs(NamedTuple):
-    """What the statistics are a function of."""
+class _Tokens(NamedTuple):
+    """What the head reads of tokens; split by rows of the batch, cut into blocks."""
 
-    hidden: Any
-    matrix: Any
+    states: Any
+    teacher: Any  # None without one
     action: Any
     mask: Any
+
+
+class _Rows(NamedTuple):
+    """What it reads of vocabulary rows; split over the tensor axis, cut into tiles."""
+
+    matrix: Any
+    teacher: Any  # None without one
     bias: Any
-    teacher: Any
+    number: Any
 
     @classmethod
-    def of(cls, hidden, matrix, *, action, mask, teacher, cfg, capacity) -> "_Inputs":
-        if capacity is not None and capacity < 1:
-            raise ValueError(f"capacity={capacity}: give at least 1 token")
-        if teacher is not None and teacher.matrix.shape[0] != matrix.shape[0]:
-            raise ValueError(
-                f"the teacher's head has {teacher.matrix.shape[0]} rows, the student's "
-                f"{matrix.shape[0]}: an exact KL compares the same ids; pad the smaller and set "
-                "vocab to the shared ids"
-            )
-        bias = support_bias(matrix.shape[0], vocab=cfg.vocab, forbidden=cfg.forbidden)
-        return cls(hidden, matrix, action, mask, bias, jax.lax.stop_gradient(teacher))
+    def of(cls, matrix: Array, teacher: Array | None, cfg: HeadConfig) -> "_Rows":
+        bias = support_bias(len(matrix), vocab=cfg.vocab, forbidden=cfg.forbidden)
+        return cls(matrix, teacher, bias, jnp.arange(len(matrix)))
 
-    @property
-    def specs(self) -> "_Inputs":
-        """How devices split them."""
-        teacher: Any = self.teacher and TeacherHead(ROWS, VOCAB)  # type: ignore
-        return _Inputs(ROWS, VOCAB, ROWS, ROWS, VOCAB, teacher)
+
+def _teacher(teacher: TeacherHead | None, rows: int, capacity: int | None) -> tuple[Any, Any]:
+    """Its states and matrix, without gradient."""
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"capacity={capacity}: give at least 1 token")
+    if teacher is None:
+        return None, None
+    if len(teacher.matrix) != rows:
+        raise ValueError(
+            f"the teacher's head has {len(teacher.matrix)} rows, the student's {rows}: an exact KL "
+            "compares the same ids; pad the smaller and set vocab to the shared ids"
+        )
+    return jax.lax.stop_gradient((teacher.states, teacher.matrix))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _stats(cfg: HeadConfig, capacity: int | None, inputs: _Inputs) -> TokenStats:
-    def local(offset: Any, sharded: bool, inputs: _Inputs) -> TokenStats:
-        tokens, rows = _Tokens.of(inputs, capacity, cfg), _Rows.of(inputs, offset, sharded)
-        stats = jax.lax.map(lambda x: stats_of(rows.look(x, cfg)[1]), tokens.cut(_read(inputs)))
-        return jax.tree.map(tokens.put, stats)
+def _stats(cfg: HeadConfig, capacity: int | None, tokens: _Tokens, rows: _Rows) -> TokenStats:
+    def local(sharded: bool, tokens: _Tokens, rows: _Rows) -> TokenStats:
+        blocks, tiles = _cut(cfg, capacity, tokens, rows)
 
-    return _on_mesh(cfg.mesh, local, (inputs.specs,), ROWS)(inputs)
+        def block(x: _Tokens) -> TokenStats:
+            parts = jax.lax.map(lambda tile: look(_logits(cfg, x, tile)), tiles)
+            return stats_of(_merged(parts, sharded))
+
+        return jax.tree.map(blocks.put, jax.lax.map(block, blocks.cut(tokens)))
+
+    return _on_mesh(cfg.mesh, local, (ROWS, VOCAB), ROWS)(tokens, rows)
 
 
 def _stats_backward(
-    cfg: HeadConfig, capacity: int | None, inputs: _Inputs, ct: TokenStats
-) -> tuple[_Inputs]:
+    cfg: HeadConfig, capacity: int | None, inputs: tuple[_Tokens, _Rows], ct: TokenStats
+) -> tuple[_Tokens, _Rows]:
     """Makes the logits once more; `head_loss`, which knows the objective, need not."""
 
     def product(stats: TokenStats, ct: TokenStats) -> tuple[Array, None]:
         terms = jax.tree.leaves(jax.tree.map(jnp.vdot, stats, ct))
         return functools.reduce(jnp.add, terms), None
 
-    return (_as_inputs(_with_gradients(cfg, capacity, product, inputs, ct)[1]),)
+    return _as_inputs(_with_gradients(cfg, capacity, product, *inputs, ct)[1])
 
 
-_stats.defvjp(lambda *args: (_stats(*args), args[-1]), _stats_backward)
+_stats.defvjp(lambda *args: (_stats(*args), args[-2:]), _stats_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _loss(
-    cfg: HeadConfig, capacity: int | None, per_token: PerToken, inputs: _Inputs, streams: Any
+    cfg: HeadConfig,
+    capacity: int | None,
+    per_token: PerToken,
+    *inputs: Any,
 ) -> tuple[Array, Any]:
-    return _with_gradients(cfg, capacity, per_token, inputs, streams)[0]
+    return _with_gradients(cfg, capacity, per_token, *inputs)[0]
 
 
-def _loss_backward(*args: Any) -> tuple[_Inputs, None]:
+def _loss_backward(*args: Any) -> tuple[_Tokens, _Rows, None]:
     """The gradients are there; what is said beside the loss has none."""
     gradients, (ct, _) = args[-2:]
-    return _as_inputs(jax.tree.map(lambda x: (ct * x).astype(x.dtype), gradients)), None
+    scaled = jax.tree.map(lambda x: (ct * x).astype(x.dtype), gradients)
+    return *_as_inputs(scaled), None
 
 
-def _as_inputs(gradients: tuple[Array, Array]) -> _Inputs:
-    return _Inputs(*gradients, None, None, None, None)
+def _as_inputs(gradients: tuple[Array, Array]) -> tuple[_Tokens, _Rows]:
+    d_states, d_matrix = gradients
+    return _Tokens(d_states, None, None, None), _Rows(d_matrix, None, None, None)
 
 
 def _with_gradients(
-    cfg: HeadConfig, capacity: int | None, per_token: PerToken, inputs: _Inputs, streams: Any
+    cfg: HeadConfig,
+    capacity: int | None,
+    per_token: PerToken,
+    tokens: _Tokens,
+    rows: _Rows,
+    streams: Any,
 ) -> tuple[tuple[Array, Any], tuple[Array, Array]]:
     """What `head_loss` returns, and the gradients of the loss for hidden states and matrix."""
 
-    def local(offset: Any, sharded: bool, inputs: _Inputs, streams: Any) -> tuple[Any, Any]:
-        tokens, rows = _Tokens.of(inputs, capacity, cfg), _Rows.of(inputs, offset, sharded)
+    def local(sharded: bool, tokens: _Tokens, rows: _Rows, streams: Any) -> tuple[Any, Any]:
+        blocks, tiles = _cut(cfg, capacity, tokens, rows)
 
-        def block(d_matrix: Array, both: tuple[_Block, Any]) -> tuple[Array, Any]:
+        def block(d_matrix: Array, both: tuple[_Tokens, Any]) -> tuple[Array, Any]:
             x, streams = both
-            logits, part = rows.look(x, cfg)
+
+            def seen(tile: _Rows) -> tuple[Logits, Partial]:
+                logits = _logits(cfg, x, tile)
+                return logits, look(logits)
 
             def loss(stats: TokenStats) -> tuple[Array, Any]:
                 masked = jax.tree.map(lambda s: jnp.where(x.mask, s, 0.0), stats)
                 return per_token(*jax.tree.map(lambda s: s[None], (masked, streams)))
 
+            def gradients(carry: tuple[Array, Array], of: Any) -> tuple[Any, None]:
+                (d_states, d_matrix), (number, tile, logits) = carry, of
+                dz = logit_gradient(logits, part, stats=stats, ct=ct) * (1 / cfg.temperature)
+                # both products read it; left to itself, a TPU makes it twice
+                dz = jax.lax.optimization_barrier(dz.astype(tile.matrix.dtype))
+                d_states += _dot("tv,vd->td", dz, tile.matrix)
+                return (d_states, d_matrix.at[number].add(_dot("tv,td->vd", dz, x.states))), None
+
+            logits, parts = jax.lax.map(seen, tiles)
+            part = _merged(parts, sharded)
             stats = stats_of(part)
             out, ct = jax.value_and_grad(loss, has_aux=True)(stats)
-            dz = logit_gradient(logits, part, stats=stats, ct=ct) / cfg.temperature
-            dz = dz.astype(rows.matrix.dtype)
-            d_states = jnp.dot(dz, rows.matrix, preferred_element_type=jnp.float32)
-            d_matrix += jnp.einsum("tv,td->vd", dz, x.states, preferred_element_type=jnp.float32)
+            carry = jnp.zeros(x.states.shape, jnp.float32), d_matrix
+            of = jnp.arange(len(tiles.number)), tiles, logits
+            (d_states, d_matrix), _ = jax.lax.scan(gradients, carry, of)
             if sharded:
                 d_states = jax.lax.psum(d_states, TENSOR_AXIS)
             return d_matrix, (out, d_states.astype(x.states.dtype))
 
-        blocks = tokens.cut((_read(inputs), streams))
-        d_matrix = jnp.full(rows.matrix.shape, tokens.zero)
-        d_matrix, (out, d_states) = jax.lax.scan(block, d_matrix, blocks)
-        out = jax.tree.map(lambda x: tokens.zero + jnp.sum(x, axis=0), out)
+        d_matrix = jnp.full(tiles.matrix.shape, blocks.zero, jnp.float32)
+        d_matrix, (out, d_states) = jax.lax.scan(block, d_matrix, blocks.cut((tokens, streams)))
+        out = jax.tree.map(lambda x: blocks.zero + jnp.sum(x, axis=0), out)
         if sharded:
             out, d_matrix = jax.lax.psum((out, d_matrix), BATCH_AXES)
-        return out, (tokens.put(d_states), d_matrix.astype(rows.matrix.dtype))
+        d_matrix = d_matrix.reshape(rows.matrix.shape).astype(rows.matrix.dtype)
+        return out, (blocks.put(d_states), d_matrix)
 
-    specs = (inputs.specs, ROWS), (PartitionSpec(), (ROWS, VOCAB))
-    return _on_mesh(cfg.mesh, local, *specs)(inputs, streams)
+    specs = (ROWS, VOCAB, ROWS), (PartitionSpec(), (ROWS, VOCAB))
+    return _on_mesh(cfg.mesh, local, *specs)(tokens, rows, streams)
 
 
 _loss.defvjp(_with_gradients, _loss_backward)
 
 
-# ------------------------------------------------------------------- blocks, tokens, devices
+# ------------------------------------------------------------------- blocks, tiles, devices
 
 
-class _Block(NamedTuple):
-    """What the head reads of some tokens."""
-
-    action: Any
-    mask: Any
-    states: Any
-    teacher: Any
-
-
-def _read(inputs: _Inputs) -> _Block:
-    teacher = inputs.teacher and inputs.teacher.states
-    return _Block(inputs.action, inputs.mask, inputs.hidden, teacher)
+def _cut(
+    cfg: HeadConfig, capacity: int | None, tokens: _Tokens, rows: _Rows
+) -> tuple[Blocks, _Rows]:
+    """The blocks of a device's tokens, and its vocabulary rows as tiles [K, V / K, ...]."""
+    count, platform = len(rows.number), jax.default_backend()
+    block = cfg.block or block_tokens(count, platform=platform)
+    tile = cfg.tile or tile_rows(count, platform=platform)
+    tiles = jax.tree.map(lambda x: x.reshape(-1, tile, *x.shape[1:]), rows)
+    return Blocks.of(tokens.mask, capacity, block=block), tiles
 
 
-class _Rows(NamedTuple):
-    """The vocabulary rows of one device."""
+def _logits(cfg: HeadConfig, x: _Tokens, tile: _Rows) -> Logits:
+    """Of a block over a tile."""
 
-    matrix: Float[Array, "V D"]
-    teacher: Float[Array, "V E"] | None
-    bias: Float[Array, "V"]
-    first: Any  # number of the first of them
-    sharded: bool  # others are on other devices
+    def product(states: Array, matrix: Array) -> Array:
+        return _dot("td,vd->tv", states, matrix) * (1 / cfg.temperature) + tile.bias[None]
 
-    @classmethod
-    def of(cls, inputs: _Inputs, first: Any, sharded: bool) -> "_Rows":
-        teacher = inputs.teacher and inputs.teacher.matrix
-        return cls(inputs.matrix, teacher, inputs.bias, first, sharded)
-
-    def look(self, x: _Block, cfg: HeadConfig) -> tuple[Logits, Partial]:
-        """The logits of a block over these rows, and what all rows say of its tokens."""
-
-        def product(states: Array, matrix: Array) -> Array:
-            z = jnp.einsum("td,vd->tv", states, matrix, preferred_element_type=jnp.float32)
-            return z / cfg.temperature + self.bias[None]
-
-        z = product(x.states, self.matrix)
-        y = None if self.teacher is None else product(x.teacher, self.teacher)
-        number = self.first + jnp.arange(self.matrix.shape[0])
-        logits = Logits(z, y, x.action[:, None] == number[None])
-        part = (partial if jax.default_backend() == "cpu" else partial_in_one_sweep)(logits)
-        return logits, merge_devices(part, TENSOR_AXIS) if self.sharded else part
+    y = None if tile.teacher is None else product(x.teacher, tile.teacher)
+    return Logits(product(x.states, tile.matrix), y, x.action[:, None] == tile.number[None])
 
 
-class _Tokens(NamedTuple):
-    """The action tokens of a device's rows, gathered into `capacity` positions, in blocks."""
+def _merged(parts: Partial, sharded: bool) -> Partial:  # of the tiles of this device, then of all
+    part = merge(parts, axis=0)
+    return merge_devices(part, TENSOR_AXIS) if sharded else part
 
-    mask: Bool[Array, "N R"]
-    position: Int[Array, "C"] | None  # flat position of each, one past the end where unused
-    zero: Any  # NaN after an overflow
-    blocks: tuple[int, int]  # of so many tokens
 
-    @classmethod
-    def of(cls, inputs: _Inputs, capacity: int | None, cfg: HeadConfig) -> "_Tokens":
-        mask, count = inputs.mask, min(capacity or inputs.mask.size, inputs.mask.size)
-        block = cfg.block or block_tokens(len(inputs.matrix), platform=jax.default_backend())
-        blocks = max(1, -(-count // block))
-        size = min(block, 8 * -(-count // (8 * blocks)))  # matrix units like multiples of 8
-        if count == mask.size:
-            return cls(mask, None, 0.0, (blocks, size))
-        position = jnp.flatnonzero(mask, size=count, fill_value=mask.size)
-        zero = jnp.where(jnp.sum(mask) > count, jnp.nan, 0.0)
-        return cls(mask, position, zero, (blocks, size))
-
-    def cut(self, tree: Any) -> Any:
-        """[N, R, ...] -> [blocks, t, ...]; zeros where unused."""
-
-        def one(x: Array) -> Array:
-            x = x.reshape(-1, *x.shape[2:])
-            if self.position is not None:
-                x = x.at[self.position].get(mode="fill", fill_value=0)
-            unused = math.prod(self.blocks) - x.shape[0]
-            x = jnp.pad(x, [(0, unused)] + [(0, 0)] * (x.ndim - 1))
-            return x.reshape(*self.blocks, *x.shape[1:])
-
-        return jax.tree.map(one, tree)
-
-    def put(self, x: Array) -> Array:
-        """[blocks, t, ...] -> [N, R, ...]; zeros off the mask, NaN on it after an overflow."""
-        x = x.reshape(-1, *x.shape[2:])
-        if self.position is None:
-            x = x[: self.mask.size]
-        else:
-            places = jnp.zeros((self.mask.size, *x.shape[1:]), x.dtype)
-            x = places.at[self.position].set(x[: len(self.position)], mode="drop")
-        mask = self.mask.reshape(*self.mask.shape, *(1,) * (x.ndim - 1))
-        x = x.reshape(*self.mask.shape, *x.shape[1:]) + self.zero
-        return jnp.where(mask, x, 0.0).astype(x.dtype)
+_dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _on_mesh(
     mesh: Mesh | None, local: Callable[..., Any], in_specs: Any, out_specs: Any
 ) -> Callable[..., Any]:
-    """`local(offset, sharded, inputs, *more)` on every device's part, or on everything without a
-    mesh.
-
-    `offset` is the number of the device's first vocabulary row.
-    """
+    """`local(sharded, ...)` on every device's part, or on everything without a mesh."""
     if mesh is None or mesh.size == 1:
-        return functools.partial(local, 0, False)
-
-    def one_device(inputs: _Inputs, *more: Any) -> Any:
-        offset = jax.lax.axis_index(TENSOR_AXIS) * inputs.matrix.shape[0]
-        return local(offset, True, inputs, *more)
-
-    return jax.shard_map(
-        one_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-    )
+        return functools.partial(local, False)
+    local = functools.partial(local, True)
+    return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)

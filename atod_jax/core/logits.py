@@ -53,8 +53,46 @@ class Partial(NamedTuple):
     sums: Sums
 
 
-def partial(x: Logits) -> Partial:
-    """Maxima first, then the sums: two sweeps over the logits, which lie in a cache."""
+def look(x: Logits) -> Partial:
+    """What a tile of logits says of its tokens.
+
+    A CPU has the tile in its cache and finds the maxima first, which saves exponentials; an
+    accelerator has it in memory and reads it but once, so the maxima move along.
+    """
+    return in_two_sweeps(x) if jax.default_backend() == "cpu" else in_one_sweep(x)
+
+
+def merge(parts: Partial, *, axis: int) -> Partial:
+    """What is known from the disjoint sets of rows along an axis together."""
+    lowest = jax.tree.map(lambda _: jnp.float32(LOWEST), parts.tops)
+    nothing = jax.tree.map(lambda _: jnp.float32(0), parts.sums)
+
+    def two(a: Partial, b: Partial) -> Partial:
+        tops = jax.tree.map(jnp.maximum, a.tops, b.tops)
+        return Partial(tops, jax.tree.map(jnp.add, _relative_to(tops, a), _relative_to(tops, b)))
+
+    return jax.lax.reduce(parts, Partial(lowest, nothing), two, (axis,))
+
+
+def merge_devices(part: Partial, axis: str) -> Partial:
+    """The same for the sets of the devices along a mesh axis."""
+    tops = jax.lax.pmax(part.tops, axis)
+    return Partial(tops, jax.lax.psum(_relative_to(tops, part), axis))
+
+
+def in_one_sweep(x: Logits) -> Partial:
+    """Every row is a set of its own, and all sets are merged."""
+    z, y, hit = x
+    one, zero = jnp.ones_like(z), jnp.zeros_like(z)
+    sums = Sums(exp=one, weighted=zero, action=jnp.where(hit, z, 0.0))
+    if y is not None:
+        action = jnp.where(hit, y, 0.0)
+        sums = sums._replace(teacher_exp=one, teacher_action=action, cross=zero)
+    return merge(Partial(Tops(z, y), sums), axis=1)
+
+
+def in_two_sweeps(x: Logits) -> Partial:
+    """Largest logits, then sums."""
     z, y, hit = x
     tops = Tops(jnp.max(z, axis=1), None if y is None else jnp.max(y, axis=1))
     centred = z - tops.student[:, None]
@@ -73,32 +111,6 @@ def partial(x: Logits) -> Partial:
         cross=jnp.sum(weight * (centred - teacher_centred), axis=1),
     )
     return Partial(tops, sums)
-
-
-def partial_in_one_sweep(x: Logits) -> Partial:
-    """The same with maxima that move along: reads every logit once from a memory that is far."""
-    z, y, hit = x
-    one, zero = jnp.ones_like(z), jnp.zeros_like(z)
-    each = Partial(Tops(z), Sums(one, zero, jnp.where(hit, z, 0.0)))
-    if y is not None:
-        each = Partial(Tops(z, y), Sums(*each.sums[:3], one, jnp.where(hit, y, 0.0), zero))
-    none = Partial(
-        jax.tree.map(lambda _: jnp.float32(LOWEST), each.tops),
-        jax.tree.map(lambda _: jnp.float32(0), each.sums),
-    )
-    return jax.lax.reduce(each, none, merge, (1,))
-
-
-def merge(a: Partial, b: Partial) -> Partial:
-    """What is known from two disjoint sets of rows together."""
-    tops = jax.tree.map(jnp.maximum, a.tops, b.tops)
-    return Partial(tops, jax.tree.map(jnp.add, _relative_to(tops, a), _relative_to(tops, b)))
-
-
-def merge_devices(part: Partial, axis: str) -> Partial:
-    """The same for the sets of all devices along a mesh axis."""
-    tops = jax.lax.pmax(part.tops, axis)
-    return Partial(tops, jax.lax.psum(_relative_to(tops, part), axis))
 
 
 def _relative_to(tops: Tops, part: Partial) -> Sums:

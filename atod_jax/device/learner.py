@@ -12,7 +12,7 @@ from jax.core import Tracer
 from atod_jax.core.aggregation import token_shares
 from atod_jax.core.fused import HeadConfig, TeacherHead, head_loss, token_stats
 from atod_jax.core.losses import LossConfig, objective
-from atod_jax.device.lines import Room
+from atod_jax.device.lines import Places, Room
 from atod_jax.device.scoring import action_states, split
 from atod_jax.models import LanguageModel
 from atod_jax.types import Mean, Rows, Signal, TokenStats, TrainState, TurnBatch
@@ -96,9 +96,7 @@ class Update(NamedTuple):
     iterations.
     """
 
-    gradient: (
-        jax.stages.Wrapped
-    )  # (those before, trained, frozen, piece, room): of a micro-batch, added
+    gradient: jax.stages.Wrapped  # (sum so far, trained, frozen, piece, room): adds a micro-batch's
     step: jax.stages.Wrapped  # (state without what is frozen, gradient)
 
     def __call__(
@@ -111,6 +109,14 @@ class Update(NamedTuple):
             means.append(metrics)
         new, metrics = self.step(state.replace(frozen=None), grads)
         return new.replace(frozen=state.frozen), [*means, metrics]
+
+    def lower(self, state: TrainState, piece: Piece, room: Room) -> list[jax.stages.Lowered]:
+        """Both programs, for arguments of this form."""
+        grads = state.params  # of the same form
+        return [
+            self.gradient.lower(grads, state.params, state.frozen, piece, room),
+            self.step.lower(state.replace(frozen=None), grads),
+        ]
 
 
 def make_update(
@@ -127,39 +133,28 @@ def make_update(
     the gradient.
     """
 
-    def per_token(stats: TokenStats, streams: Any) -> tuple[jax.Array, Metrics]:
-        signal, mask, share, sampler_logp = streams
-        return objective(
-            stats, signal, action_mask=mask, share=share, cfg=loss, sampler_logp=sampler_logp
-        )
-
-    def piece_loss(
-        trained: Any, frozen: Any, piece: Piece, room: Room
-    ) -> tuple[jax.Array, Metrics]:
-        rows, params = piece.rows, model.join(trained, frozen)
-        states, places = action_states(model, params, rows, room=room.line)
-        streams = piece.signal, rows.action_mask, piece.share, rows.sampler_logp
-        of_head = {
-            "action": places.by_line(rows.action),
-            "action_mask": places.used,
-            "cfg": head,
-            "capacity": room.head,
-            "teacher": piece.teacher,
-        }
-        if loss.surrogate == "gspo":  # a token's loss depends on all tokens of its row
-            stats = token_stats(states, model.head(params), **of_head)
-            by_row = jax.tree.map(lambda x: places.by_row(x, rows.action_mask), stats)
-            return per_token(by_row, streams)
-        by_line = jax.tree.map(places.by_line, streams)
-        return head_loss(states, model.head(params), by_line, per_token=per_token, **of_head)
-
     @functools.partial(jax.jit, donate_argnames="total", static_argnames="room")
     def gradient(total: Any, trained: Any, frozen: Any, piece: Piece, room: Room) -> Any:
-        of_loss = jax.value_and_grad(piece_loss, has_aux=True)
+        def read(trained: Any) -> tuple[jax.Array, Places]:
+            return action_states(model, model.join(trained, frozen), piece.rows, room=room.line)
+
+        def rest(states: jax.Array, tables: Any) -> tuple[jax.Array, Metrics]:
+            matrix = model.head(model.join(trained | tables, frozen))
+            return _loss(
+                states, matrix, piece, places=places, capacity=room.head, cfg=head, loss=loss
+            )
+
         with jax.named_scope("gradient"):
-            (value, metrics), grads = of_loss(trained, frozen, piece, room)
+            states, pull, places = jax.vjp(read, trained, has_aux=True)
+            tables = {name: trained[name] for name in ("embed", "head") if name in trained}
+            of_rest = jax.value_and_grad(rest, argnums=(0, 1), has_aux=True)
+            (value, metrics), (change, grads) = of_rest(states, tables)
+            # The head's gradient joins the sum before the layers follow: it is as large as the
+            # table, and need not be kept meanwhile.
+            sums = jax.tree.map(jnp.add, {name: total[name] for name in tables}, grads)
+            sums, change = jax.lax.optimization_barrier((sums, change))
             metrics["loss/total"] = Mean(total=value, weight=jnp.zeros(()))  # counted by `step`
-            return jax.tree.map(jnp.add, total, grads), metrics
+            return jax.tree.map(jnp.add, total | sums, pull(change)[0]), metrics
 
     @functools.partial(jax.jit, donate_argnames="state")
     def step(state: TrainState, grads: Any) -> tuple[TrainState, Metrics]:
@@ -178,6 +173,41 @@ def make_update(
         return state.replace(params=params, opt_state=opt_state), metrics
 
     return Update(gradient, step)
+
+
+def _loss(
+    states: jax.Array,
+    matrix: jax.Array,
+    piece: Piece,
+    *,
+    places: Places,
+    capacity: int | None,
+    cfg: HeadConfig,
+    loss: LossConfig,
+) -> tuple[jax.Array, Metrics]:
+    """Of a micro-batch, from its states and the output embedding."""
+
+    def per_token(stats: TokenStats, streams: Any) -> tuple[jax.Array, Metrics]:
+        signal, mask, share, sampler_logp = streams
+        return objective(
+            stats, signal, action_mask=mask, share=share, cfg=loss, sampler_logp=sampler_logp
+        )
+
+    rows = piece.rows
+    streams = piece.signal, rows.action_mask, piece.share, rows.sampler_logp
+    of_head = {
+        "action": places.by_line(rows.action),
+        "action_mask": places.used,
+        "cfg": cfg,
+        "capacity": capacity,
+        "teacher": piece.teacher,
+    }
+    if loss.surrogate == "gspo":  # a token's loss depends on all tokens of its row
+        stats = token_stats(states, matrix, **of_head)
+        by_row = jax.tree.map(lambda x: places.by_row(x, rows.action_mask), stats)
+        return per_token(by_row, streams)
+    by_line = jax.tree.map(places.by_line, streams)
+    return head_loss(states, matrix, by_line, per_token=per_token, **of_head)
 
 
 def _zeros(params: Any) -> Any:

@@ -74,6 +74,7 @@ class Places(NamedTuple):
 
 def places_of(rows: Rows, room: int) -> Places:
     """The places of the action tokens of all lines, `room` a line."""
+    assert rows.lines is not None
     lines, (rows_n, width) = rows.lines.tokens.shape[0], rows.action_mask.shape
     per_line = rows_n // lines
     prompt = rows.lines.prompt_length.reshape(lines, per_line)

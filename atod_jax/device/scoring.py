@@ -24,6 +24,7 @@ def action_states(
       room: A, places of a line.
     """
     places = places_of(rows, room)
+    assert rows.lines is not None
     hidden = model.hidden(params, rows.lines.tokens, places.lengths, pick=places.column)
     return hidden, places
 

@@ -131,7 +131,7 @@ def decode(
     def draw(state: _Drawing, hidden: Array, who: Array, column: Array) -> _Drawing:
         keys = jax.vmap(jax.random.fold_in)(slots.key, state.drawn)
         uniform = jax.vmap(jax.random.uniform)(keys)
-        logits = jnp.einsum("bd,vd->bv", hidden, head, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("vd,bd->vb", head, hidden, preferred_element_type=jnp.float32)
         token, logp = pick(logits, uniform, temperature=temperature, cfg=cfg)
         drawn = state.drawn + who
         ended = functools.reduce(

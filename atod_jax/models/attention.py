@@ -80,24 +80,33 @@ def attend(
     kernel = kernel_for(q.dtype, q.shape[-1])
     if kernel == "written":
         return _written(q, k, v, turns=turns, pick=pick)
-    y = on_each_device(_cudnn if kernel == "cudnn" else _splash, q, k, v, turns)
+    y = on_each_device(_cudnn if kernel == "cudnn" else _splash, (q, k, v), turns)
     return columns_of(y, pick)
 
 
-def on_each_device(kernel: Callable[..., Any], q: Array, k: Array, v: Array, rest: Any) -> Any:
+def on_each_device(
+    kernel: Callable[..., Any], heads: tuple[Array, Array, Array], lines: Any
+) -> Any:
     """A kernel's results [L, T, h, ...], of which every device computes its own lines and heads.
 
     Left to itself, the compiler would gather what a call of a library reads.
+
+    Args:
+      kernel: of queries, keys, values and `lines`.
+      heads: queries, keys and values.
+      lines: a tree of arrays by line.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return kernel(q, k, v, rest)
+        return kernel(*heads, lines)
+    q, k, _ = heads
     devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    lines = BATCH_AXES if q.shape[0] % devices == 0 else None
-    heads = TENSOR_AXIS if k.shape[2] % mesh.shape[TENSOR_AXIS] == 0 else None
-    each = PartitionSpec(lines, None, heads)
-    specs = (each, each, each, PartitionSpec(lines))
-    return jax.shard_map(kernel, in_specs=specs, out_specs=each, check_vma=False)(q, k, v, rest)
+    rows = BATCH_AXES if q.shape[0] % devices == 0 else None
+    each = PartitionSpec(
+        rows, None, TENSOR_AXIS if k.shape[2] % mesh.shape[TENSOR_AXIS] == 0 else None
+    )
+    specs = (each, each, each, PartitionSpec(rows))
+    return jax.shard_map(kernel, in_specs=specs, out_specs=each, check_vma=False)(*heads, lines)
 
 
 # ------------------------------------------------------------------- NVIDIA
@@ -140,11 +149,11 @@ def library() -> Any:
 
     elements = cudnn._fix_seqlen_offsets
 
-    def corrected(*layout: Array) -> tuple[Array, ...]:
-        *sizes_and_offsets, _, key = layout
-        size, _, offset, _ = elements(*layout)
-        _, key_size, _, key_offset = elements(*sizes_and_offsets, key, key)
-        return size, key_size, offset, key_offset
+    def corrected(size: Array, key_size: Array, *offsets_query_key: Array) -> tuple[Array, ...]:
+        offset, key_offset, query, key = offsets_query_key
+        size_and_offset = elements(size, key_size, offset, key_offset, query, key)[::2]
+        of_keys = elements(size, key_size, offset, key_offset, key, key)[1::2]
+        return size_and_offset[0], of_keys[0], size_and_offset[1], of_keys[1]
 
     cudnn._fix_seqlen_offsets = corrected
     return cudnn
@@ -189,7 +198,7 @@ def _splash(q: Array, k: Array, v: Array, turns: Turns) -> Array:
         block_kv_dkv_compute=block,
         use_fused_bwd_kernel=True,
     )
-    kernel = splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
+    kernel: Any = splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
     ids = splash.SegmentIds(q=number, kv=number)
     return jax.vmap(kernel)(q, k, v, ids).swapaxes(1, 2)[:, :columns]
 

@@ -19,6 +19,7 @@ from atod_jax.models.transformer import (
     ModelConfig,
     embedded,
     final_norm,
+    in_compute_type,
     kernel_of_config,
     last,
     mix_of,
@@ -30,7 +31,6 @@ from atod_jax.sharding import split_rows
 from atod_jax.types import TENSOR_AXIS
 
 Layers = tuple[Array, ...]  # one array a layer
-_FLOAT32 = ("router", "scale")  # parameters that are never rounded
 
 
 class Cache(struct.PyTreeNode, kw_only=True):
@@ -59,16 +59,11 @@ def serve(config: ModelConfig, params: Any) -> Any:
 
     Returns: {"embed", "norm", "head" if untied, "blocks": a tuple of block trees}.
     """
-
-    def cast(path: Any, x: Array) -> Array:
-        keep = {getattr(key, "key", "") for key in path} & set(_FLOAT32)
-        return x if keep or not jnp.issubdtype(x.dtype, jnp.floating) else x.astype(config.dtype)
-
     blocks = [params["last"]]
     if config.num_layers > 1:
         blocks = [*unstacked(params["layers"], config.num_layers - 1), *blocks]
     rest = {name: params[name] for name in ("embed", "norm", "head") if name in params}
-    cast_tree = jax.tree_util.tree_map_with_path(cast, rest | {"blocks": tuple(blocks)})
+    cast_tree = in_compute_type(config, rest | {"blocks": tuple(blocks)})
     if kernel_of_config(config) == "written":
         return cast_tree
     return cast_tree | {"blocks": tuple(_widened(block) for block in cast_tree["blocks"])}
@@ -113,10 +108,12 @@ def prefill(
     rope = rope_of(config, turns.position)
     kept = []
     for block in weights["blocks"][:-1]:
-        x, keys_values = run_block(config, block, x, rope, mix_of(turns))
+        x, keys_values = run_block(config, block, x, rope=rope, mix=mix_of(turns))
         kept.append(keys_values)
     final = weights["blocks"][-1]
-    x, keys_values = run_block(config, final, x, rope, mix_of(turns, pick), **last(config, pick))
+    x, keys_values = run_block(
+        config, final, x, rope=rope, mix=mix_of(turns, pick), **last(config, pick)
+    )
     k, v = zip(*kept, keys_values, strict=True)
     return final_norm(config, weights, x), Prompts(k, v)
 
@@ -179,7 +176,7 @@ def step(
     recent = []
     for layer, block in enumerate(weights["blocks"]):
         mix = functools.partial(_read, cache=cache, layer=layer)
-        x, keys_values = run_block(config, block, x, rope, mix)
+        x, keys_values = run_block(config, block, x, rope=rope, mix=mix)
         recent.append(keys_values)
     recent_k, recent_v = zip(*recent, strict=True)
     cache = cache.replace(recent_k=recent_k, recent_v=recent_v, written=cache.written + 1)
@@ -231,7 +228,7 @@ def _over_prefix(q: Array, k: Array, v: Array, length: Array) -> _Part:
     """Over the first `length` columns of every slot; of a slot without any, nothing or anything."""
     if kernel_for(q.dtype, q.shape[-1]) != "cudnn":
         return _over(q, k, v, jnp.arange(k.shape[1])[None] < length[:, None])
-    return on_each_device(_cudnn, q, k, v, jnp.maximum(length, 1))
+    return on_each_device(_cudnn, (q, k, v), jnp.maximum(length, 1))
 
 
 def _cudnn(q: Array, k: Array, v: Array, length: Array) -> _Part:

@@ -184,8 +184,14 @@ def hidden_states(
         x = split_rows(x)
     rope = rope_of(config, turns.position)
     x = _all_but_last(config, params, x, rope, turns)
-    x, _ = run_block(config, params["last"], x, rope, mix_of(turns, pick), **last(config, pick))
-    return final_norm(config, params, x)
+
+    def end(x: Array, block: Any, rope: Rope, turns: Turns, pick: Array | None) -> Array:
+        mix = mix_of(turns, pick)
+        return run_block(config, block, x, rope=rope, mix=mix, **last(config, pick))[0]
+
+    if config.remat == "full":  # the head's blocks are large, and come in between
+        end = jax.checkpoint(end)
+    return final_norm(config, params, end(x, params["last"], rope, turns, pick))
 
 
 def embedded(config: ModelConfig, params: Any, tokens: Array) -> Array:
@@ -248,36 +254,89 @@ def resize_vocabulary(
 
 
 def run_block(
-    config: ModelConfig, params: Any, x: Array, rope: Rope, mix: Mix, **columns: Array | None
+    config: ModelConfig,
+    params: Any,
+    x: Array,
+    *,
+    rope: Rope,
+    mix: Mix,
+    pick: Array | None = None,
+    ask: Array | None = None,
 ) -> tuple[Array, Any]:
     """One block, see `Block`."""
-    result: Any = Block(config).apply({"params": params}, x, rope, mix, **columns)
-    return result
+    block: Any = Block(config)
+    return block.apply({"params": params}, x, rope, mix, pick=pick, ask=ask)
 
 
 def _all_but_last(config: ModelConfig, params: Any, x: Array, rope: Rope, turns: Turns) -> Array:
     """All layers but the last.
 
     Where nothing is computed again they are written out one by one: a scan would copy what each of
-    them saves into an array of all, and back. The last layer is never computed again: its backward
-    pass comes first, so what it saved is used at once.
+    them saves into an array of all, and back.
     """
     if config.num_layers == 1:
         return x
+    if config.remat == "full":
+        return _recomputed(config, params["layers"], x, rope, turns)
 
     def layer(x: Array, block: Any) -> tuple[Array, None]:
-        return run_block(config, block, x, rope, mix_of(turns))[0], None
+        return run_block(config, block, x, rope=rope, mix=mix_of(turns))[0], None
 
     if config.remat == "none":
         for block in unstacked(params["layers"], config.num_layers - 1):
             x, _ = layer(x, block)
         return x
-    policy = None
-    if config.remat == "dots":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return jax.lax.scan(
-        jax.checkpoint(layer, prevent_cse=False, policy=policy), x, params["layers"]
-    )[0]
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+    return jax.lax.scan(layer, x, params["layers"])[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recomputed(config: ModelConfig, layers: Any, x: Array, rope: Rope, turns: Turns) -> Array:
+    """Stacked layers, of which only the inputs are kept for the backward pass.
+
+    `jax.checkpoint` would do the same but for the gradients of a layer: they are kept in the
+    compute type, as the matrix products give them, until they join the parameters'.
+    """
+    return _keep_inputs(config, layers, x, rope, turns)[0]
+
+
+def _keep_inputs(config: ModelConfig, layers: Any, x: Array, rope: Rope, turns: Turns) -> Any:
+    def layer(x: Array, block: Any) -> tuple[Array, Array]:
+        return run_block(config, block, x, rope=rope, mix=mix_of(turns))[0], x
+
+    y, inputs = jax.lax.scan(layer, x, layers)
+    return y, (layers, inputs, rope, turns)
+
+
+def _recompute(config: ModelConfig, kept: Any, change: Array) -> Any:
+    layers, inputs, rope, turns = kept
+
+    def layer(change: Array, of: tuple[Any, Array]) -> tuple[Array, Any]:
+        block, x = of
+        _, pull = jax.vjp(
+            lambda block, x: run_block(config, block, x, rope=rope, mix=mix_of(turns))[0],
+            in_compute_type(config, block),
+            x,
+        )
+        of_block, of_x = pull(change)
+        return of_x, of_block
+
+    change, grads = jax.lax.scan(layer, change, (layers, inputs), reverse=True)
+    return jax.tree.map(lambda g, w: g.astype(w.dtype), grads, layers), change, None, None
+
+
+_recomputed.defvjp(_keep_inputs, _recompute)
+
+
+def in_compute_type(config: ModelConfig, params: Any) -> Any:
+    """The matrices as the products read them; router, norms and scales are never rounded."""
+
+    def cast(path: Any, x: Array) -> Array:
+        keep = {getattr(key, "key", "") for key in path} & {"router", "scale"}
+        return x if keep or not jnp.issubdtype(x.dtype, jnp.floating) else x.astype(config.dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def unstacked(layers: Any, count: int) -> list[Any]:

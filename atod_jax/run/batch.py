@@ -34,6 +34,13 @@ class Packed(NamedTuple):
     mask: np.ndarray  # bool[N, R], its action mask
     traj: np.ndarray  # i32[N], B on padding rows
     turn: np.ndarray  # i32[N]
+    tokens: int  # of prompts and actions
+
+    @property
+    def useful(self) -> float:
+        """The share of the columns that models compute which hold a token of a turn."""
+        lines = sum(number >= 0 for number in self.minibatch) * self.form.micro_lines
+        return self.tokens / (lines * self.form.columns)
 
     def room(self, mesh: Mesh) -> Room:
         """Places for the action tokens of a micro-batch on one device of a mesh; one for the whole
@@ -80,7 +87,9 @@ def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: 
     mask, traj, turn = (
         np.asarray(x) for x in (turns.rows.action_mask, turns.rows.traj, turns.rows.turn)
     )
-    return Packed(batch, mesh, form, minibatch, mask, traj, turn)
+    assert turns.rows.lines is not None
+    tokens = int(mask.sum() + np.asarray(turns.rows.lines.prompt_length).sum())
+    return Packed(batch, mesh, form, minibatch, mask, traj, turn, tokens)
 
 
 def form_of(

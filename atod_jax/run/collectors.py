@@ -32,6 +32,10 @@ class Collector(Protocol):
         """How many groups of episodes an iteration has, where all could be played."""
         ...
 
+    def take_metrics(self) -> dict[str, float]:
+        """What the last call took on the devices."""
+        ...
+
     def __call__(self, step: int, params: Any) -> list[Trajectory]: ...
 
 
@@ -106,6 +110,11 @@ class StudentPlays:
         )
         return rollout.whole_groups(trajectories)
 
+    def take_metrics(self) -> dict[str, float]:
+        """See `Collector`."""
+        counts = self._policy.take_counts()
+        return {"rollout/kept_steps": counts.kept / max(1, counts.steps)}
+
     def _policy_of(self, model: Model, episodes: int) -> Policy:
         sampling = self._cfg.sampling
         return policy(sampling, model, temperature=sampling.temperature, episodes=episodes)
@@ -178,6 +187,10 @@ class ExpertPlays:
         )
         return rollout.whole_groups(trajectories)
 
+    def take_metrics(self) -> dict[str, float]:
+        """Nothing is sampled."""
+        return {}
+
 
 class Recorded:
     """The episodes of an earlier run, step by step."""
@@ -199,6 +212,10 @@ class Recorded:
         """As they were recorded; nothing depends on the student."""
         self._between_turns()
         return self._store.read(step)[0]
+
+    def take_metrics(self) -> dict[str, float]:
+        """Nothing is sampled."""
+        return {}
 
 
 def require_tokenizer(store: EpisodeReader, student: Model) -> None:

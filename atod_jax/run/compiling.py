@@ -114,8 +114,9 @@ class Compiling:
 _watchers: list[Compiling] = []
 
 
-def _heard(event: str, _: float, **about: object) -> None:
-    name = str(about.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
+def _heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    del duration_secs  # of one of several side by side
+    name = str(kwargs.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
     for watcher in _watchers:
         if event == _BEGINS:
             watcher.begins(name)

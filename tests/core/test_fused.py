@@ -12,19 +12,28 @@ import pytest
 from jax.extend import core as jax_core
 from jax.sharding import NamedSharding, PartitionSpec
 
+from atod_jax.core.blocks import block_tokens, tile_rows
 from atod_jax.core.fused import (
     HeadConfig,
     TeacherHead,
+    head_loss,
     mask_logits,
     support_bias,
     token_stats,
 )
+from atod_jax.core.logits import Logits, in_one_sweep, in_two_sweeps
 from atod_jax.core.losses import LossConfig, objective
 from atod_jax.sharding import make_mesh
 from atod_jax.types import Signal, TokenStats
 
-N, R, D, E, V = 6, 5, 8, 12, 37
-BLOCKS = {"one block": 0, "small blocks": 4, "uneven blocks": 7, "one token": 1}
+N, R, D, E, V = 6, 5, 8, 12, 39
+CUTS = {
+    "whole": HeadConfig(),
+    "blocks": HeadConfig(block=4),
+    "uneven blocks": HeadConfig(block=7),
+    "tiles": HeadConfig(tile=13),
+    "blocks and tiles": HeadConfig(block=4, tile=3),
+}
 
 
 def case(seed=0, dtype=jnp.float32, *, shape=(N, R), vocab=V, share=0.5):
@@ -63,31 +72,35 @@ def full_logits(hidden, head, action, mask, teacher=None, *, cfg):
     )
 
 
-def weighted_sum(stats, seed=9):
+def weights(shape, seed=9):
+    return tuple(jax.random.normal(jax.random.key(seed), (3, *shape), jnp.float32))
+
+
+def weighted_sum(stats, weights):
     """A scalar that every statistic with a gradient enters, with its own weight per token."""
-    w = jax.random.normal(jax.random.key(seed), (3, *stats.logp.shape), jnp.float32)
-    total = jnp.sum(w[0] * stats.logp) + jnp.sum(w[1] * stats.entropy)
-    return total if stats.reverse_kl is None else total + jnp.sum(w[2] * stats.reverse_kl)
+    total = jnp.sum(weights[0] * stats.logp) + jnp.sum(weights[1] * stats.entropy)
+    if stats.reverse_kl is not None:
+        total += jnp.sum(weights[2] * stats.reverse_kl)
+    return total, {"tokens": jnp.sum(stats.logp < 0)}
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "capacity"))
-def value_and_gradients(hidden, head, action, mask, teacher, *, cfg, capacity=None):
-    """(statistics, gradients of `weighted_sum` for hidden states and head) of the fused head."""
+@functools.partial(jax.jit, static_argnames=("cfg", "capacity", "early"))
+def value_and_gradients(hidden, head, action, mask, teacher, *, cfg, capacity=None, early=True):
+    """(statistics, gradients of `weighted_sum` for hidden states and head) of the fused head.
+
+    Gradients of `head_loss`, or, not early, of a loss of finished statistics.
+    """
+    what = {"action": action, "action_mask": mask, "cfg": cfg, "capacity": capacity}
+    what["teacher"], weight = teacher, weights(mask.shape)
 
     def loss(hidden, head):
-        stats = token_stats(
-            hidden,
-            head,
-            action=action,
-            action_mask=mask,
-            cfg=cfg,
-            capacity=capacity,
-            teacher=teacher,
-        )
-        return weighted_sum(stats), stats
+        if early:
+            return head_loss(hidden, head, weight, per_token=weighted_sum, **what)
+        return weighted_sum(token_stats(hidden, head, **what), weight)
 
-    (_, stats), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, head)
-    return stats, grads
+    stats = token_stats(hidden, head, **what)
+    (value, sums), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, head)
+    return stats, grads, value, sums
 
 
 def reference(hidden, head, action, mask, teacher, *, cfg):
@@ -100,10 +113,18 @@ def reference(hidden, head, action, mask, teacher, *, cfg):
 
         def loss(hidden, head):
             stats = full_logits(hidden, head, action, mask, teacher, cfg=cfg)
-            return weighted_sum(stats), stats
+            value, sums = weighted_sum(stats, weights(mask.shape))
+            return value, (stats, sums)
 
-        (_, stats), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, head)
-        return jax.tree.map(np.asarray, (stats, grads))
+        (value, (stats, sums)), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, head)
+        return jax.tree.map(np.asarray, (stats, grads, value, sums))
+
+
+@functools.cache
+def usual_reference(*, with_teacher):
+    *args, teacher = case()
+    cfg = HeadConfig(temperature=0.7, vocab=35, forbidden=(0, 2))
+    return reference(*args, teacher if with_teacher else None, cfg=cfg)
 
 
 def assert_close(got, want, *, rtol=1e-5):
@@ -113,15 +134,34 @@ def assert_close(got, want, *, rtol=1e-5):
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(np.abs(b).max(), 1e-6))
 
 
-@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 @pytest.mark.parametrize("with_teacher", [False, True], ids=["alone", "teacher"])
-@pytest.mark.parametrize("capacity", [None, 16, 29])
-def test_values_and_gradients_agree_with_full_logits(block, with_teacher, capacity):
+@pytest.mark.parametrize("capacity", [None, 17])
+def test_values_and_gradients_agree_with_full_logits(cut, with_teacher, capacity):
     *args, teacher = case()
-    cfg = HeadConfig(temperature=0.7, vocab=35, forbidden=(0, 2), block=block)
+    cfg = dataclasses.replace(cut, temperature=0.7, vocab=35, forbidden=(0, 2))
     teacher = teacher if with_teacher else None
     got = value_and_gradients(*args, teacher, cfg=cfg, capacity=capacity)
-    assert_close(got, reference(*args, teacher, cfg=cfg))
+    assert_close(got, usual_reference(with_teacher=with_teacher))
+
+
+def test_a_loss_of_finished_statistics_has_the_same_gradients():
+    cfg = HeadConfig(temperature=0.7, vocab=35, forbidden=(0, 2), block=4)
+    got = value_and_gradients(*case(), cfg=cfg, capacity=17, early=False)
+    assert_close(got, usual_reference(with_teacher=True))
+
+
+def test_one_sweep_says_what_two_say():
+    """What runs on an accelerator, and what runs here."""
+    hidden, head, action, _, teacher = case(7)
+    z, y = (
+        jnp.einsum("nrd,vd->nrv", *x).reshape(-1, V) * scale
+        for x, scale in (((hidden, head), 3.0), (teacher, 5.0))
+    )
+    z = z + support_bias(V, vocab=35, forbidden=(0,))[None]
+    hit = action.reshape(-1, 1) == jnp.arange(V)[None]
+    for logits in (Logits(z, None, hit), Logits(z, y, hit)):
+        assert_close(in_one_sweep(logits), in_two_sweeps(logits), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("vocab", "shape"), [(7, (1, 1)), (31, (5, 6)), (101, (4, 9))], ids=str)
@@ -169,7 +209,7 @@ def test_masked_tokens_give_zero_and_no_gradient(capacity):
     action = jnp.where(mask, action, 0)  # the padding id, here also forbidden
     hidden = jnp.where(mask[..., None], hidden, 1e3)  # would overflow exp if it counted
     cfg = HeadConfig(forbidden=(0,), block=4)
-    stats, (d_hidden, d_head) = value_and_gradients(
+    stats, (d_hidden, d_head), *_ = value_and_gradients(
         hidden, head, action, mask, teacher, cfg=cfg, capacity=capacity
     )
     off = ~np.asarray(mask)
@@ -198,24 +238,27 @@ def test_bfloat16_states_still_give_float32_statistics():
     """Products of bfloat16 numbers are exact in float32, so only the gradients are rounded."""
     args = case(3, jnp.bfloat16)
     cfg = HeadConfig(block=4)
-    stats, grads = value_and_gradients(*args, cfg=cfg)
-    want, wide_grads = reference(*args, cfg=cfg)
+    stats, grads, *_ = value_and_gradients(*args, cfg=cfg)
+    want, wide_grads, *_ = reference(*args, cfg=cfg)
     assert {x.dtype for x in jax.tree.leaves(stats)} == {jnp.dtype(jnp.float32)}
     assert {x.dtype for x in grads} == {jnp.dtype(jnp.bfloat16)}
     assert_close(stats, want)
     assert_close(grads, wide_grads, rtol=1e-2)  # bfloat16 keeps 8 bits
 
 
-def test_too_little_capacity_is_never_silent():
-    hidden, head, action, mask, _ = case()
-    count = int(mask.sum())
+@pytest.mark.parametrize("early", [True, False])
+def test_too_little_capacity_is_never_silent(early):
+    args = case()
+    count, at = int(args[3].sum()), np.asarray(args[3])
     cfg = HeadConfig(block=4)
-    exact = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, capacity=count)
-    assert np.isfinite(exact.logp).all()
-    over = token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, capacity=count - 1)
-    at = np.asarray(mask)
-    assert np.isnan(np.asarray(over.logp)[at]).all()
-    assert np.isnan(np.asarray(over.entropy)[at]).all()
+    exact = value_and_gradients(*args, cfg=cfg, capacity=count, early=early)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(exact))
+    over = value_and_gradients(*args, cfg=cfg, capacity=count - 1, early=early)
+    stats, (d_hidden, d_head), value, _ = jax.tree.map(np.asarray, over)
+    assert np.isnan(value)
+    assert np.isnan(d_head).all()
+    for x in (*jax.tree.leaves(stats), d_hidden):
+        assert np.isnan(x[at]).all()
 
 
 # ------------------------------------------------------------------------------- many devices
@@ -229,7 +272,7 @@ def test_too_little_capacity_is_never_silent():
 @pytest.mark.parametrize("capacity", [None, 20])
 def test_eight_devices_agree_with_one(shape, capacity):
     args = case(4, shape=(16, R), vocab=40)
-    one = HeadConfig(vocab=37, forbidden=(0,), block=4)
+    one = HeadConfig(vocab=37, forbidden=(0,), block=4, tile=5)
     want = value_and_gradients(*args, cfg=one)
     mesh = make_mesh(shape)
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
@@ -252,7 +295,7 @@ def test_eight_devices_agree_with_one(shape, capacity):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"entropy_coef": 0.01, "kl_coef": 0.1}, {"surrogate": "gspo"}, {"surrogate": "cispo"}],
+    [{}, {"entropy_coef": 0.01, "kl_coef": 0.1}, {"surrogate": "cispo"}],
     ids=str,
 )
 def test_the_whole_objective_agrees_with_full_logits(options):
@@ -269,36 +312,33 @@ def test_the_whole_objective_agrees_with_full_logits(options):
     )  # fmt: skip
     share = jnp.abs(streams[5]) / N
 
-    def loss(hidden, head, naive):
-        if naive:
-            stats = full_logits(hidden, head, action, mask, teacher, cfg=cfg)
-        else:
-            stats = token_stats(
-                hidden, head, action=action, action_mask=mask, cfg=cfg, capacity=20, teacher=teacher
-            )
+    def per_token(stats, streams):
+        signal, mask, share = streams
         return objective(stats, signal, action_mask=mask, share=share, cfg=loss_cfg)
 
-    def run(naive):
-        return jax.jit(
-            jax.value_and_grad(functools.partial(loss, naive=naive), (0, 1), has_aux=True)
-        )(hidden, head)
+    def naive(hidden, head):
+        stats = full_logits(hidden, head, action, mask, teacher, cfg=cfg)
+        return per_token(stats, (signal, mask, share))
 
-    assert_close(run(False), run(True))
+    def fused(hidden, head):
+        streams = signal, mask, share
+        what = {"action": action, "action_mask": mask, "cfg": cfg, "capacity": 20}
+        return head_loss(hidden, head, streams, per_token=per_token, teacher=teacher, **what)
+
+    got, want = (
+        jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(hidden, head)
+        for loss in (fused, naive)
+    )
+    assert_close(got, want)
 
 
 # ------------------------------------------------------------------------------- memory
 
 
 def test_no_array_of_all_logits_exists_in_either_pass():
-    hidden, head, action, mask, teacher = case(vocab=53)
-
-    def total(hidden, head):
-        cfg = HeadConfig(block=4)
-        return weighted_sum(
-            token_stats(hidden, head, action=action, action_mask=mask, cfg=cfg, teacher=teacher)
-        )
-
-    sizes = [math.prod(s) for s in shapes(jax.make_jaxpr(jax.grad(total, (0, 1)))(hidden, head))]
+    args = case(vocab=53)
+    run = functools.partial(value_and_gradients, cfg=HeadConfig(block=4))
+    sizes = [math.prod(s) for s in shapes(jax.make_jaxpr(run)(*args))]
     assert 4 * 53 in sizes  # the walk does see the blocks
     assert max(sizes) <= 53 * E < N * R * 53
 
@@ -324,12 +364,11 @@ def test_temporaries_stay_flat_when_tokens_double():
 
     def temporaries(tokens):
         def loss(hidden, head, teacher):
-            stats = token_stats(
-                hidden, head, action=jnp.ones((1, tokens), jnp.int32),
-                action_mask=jnp.ones((1, tokens), bool),
-                cfg=cfg, teacher=teacher,
-            )  # fmt: skip
-            return jnp.sum(stats.logp) + jnp.sum(stats.entropy) + jnp.sum(stats.reverse_kl)
+            ones = jnp.ones((1, tokens))
+            return head_loss(
+                hidden, head, (ones,) * 3, per_token=weighted_sum, action=ones.astype(int),
+                action_mask=ones > 0, cfg=cfg, teacher=teacher,
+            )[0]  # fmt: skip
 
         states = jax.ShapeDtypeStruct((1, tokens, d), jnp.float32)
         head = jax.ShapeDtypeStruct((vocab, d), jnp.float32)
@@ -362,8 +401,19 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="capacity=0"):
         token_stats(hidden, head, action=action, action_mask=mask, cfg=HeadConfig(), capacity=0)
     short = teacher._replace(matrix=teacher.matrix[:-1])
-    with pytest.raises(ValueError, match="teacher's head has 36 rows, the student's 37"):
+    with pytest.raises(ValueError, match="teacher's head has 38 rows, the student's 39"):
         token_stats(hidden, head, action=action, action_mask=mask, cfg=HeadConfig(), teacher=short)
+
+
+@pytest.mark.parametrize("rows", [100, 8_192, 50_257, 151_936])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_logits_of_a_block_fit(rows, platform):
+    tokens = block_tokens(rows, platform=platform)
+    assert tokens % 256 == 0
+    assert tokens == 256 or tokens * rows * 4 <= (2e7 if platform == "cpu" else 1.4e9)
+    tile = tile_rows(rows, platform=platform)
+    assert rows % tile == 0
+    assert tile <= 2048 if platform == "cpu" else tile == rows
 
 
 def test_the_support_is_the_same_for_sampler_and_scorer():

@@ -14,10 +14,8 @@ from atod_jax.device.policy import Counts, Policy, row_bucket
 from atod_jax.device.sampling import (
     CDF_BLOCK,
     SamplingConfig,
-    inverse_cdf,
-    mask_logits,
+    least_kept,
     pick,
-    truncate,
 )
 from atod_jax.models import ModelConfig, build
 from atod_jax.records import Action, Request
@@ -106,7 +104,7 @@ def chi_square(counts: np.ndarray, probs: np.ndarray) -> float:
 def draw(logits: np.ndarray, cfg: SamplingConfig, count: int = 40_000) -> np.ndarray:
     """Counts per id of `count` independent draws from one row of logits."""
     uniform = jax.random.uniform(jax.random.key(5), (count,))
-    rows = jnp.broadcast_to(jnp.asarray(logits)[None], (count, len(logits)))
+    rows = jnp.broadcast_to(jnp.asarray(logits)[:, None], (len(logits), count))
     token, _ = jax.jit(pick, static_argnames="cfg")(
         rows, uniform, temperature=cfg.temperature, cfg=cfg
     )
@@ -144,48 +142,52 @@ def test_top_k_and_top_p_keep_what_they_say():
 
 
 def test_truncation_does_not_change_the_log_probability():
-    logits = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
+    logits = jnp.log(jnp.array([[0.5], [0.3], [0.2]]))
     cfg = dataclasses.replace(CFG, forbidden=(), eos_ids=(0,), top_k=1)
     token, logp = pick(logits, jnp.array([0.99]), temperature=cfg.temperature, cfg=cfg)
     assert int(token[0]) == 0
     assert float(logp[0]) == pytest.approx(np.log(0.5), abs=1e-6)
 
 
-def test_truncate_keeps_ties():
+def test_ties_with_the_last_one_kept_are_kept():
     weights = jnp.array([[1.0, 2.0, 2.0, 0.5]])
-    np.testing.assert_array_equal(truncate(weights, top_k=1, top_p=1.0)[0], [0, 2, 2, 0])
-    np.testing.assert_array_equal(truncate(weights, top_k=0, top_p=0.3)[0], [0, 2, 2, 0])
+    assert least_kept(weights, top_k=1, top_p=1.0) == least_kept(weights, top_k=0, top_p=0.3) == 2
 
 
 @pytest.mark.parametrize("vocab", [5, CDF_BLOCK, 3 * CDF_BLOCK + 17])
-def test_inverse_cdf_is_searchsorted(vocab):
-    """Away from the edges of the steps, where rounding may decide, the search is exact."""
+def test_the_draw_is_a_search_in_the_cumulative_distribution(vocab):
+    """Away from the edges of the steps, where rounding may decide, it is exact."""
     rng = np.random.default_rng(2)
-    weights = rng.random(vocab).astype(np.float32) * (rng.random(vocab) < 0.5)
+    weights = rng.random(vocab) * (rng.random(vocab) < 0.5)
     weights[1] = 1.0
-    edges = np.cumsum(weights.astype(np.float64)) / weights.sum(dtype=np.float64)
+    edges = np.cumsum(weights) / weights.sum()
     uniform = rng.random(4000).astype(np.float32)
     clear = np.abs(edges[None] - uniform[:, None]).min(axis=1) > 1e-6
-    got = inverse_cdf(jnp.broadcast_to(weights[None], (4000, vocab)), jnp.asarray(uniform))
+    got, logp = pick_from(weights, uniform)
     want = np.searchsorted(edges, uniform, side="right")
     assert clear.mean() > 0.9
-    np.testing.assert_array_equal(np.asarray(got)[clear], want[clear])
-    assert (weights[np.asarray(got)] > 0).all()
+    np.testing.assert_array_equal(got[clear], want[clear])
+    assert (weights[got] > 0).all()
+    np.testing.assert_allclose(logp, np.log(weights[got] / weights.sum()), atol=1e-5)
+    np.testing.assert_array_equal(pick_from(weights, uniform, temperature=0.0)[0], 1)
+
+
+def pick_from(weights, uniform, temperature=1.0):
+    with np.errstate(divide="ignore"):
+        logits = np.log(weights).astype(np.float32)
+    logits = jnp.broadcast_to(jnp.asarray(logits)[:, None], (len(weights), len(uniform)))
+    cfg = dataclasses.replace(CFG, forbidden=())
+    token, logp = compiled_pick()(logits, jnp.asarray(uniform), temperature=temperature, cfg=cfg)
+    return np.asarray(token), np.asarray(logp)
 
 
 def test_the_ends_of_the_unit_interval_hit_ids_with_mass():
-    weights = jnp.zeros((2, 2 * CDF_BLOCK)).at[:, 3].set(0.1).at[:, 700].set(1e-6)
+    weights = np.zeros(2 * CDF_BLOCK)
     top = np.nextafter(np.float32(1), np.float32(0))
-    np.testing.assert_array_equal(inverse_cdf(weights, jnp.array([0.0, top]))[0], 3)
-    assert int(inverse_cdf(weights, jnp.array([0.0, top]))[1]) in (3, 700)
-
-
-def test_forbidden_ids_have_no_mass_and_the_rest_sums_to_one():
-    masked = mask_logits(jnp.zeros((1, V)), forbidden=CFG.forbidden)
-    probs = np.asarray(jax.nn.softmax(masked))[0]
-    assert (probs[list(CFG.forbidden)] == 0).all()
-    assert probs[2] == pytest.approx(1 / (V - 2))
-    assert np.isfinite(probs * np.asarray(masked[0])).all()
+    weights[3] = 0.1
+    np.testing.assert_array_equal(pick_from(weights, np.array([0.0, top], np.float32))[0], 3)
+    weights[700] = 1e-6
+    assert set(pick_from(weights, np.array([0.0, top], np.float32))[0]) <= {3, 700}
 
 
 # ------------------------------------------------------------------------------ whole actions
@@ -206,7 +208,7 @@ def oracle(request: Request, cfg: SamplingConfig = CFG) -> Action:
     tokens, logp = [], []
     while len(tokens) < cfg.max_new_tokens and not (tokens and tokens[-1] in cfg.eos_ids):
         uniform = jax.random.uniform(jax.random.fold_in(row_key, len(tokens)))
-        logits = full_logits(np.concatenate([request.prompt, tokens]).astype(np.int32), 1)
+        logits = full_logits(np.concatenate([request.prompt, tokens]).astype(np.int32), 1).T
         token, lp = compiled_pick()(logits, uniform[None], temperature=cfg.temperature, cfg=cfg)
         tokens.append(int(token[0]))
         logp.append(float(lp[0]))

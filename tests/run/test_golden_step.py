@@ -50,8 +50,7 @@ def one_step() -> dict[str, float]:
         algorithm = parts.algorithm(cfg)
         state, update = fresh_state(cfg.optim, student), parts.make_update(cfg, student)
         make_signal = SignalMaker(cfg, mesh, student=student, teacher=teacher, algorithm=algorithm)
-        pad = student.tokenizer.pad_token_id
-        packed = pack(cfg, trajectories(), model=student.lm.config, mesh=mesh, pad_id=pad, step=0)
+        packed = pack(cfg, trajectories(), student=student, step=0)
         _, signal = make_signal(3, state.params, packed=packed)
         numbers = dict(signal.diagnostics)
         for pieces in minibatches(
