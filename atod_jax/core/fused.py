@@ -9,7 +9,6 @@ rows is merged. The naive form of the same numbers lives in the tests as the ora
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
