@@ -34,8 +34,8 @@ from atod_jax.estimate.learning import Update
 from atod_jax.estimate.programs import Program, TooLarge
 from atod_jax.estimate.text import amount, digits
 from atod_jax.models import LanguageModel, build, config_from_hf
+from atod_jax.models.block import DTYPES, REMAT
 from atod_jax.models.sizes import SIZES, published
-from atod_jax.models.transformer import DTYPES, REMAT
 from atod_jax.results.files import write_text
 from atod_jax.results.tables import padded_table
 from atod_jax.run import cli

@@ -93,12 +93,21 @@ def test_a_token_reads_its_slot_and_what_is_recent(written):
     q = q[:, :1]
     old, new = np.split(k, [columns], axis=1), np.split(v, [columns], axis=1)
     like = functools.partial(jnp.asarray, dtype=jnp.bfloat16)
-    cache = serving.Cache(
-        k=(like(old[0]),),
-        v=(like(new[0]),),
+    config = dataclasses.replace(
+        FAMILIES["qwen3"],
+        num_layers=1,
+        num_heads=HEADS,
+        num_kv_heads=SHARED,
+        head_dim=WIDTH,
+        dtype="bfloat16",
+    )
+    cache = serving.empty_cache(config, len(lengths), columns, recent=chunk)
+    cache = cache.replace(
+        k=(like(old[0]).transpose(cache.form.k),),
+        v=(like(new[0]).transpose(cache.form.v),),
         length=jnp.array(lengths),
-        recent_k=(like(old[1]),),
-        recent_v=(like(new[1]),),
+        recent_k=(like(old[1]).transpose(cache.form.k),),
+        recent_v=(like(new[1]).transpose(cache.form.v),),
         written=jnp.int32(written),
     )
     now = [like(x[:, columns + written :][:, :1]) for x in (k, v)]

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from played_turns import pairs
+from played_turns import pairs, whole
 from tiny_models import FAMILIES, loud_params
 
-from atod_jax.models import AXES, build, lora, transformer
+from atod_jax.models import AXES, block, build, lora
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.loading import load_sharded
 from atod_jax.sharding import RULES, make_mesh, param_shardings
@@ -19,8 +19,8 @@ QWEN3 = FAMILIES["qwen3"]
 
 
 def assert_states_are_those_of_the_whole(model, params, weights):
-    for played, whole in pairs(model, params, weights).values():
-        np.testing.assert_allclose(played, whole, atol=5e-6)
+    for played, want in pairs(model, params, weights).values():
+        np.testing.assert_allclose(played, want, atol=5e-6)
 
 
 def integers(config, folder):
@@ -52,6 +52,9 @@ def test_a_single_layer():
 
 def test_adapters():
     model, params = loud_adapters(QWEN3)
+    want = whole(model, params)
+    for turn, states in whole(model, model.serve(params)).items():
+        np.testing.assert_allclose(states, want[turn], atol=5e-6)
     assert_states_are_those_of_the_whole(model, params, model.serve(params))
 
 
@@ -63,11 +66,14 @@ def test_matrices_joined_into_one_change_nothing(family, storage, tmp_path, monk
     model = build(config)
     params = integers(config, tmp_path / "m") if storage == "int8" else loud_params(config)
     with monkeypatch.context() as patch:
-        patch.setattr(transformer, "kernel_for", lambda *_: "cudnn")
+        patch.setattr(block, "kernel_for", lambda *_: "cudnn")
         weights = model.serve(params)
     assert set(weights["blocks"][0]["attn"]) >= {"qkv", "o"}
     assert ("gate_up" in weights["blocks"][0].get("mlp", {})) == (not config.num_experts)
     assert_states_are_those_of_the_whole(model, params, weights)
+    want = whole(model, params)
+    for turn, states in whole(model, weights).items():  # the weights of playing can be read with
+        np.testing.assert_allclose(states, want[turn], atol=5e-6)
 
 
 def test_weights_are_cast_once_but_for_router_and_norms():
