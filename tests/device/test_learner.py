@@ -17,7 +17,6 @@ from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimize
 from atod_jax.device.scoring import ScoreConfig, from_micro, make_score, row_stats, to_micro
 from atod_jax.types import TurnBatch
 
-
 PPO = LossConfig()
 
 
