@@ -56,6 +56,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def count() -> int:
+    """How many processes there are."""
+    return jax.process_count()
+
+
 def share_of(count: int) -> slice:
     """This process's contiguous share of `count` things; shares differ by one at most."""
     bounds = np.linspace(0, count, jax.process_count() + 1).astype(int)

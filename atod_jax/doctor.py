@@ -29,6 +29,7 @@ from atod_jax.envs.base import Episode
 from atod_jax.envs.pool import Failure
 from atod_jax.options import plugins
 from atod_jax.options.plugins import ENVIRONMENTS
+from atod_jax.records import Request
 from atod_jax.run import cli
 
 SMALLEST = {
@@ -127,10 +128,12 @@ def generation(cfg: Run) -> str:
         env = parts.environment(cfg, student.tokenizer)
         (shown,) = env.pool.reset(env.tasks(cfg.eval.split, 1))
         assert not isinstance(shown, Failure), shown
-        policy = parts.policy(cfg.sampling, student, temperature=1.0, max_rows=1)
-        params = models.to_sampling(student, student.params)
-        act = parts.actor(policy, params, jax.random.key(cfg.seed), slots=1)
-        (action,) = act(env.renderer.prompts([Episode((), shown)]), [0], 0)
+        policy = parts.policy(cfg.sampling, student, temperature=1.0, episodes=1)
+        weights = models.to_sampling(student, student.params)
+        sampler = policy.sampler(weights, jax.random.key(cfg.seed))
+        (prompt,) = env.renderer.prompts([Episode((), shown)])
+        sampler.submit([Request(row=0, turn=0, prompt=prompt)])
+        ((_, action),) = sampler.advance(1) or []
         env.pool.close()
     return f"{cfg.student.path} says {env.renderer.response(action.tokens)!r}"
 

@@ -6,7 +6,7 @@ Environments and their worker processes see these records and no device code.
 import dataclasses
 import enum
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,21 @@ class StopReason(enum.Enum):
     max_turns = "max_turns"  # the turn limit of the rollout
     prompt_too_long = "prompt_too_long"  # the next prompt does not fit the longest bucket
     env_error = "env_error"  # the environment failed again and again; nothing was learnt here
+
+
+class Request(NamedTuple):
+    """A prompt that waits for an action."""
+
+    row: int  # of the episode: tells its draws from those of others that play beside it
+    turn: int  # of the episode, from 0
+    prompt: np.ndarray  # i32[p]
+
+
+class Action(NamedTuple):
+    """What was sampled for a prompt."""
+
+    tokens: np.ndarray  # i32[a], the end token included when it was produced
+    logp: np.ndarray  # f32[a]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,6 @@ import numpy as np
 from atod_jax.algorithms.base import Step
 from atod_jax.config import Run
 from atod_jax.device.scoring import teacher_rows
-from atod_jax.episodes.render import pad_id
 from atod_jax.episodes.store import EpisodeReader
 from atod_jax.records import Trajectory
 from atod_jax.results.transcripts import episode_text
@@ -54,7 +53,7 @@ def rescore(
 ) -> Rescored:
     """Scores episodes with the student and, where the config names one, the teacher."""
     mesh = layouts.student.mesh
-    packed = pack(cfg, episodes, mesh=mesh, pad_id=pad_id(student.tokenizer), step=step)
+    packed = pack(cfg, episodes, student=student, step=step)
     ours = BatchScorer(student, cfg, mesh)(student.params, packed)
     sampler = packed.batch.rows.sampler_logp
     table = _means(packed, sampler=sampler, student=ours.logp)

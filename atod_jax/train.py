@@ -9,6 +9,7 @@ be abandoned at any point and played again; stopping and resuming rely on that.
 
 import argparse
 import contextlib
+import functools
 import io
 import sys
 
@@ -16,7 +17,6 @@ import jax
 
 from atod_jax import cluster
 from atod_jax.config import Run, to_plain
-from atod_jax.device import learner
 from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
@@ -24,9 +24,11 @@ from atod_jax.results.progress import Progress
 from atod_jax.run import cli, parts, workdir
 from atod_jax.run.batch import pack
 from atod_jax.run.collectors import make_collector
+from atod_jax.run.compiling import PROGRAMS, Compiling
 from atod_jax.run.conclusion import conclude
 from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars
 from atod_jax.run.layouts import layouts_of
+from atod_jax.run.learning import Learner
 from atod_jax.run.models import fresh_state, load_student, load_teacher
 from atod_jax.run.observer import Observer
 from atod_jax.run.scorers import SignalMaker, require_teacher
@@ -38,6 +40,7 @@ def main(cfg: Run, folder: str) -> None:
     layouts = layouts_of(cfg)
     mesh = layouts.student.mesh
     with jax.set_mesh(mesh), cli.StopRequest() as stop, contextlib.ExitStack() as stack:
+        compiling = stack.enter_context(watch_compiling(cfg))
         student = load_student(cfg.student, layouts, seed=cfg.seed)
         teacher = load_teacher(cfg.teacher, student, layouts)
         algorithm = parts.algorithm(cfg)
@@ -53,7 +56,7 @@ def main(cfg: Run, folder: str) -> None:
         roles: dict = {"student": student, "teacher": teacher, "algorithm": algorithm}
         collect = make_collector(cfg, env, between_turns=stop.check, **roles)
         make_signal = SignalMaker(cfg, mesh, **roles)
-        update = parts.make_update(cfg, student)
+        learn = Learner(cfg, student)
         writer = Writer(out, resume_step=first) if cluster.is_first() else Muted()
         for part in (checkpoints, writer, env.pool):
             stack.callback(part.close)
@@ -73,10 +76,10 @@ def main(cfg: Run, folder: str) -> None:
                     checkpoints.save(step, state)
 
                 env.pool.take_counts()  # those of an evaluation
-                clock = Clock()
+                clock = Clock(compiling)
                 trajectories = collect(step, params)
                 clock.lap("rollout")
-                packed = pack(cfg, trajectories, mesh=mesh, pad_id=env.renderer.pad_id, step=step)
+                packed = pack(cfg, trajectories, student=student, step=step)
                 clock.lap("pack")
                 scored, signal = make_signal(step, params, packed=packed)
                 means = [jax.block_until_ready(signal.diagnostics)]
@@ -84,17 +87,11 @@ def main(cfg: Run, folder: str) -> None:
                 if cfg.record:
                     observer.record(step, trajectories, packed=packed, scored=scored)
                     clock.lap("record")
-                capacity = packed.capacity(cfg.packing, mesh)
-                for piece in learner.minibatches(
-                    packed.batch,
-                    signal,
-                    minibatch_rows=cfg.packing.minibatch_rows,
-                    aggregation=cfg.loss.aggregation,
-                    teacher=make_signal.teacher_head(scored),
-                ):
-                    state, metrics = update(state, piece, capacity=capacity)
-                    means.append(metrics)
-                scalars = finite_scalars(means, step, out)
+                head = make_signal.teacher_head(scored)
+                state, metrics = learn(state, packed, signal=signal, head=head)
+                means += metrics
+                scalars = finite_scalars(means, step, out) | collect.take_metrics()
+                scalars["batch/useful_tokens"] = packed.useful
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
                 counts = env.pool.take_counts()
@@ -114,6 +111,13 @@ def main(cfg: Run, folder: str) -> None:
         conclude(cfg, out, student, params=params, references=observer.references)
 
 
+def watch_compiling(cfg: Run) -> Compiling:
+    """Tells, in the first process, which of the large programs of the run is compiled."""
+    programs = len(PROGRAMS) + bool(cfg.teacher.path)
+    show = functools.partial(print, file=sys.stderr, flush=True)
+    return Compiling(programs, show if cluster.is_first() else lambda line: None)
+
+
 def progress(cfg: Run, first: int) -> Progress:
     """The bar of the first process; the others show nothing."""
     return Progress(
@@ -131,18 +135,16 @@ def due(step: int, every: int) -> bool:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's own flags."""
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print what the run would need, and stop"
-    )
-    parser.add_argument(
-        "--hardware", default="cpu", help="with --dry_run: v5e-16, v5p-64, h100-8, cpu …"
-    )
+    add = parser.add_argument
+    add("--dry_run", action="store_true", help="print what the run would need, and stop")
+    add("--hardware", default="local", help="with --dry_run: h100, h100-8, v5e-16, v5p-64 …")
+    add("--details", action="store_true", help="with --dry_run: also options, arrays and kernels")
 
 
 def start(cfg: Run, flags: cli.Flags) -> None:
     """Trains, or says what training would need."""
     if flags.dry_run:
-        dry_run.main(cfg, flags.hardware)
+        dry_run.main(cfg, flags.hardware, details=flags.details)
     else:
         main(cfg, flags.workdir)
 

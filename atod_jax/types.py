@@ -2,12 +2,13 @@
 
 Axes, everywhere the same letters:
     P tasks per step, G rollouts per task, B = P*G trajectories, K turns, N rows (one row = one
-    turn, padded to a fixed count), P_ prompt columns, R response columns, V vocabulary, D width.
+    turn, padded to a fixed count), R response columns, V vocabulary, D width; L lines of W columns
+    with places for M turns, N = L*M.
 
-A row is a prompt and the action the student sampled for it. Prompts are padded on the LEFT and
-actions on the RIGHT, so the token that predicts the first action token always sits in the last
-prompt column and every per-token stream of the method is a plain [N, R] array. Streams are indexed
-by the token they describe (never shifted); natural logarithms, so units are nats.
+A row is a prompt and the action the student sampled for it. What a model reads are lines: several
+rows one after another, so that hardly anything computed is padding. Every per-token stream of the
+method is a plain [N, R] array, actions padded on the right. Streams are indexed by the token they
+describe (never shifted); natural logarithms, so units are nats.
 
 Padding rows carry `traj = B` (one past the last trajectory) and an all-false `action_mask`;
 `segment_sum(..., num_segments=B)` drops them without a branch.
@@ -26,11 +27,18 @@ EXPERT_AXIS = "expert"  # the experts of a mixture
 AnyArray = Any  # an array of a device or, on the host, of NumPy, or only its shape and type
 
 
+class Lines(struct.PyTreeNode, kw_only=True):
+    """What a model reads: the rows of a line one after another from column 0, each its prompt and
+    all of its action but the last token, which predicts nothing."""
+
+    tokens: Int[AnyArray, "L W"]
+    prompt_length: Int[AnyArray, "N"]  # of row m of line l at l*M + m; 0 on padding rows
+
+
 class Rows(struct.PyTreeNode, kw_only=True):
     """Model inputs, one row per turn."""
 
-    prompt: Int[AnyArray, "N P"]  # left-padded
-    prompt_length: Int[AnyArray, "N"]
+    lines: Lines | None = None  # None: nothing is read, for what is computed from streams alone
     action: Int[AnyArray, "N R"]  # right-padded
     action_mask: Bool[AnyArray, "N R"]  # True where the student sampled the token
     sampler_logp: Float[AnyArray, "N R"]
@@ -47,9 +55,7 @@ class TurnBatch(struct.PyTreeNode, kw_only=True):
     rows: Rows
     returns: Float[AnyArray, "B"]  # summed environment reward
     group: Int[AnyArray, "B"]  # trajectories of one task share a group; ids are 0..P-1
-    # what the teacher reads instead of `rows.prompt`; None: the same
-    teacher_prompt: Int[AnyArray, "N Q"] | None = None
-    teacher_prompt_length: Int[AnyArray, "N"] | None = None
+    teacher_lines: Lines | None = None  # what the teacher reads; None: the same
 
 
 class TokenStats(struct.PyTreeNode, kw_only=True):
@@ -57,7 +63,9 @@ class TokenStats(struct.PyTreeNode, kw_only=True):
 
     logp: Float[Array, "N R"]
     entropy: Float[Array, "N R"]
-    states: Float[Array, "N R D"] | None = None  # final, kept where an exact KL needs them
+    states: Float[Array, "L A D"] | None = (
+        None  # of the action tokens, where an exact KL needs them
+    )
     teacher_logp: Float[Array, "N R"] | None = None  # these two with a teacher's states only
     reverse_kl: Float[Array, "N R"] | None = None  # KL(student || teacher) over the vocabulary
 

@@ -85,8 +85,6 @@ def make_batch(a):
     mask = a["mask"]
     n, num = mask.shape[0], a["group"].shape[0]
     rows = Rows(
-        prompt=jnp.zeros((n, 1), jnp.int32),
-        prompt_length=jnp.ones(n, jnp.int32),
         action=jnp.zeros(mask.shape, jnp.int32),
         action_mask=mask,
         sampler_logp=jnp.zeros(mask.shape),

@@ -230,8 +230,6 @@ def ragged_batch(seed, *, trajectories=8, group_size=4, width=7, rows=64, longes
     traj, turn, length = traj[order], turn[order], length[order]
     mask = np.arange(width) < length[:, None]
     rows = Rows(
-        prompt=jnp.zeros((len(traj), 2), jnp.int32),
-        prompt_length=jnp.ones(len(traj), jnp.int32),
         action=jnp.asarray(rng.integers(0, 50, mask.shape)),
         action_mask=jnp.asarray(mask),
         sampler_logp=_logp(rng, mask),

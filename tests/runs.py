@@ -98,3 +98,11 @@ def steps_that_compile(c: ConfigDict, folder: Path) -> list[int]:
         train.iteration_scalars = original
         jax.monitoring.unregister_event_duration_listener(listen)
     return compiled
+
+
+def pooled(means):
+    """The metrics of an update, added up by name."""
+    result = {}
+    for some in means:
+        result |= {name: result[name] + m if name in result else m for name, m in some.items()}
+    return result

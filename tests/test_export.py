@@ -118,7 +118,7 @@ def test_transformers_reads_it(run, tmp_path):
     tokens = np.array([ids], np.int32)
     config, params = load_hf(out)
     model = build(config)
-    hidden, _ = model.hidden(params, tokens, np.ones(tokens.shape, bool), tail=tokens.shape[1])
+    hidden = model.hidden(params, tokens, np.array([[tokens.size]], np.int32))
     ours = jnp.einsum("nld,vd->nlv", hidden, model.head(params))
     with torch.no_grad():
         want = theirs.eval()(torch.from_numpy(tokens).long()).logits.numpy()

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "algorithms": {"core", "options", "records", "types"},
     "models": {"sharding", "types"},
     "envs": {"options", "records"},
-    "device": {"core", "models", "options", "sharding", "types"},
+    "device": {"core", "models", "options", "records", "sharding", "types"},
     "episodes": {"cluster", "envs", "options", "records", "streams", "types"},
     "results": {"options", "records", "types"},
     "config": {"algorithms", "core", "device", "envs", "episodes", "options", "sharding"},
@@ -55,7 +55,10 @@ ALLOWED: dict[str, set[str]] = {
         "algorithms", "cluster", "config", "core", "device", "envs", "episodes", "models",
         "options", "records", "results", "sharding", "streams", "types",
     },
-    "estimate": {"config", "core", "device", "models", "results", "run", "sharding", "types"},
+    "estimate": {
+        "config", "core", "device", "episodes", "models", "records", "results", "run", "sharding",
+        "types",
+    },
     "__main__": {"run"},
     "train": {"cluster", "config", "device", "estimate", "results", "run"},
     "evaluate": {"cluster", "config", "options", "results", "run"},
@@ -65,7 +68,10 @@ ALLOWED: dict[str, set[str]] = {
         "algorithms", "config", "device", "episodes", "records", "results", "run", "types",
     },
     "export": {"config", "models", "run"},
-    "doctor": {"config", "envs", "options", "results", "run", "train"},
+    "bench": {
+        "config", "device", "episodes", "estimate", "models", "results", "run", "sharding",
+    },
+    "doctor": {"config", "envs", "options", "records", "results", "run", "train"},
 }  # fmt: skip
 RUNS_WHOLE = {"doctor": {"train"}}  # programs that start another one
 
@@ -84,6 +90,8 @@ LONGEST_FILE, LONGEST_FUNCTION, MOST_TOP_MODULES = 350, 80, 15
 POSITIONAL = {
     "envs.webshop.reward.score": "the tests of recorded WebShop episodes call it so",
     "models.transformer.hidden_states": "LanguageModel.hidden, once the model's sizes are given",
+    "models.serving.prefill": "LanguageModel.prefill, likewise",
+    "models.serving.step": "LanguageModel.step, likewise",
 }
 
 

@@ -48,7 +48,7 @@ def test_the_list_is_there_at_once():
     assert run.stdout == "False\n"
 
 
-@pytest.mark.parametrize("name", [n for n in __main__.PROGRAMS if n != "compare"])
+@pytest.mark.parametrize("name", sorted({*__main__.PROGRAMS} - {"bench", "compare"}))
 def test_help_prints_the_flags_and_every_option(name, capsys):
     code, out, err = said(capsys, name, "--help")
     assert (code, err) == (0, "")
@@ -63,10 +63,11 @@ def test_help_shows_the_values_of_a_config(capsys):
     assert "student.path = household/student" in out
 
 
-def test_compare_has_flags_only(capsys):
-    code, out, _ = said(capsys, "compare", "--help")
+@pytest.mark.parametrize(("name", "flag"), [("compare", "--out"), ("bench", "--hardware")])
+def test_programs_without_a_run_have_flags_only(name, flag, capsys):
+    code, out, _ = said(capsys, name, "--help")
     assert code == 0
-    assert "--out" in out
+    assert flag in out
 
 
 @pytest.mark.parametrize("arguments", [("--version",), ("train", "--version")])

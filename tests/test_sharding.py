@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting import act_in_order
 from jax.sharding import PartitionSpec as P
+from tiny_models import FAMILIES, random_lines, token_loss
 
 from atod_jax.device.policy import Policy
 from atod_jax.device.sampling import SamplingConfig
-from atod_jax.models import AXES, ModelConfig, build
+from atod_jax.models import AXES, build
 from atod_jax.sharding import (
     RULES,
     across_slices,
@@ -24,18 +26,7 @@ from atod_jax.sharding import (
     to_local,
 )
 
-CONFIG = ModelConfig(
-    vocab_size=48,
-    hidden_size=16,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    intermediate_size=24,
-    rope_theta=1e4,
-    rms_eps=1e-6,
-    tie_embeddings=False,
-)
+CONFIG = FAMILIES["qwen3"]
 MODEL = build(CONFIG)
 ABSTRACT = jax.eval_shape(MODEL.init, jax.random.key(0))
 
@@ -151,25 +142,23 @@ def test_to_global_splits_rows_and_back():
         to_global({"x": np.zeros((6, 2))}, mesh)
 
 
-def loss(params, tokens, valid):
-    hidden, _ = MODEL.hidden(params, tokens[:, :-1], valid[:, :-1], tail=3)
-    logp = jax.nn.log_softmax(jnp.einsum("nrd,vd->nrv", hidden, MODEL.head(params)))
-    picked = jnp.take_along_axis(logp, tokens[:, -3:, None], axis=-1)[..., 0]
-    return -jnp.mean(picked), hidden
+def loss(params, tokens, lengths):
+    """The mean over columns, and the states of some of them."""
+    pick = jnp.broadcast_to(jnp.array([[0, 3, 4, 7]]), (8, 4))
+    hidden = MODEL.hidden(params, tokens, lengths, pick=pick)
+    return token_loss(MODEL, params, tokens, lengths) / tokens.size, hidden
 
 
 @pytest.mark.parametrize("shape", [{"data": 4, "tensor": 2}, {"data": 2, "fsdp": 4}])
 def test_sharded_equals_single_device(shape):
     mesh, params = make_mesh(shape), make_params()
-    rng = np.random.default_rng(1)
-    tokens = rng.integers(0, 48, (8, 10)).astype(np.int32)
-    valid = np.arange(10)[None, :] >= rng.integers(0, 6, (8, 1))
+    tokens, lengths = random_lines()
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    (want, want_hidden), want_grad = step(params, tokens, valid)
+    (want, want_hidden), want_grad = step(params, tokens, lengths)
     placed = jax.device_put(params, param_shardings(ABSTRACT, AXES, RULES, mesh=mesh))
     assert len(placed["last"]["mlp"]["up"]["kernel"].sharding.device_set) == 8
     with jax.set_mesh(mesh):
-        (got, hidden), grad = step(placed, *to_global((tokens, valid), mesh))
+        (got, hidden), grad = step(placed, *to_global((tokens, lengths), mesh))
     assert float(got) == pytest.approx(float(want), rel=1e-6)
     np.testing.assert_allclose(hidden, want_hidden, atol=5e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), grad, want_grad)
@@ -178,14 +167,14 @@ def test_sharded_equals_single_device(shape):
 def test_sharded_sampling_equals_single_device():
     mesh, params = make_mesh({"data": 4, "tensor": 2}), make_params()
     cfg = SamplingConfig(
-        max_new_tokens=5, prompt_buckets=(8,), max_rows=16, eos_ids=(1,), pad_id=0, forbidden=(0,)
+        max_new_tokens=5, prompt_buckets=(8,), slots=16, eos_ids=(1,), pad_id=0, forbidden=(0,)
     )
-    rng = np.random.default_rng(2)
+    rng, rows = np.random.default_rng(2), [4, 9, 2, 0, 7]
     prompts = [rng.integers(2, 48, n).astype(np.int32) for n in (8, 3, 5, 1, 7)]
-    want = Policy(MODEL, cfg).act(params, prompts, [4, 9, 2, 0, 7], key=jax.random.key(0))
+    want = act_in_order(Policy(MODEL, cfg), params, prompts, rows=rows)
     placed = jax.device_put(params, param_shardings(ABSTRACT, AXES, RULES, mesh=mesh))
     with jax.set_mesh(mesh):
-        got = Policy(MODEL, cfg, mesh).act(placed, prompts, [4, 9, 2, 0, 7], key=jax.random.key(0))
+        got = act_in_order(Policy(MODEL, cfg, mesh), placed, prompts, rows=rows)
     for a, b in zip(got, want):
         np.testing.assert_array_equal(a.tokens, b.tokens)
         np.testing.assert_allclose(a.logp, b.logp, atol=5e-6)
@@ -199,8 +188,8 @@ def test_devices_split_rows_not_width():
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), ABSTRACT, places
     )
     rows = batch_sharding(mesh)
-    tokens, valid = (jax.ShapeDtypeStruct((8, 6), t, sharding=rows) for t in (jnp.int32, bool))
+    ints = [jax.ShapeDtypeStruct((8, n), jnp.int32, sharding=rows) for n in (6, 2, 4)]
     with jax.set_mesh(mesh):
-        hidden = jax.jit(lambda p, t, v: MODEL.hidden(p, t, v, tail=4)[0])
-        compiled = hidden.lower(params, tokens, valid).compile()
+        hidden = jax.jit(lambda p, t, n, pick: MODEL.hidden(p, t, n, pick=pick))
+        compiled = hidden.lower(params, *ints).compile()
     assert compiled.output_shardings.shard_shape((8, 4, 16)) == (1, 4, 16)

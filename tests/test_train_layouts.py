@@ -103,16 +103,16 @@ def test_every_model_is_where_it_belongs(models):
     def devices(params):
         return set.union(*(x.sharding.device_set for x in jax.tree.leaves(params)))
 
-    def gate(params):
-        return params["last"]["mlp"]["gate"]["kernel"]
+    def gate(block):
+        return block["mlp"]["gate"]["kernel"].addressable_shards[0].data.shape
 
     first, last = jax.devices()[:4], jax.devices()[4:]
     assert devices(student.params) == devices(playing) == set(first)
     assert devices(teacher.params) == set(last)
-    assert gate(student.params).addressable_shards[0].data.shape == (8, 32)  # embed over fsdp
-    assert gate(playing).addressable_shards[0].data.shape == (16, 32)
-    assert gate(teacher.params).addressable_shards[0].data.shape == (24, 16)  # mlp over tensor
-    jax.tree.map(np.testing.assert_array_equal, playing, student.params)
+    assert gate(student.params["last"]) == (8, 32)  # embed over fsdp
+    assert gate(playing["blocks"][-1]) == (16, 32)
+    assert gate(teacher.params["last"]) == (24, 16)  # mlp over tensor
+    jax.tree.map(np.testing.assert_array_equal, playing, student.lm.serve(student.params))
 
 
 def test_adapters_play_where_their_weights_do(models):
@@ -121,19 +121,10 @@ def test_adapters_play_where_their_weights_do(models):
     with jax.set_mesh(places.student.mesh):
         _, student, _ = load_models(cfg, places)
         playing = run_models.to_sampling(student, student.params)
-    gate = playing["base"]["last"]["mlp"]["gate"]["kernel"]
-    added = playing["lora"]["last"]["mlp"]["gate"]["lora_b"]
-    assert gate.addressable_shards[0].data.shape == (16, 16)  # mlp over tensor
-    assert added.addressable_shards[0].data.shape == (2, 16)
-    jax.tree.map(np.testing.assert_array_equal, playing, student.params)
-
-
-def test_without_a_difference_nothing_is_copied(models):
-    places = layouts_of(make_config(models, {"mesh.data": 1, "mesh.fsdp": 8}))
-    assert places.student.mesh is places.sampling.mesh is places.teacher.mesh
-    model = run_models.Model(None, None, None, None, places.student, places.sampling)
-    params = {"x": jax.numpy.ones(3)}
-    assert run_models.to_sampling(model, params) is params
+    gate = playing["blocks"][-1]["mlp"]["gate"]
+    shapes = {name: x.addressable_shards[0].data.shape for name, x in gate.items()}
+    assert shapes == {"kernel": (16, 16), "lora_a": (16, 2), "lora_b": (2, 16)}  # mlp over tensor
+    jax.tree.map(np.testing.assert_array_equal, playing, student.lm.serve(student.params))
 
 
 @pytest.mark.parametrize(

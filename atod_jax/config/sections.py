@@ -118,7 +118,10 @@ class Sampling:
     )
     max_new_tokens: int = option(512, "tokens of an action, at most", at_least(1))
     rows: int = option(
-        0, "prompts sampled at a time; 0 = all; fewer need less memory", at_least(0), pins=False
+        128,
+        "actions written side by side, at most; fewer need less memory",
+        at_least(1),
+        pins=False,
     )
     mesh: MeshShape = MeshShape(0, 0, 0, 0)
     prompt_buckets: tuple[int, ...] = option(

@@ -9,13 +9,11 @@ rows is merged. The naive form of the same numbers lives in the tests as the ora
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -33,7 +31,6 @@ from atod_jax.core.logits import (
 from atod_jax.types import BATCH_AXES, TENSOR_AXIS, TokenStats
 
 ROWS, VOCAB = PartitionSpec(BATCH_AXES), PartitionSpec(TENSOR_AXIS)  # how arrays are split
-CAPACITIES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # shares of all positions; one program each
 
 # Of statistics and streams of one row of tokens: a loss, and what is summed beside it.
 PerToken = Callable[[TokenStats, Any], tuple[Float[Array, ""], Any]]
@@ -84,7 +81,7 @@ def token_stats(
       action: sampled ids; any valid id where masked.
       action_mask: True where a token was sampled.
       cfg: the policy that is scored.
-      capacity: action tokens that a device has memory for; see `capacity_of`. None: all N * R
+      capacity: action tokens that a device has memory for; see `device.lines.Room`. None: all N * R
         positions. More tokens than that make every result NaN: an overflow cannot go unnoticed.
       teacher: its logits are its states times its own matrix, at the same temperature.
 
@@ -122,24 +119,6 @@ def head_loss(
     states, matrix = _teacher(teacher, len(head), capacity)
     tokens = _Tokens(hidden, states, action, action_mask)
     return _loss(cfg, capacity, per_token, tokens, _Rows.of(head, matrix, cfg), streams)
-
-
-def capacity_of(action_mask: np.ndarray, *, micro_rows: int, shards: int) -> int:
-    """The smallest capacity that holds every micro-batch's action tokens on every device.
-
-    Micro-batch m takes rows m, m + M, ... of its [rows, R] minibatch (`scoring.to_micro`), and each
-    of `shards` devices an equal contiguous share of them.
-
-    Args:
-      action_mask: bool[rows, R] of one minibatch, on the host.
-      micro_rows: rows per micro-batch.
-      shards: devices that split the rows.
-    """
-    rows, width = action_mask.shape
-    count = rows // micro_rows
-    tokens = action_mask.sum(axis=1).reshape(shards, micro_rows // shards, count).sum(axis=1)
-    most = micro_rows // shards * width
-    return next(c for share in CAPACITIES if (c := math.ceil(most * share)) >= tokens.max())
 
 
 def support_bias(rows: int, *, vocab: int, forbidden: tuple[int, ...]) -> Float[Array, "V"]:

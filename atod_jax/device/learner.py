@@ -1,17 +1,19 @@
-"""One algorithm-blind update: executes any Signal on one minibatch of rows."""
+"""One algorithm-blind update: executes any Signal on one minibatch, micro-batch by micro-batch."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from atod_jax.core.aggregation import token_shares
-from atod_jax.core.fused import TeacherHead, head_loss, token_stats
+from atod_jax.core.fused import HeadConfig, TeacherHead, head_loss, token_stats
 from atod_jax.core.losses import LossConfig, objective
-from atod_jax.device.scoring import ScoreConfig, row_states, split, to_micro
+from atod_jax.device.lines import Places, Room
+from atod_jax.device.scoring import action_states, split
 from atod_jax.models import LanguageModel
 from atod_jax.types import Mean, Rows, Signal, TokenStats, TrainState, TurnBatch
 
@@ -19,7 +21,7 @@ Metrics = dict[str, Mean]
 
 
 class Piece(NamedTuple):
-    """One minibatch: what the model reads, what it should learn, what each token weighs."""
+    """One micro-batch: what the model reads, what it should learn, what each token weighs."""
 
     rows: Rows
     signal: Signal  # without diagnostics
@@ -47,33 +49,74 @@ def minibatches(
     batch: TurnBatch,
     signal: Signal,
     *,
-    minibatch_rows: int,
+    minibatch: Sequence[int],
     aggregation: str,
     teacher: TeacherHead | None = None,
-) -> list[Piece]:
-    """Cuts [N, ...] arrays into N / minibatch_rows pieces.
+) -> list[list[Piece]]:
+    """Cuts a batch into its micro-batches, one list a minibatch.
 
-    Shares are those of the full batch times the number of pieces, so the mean of the pieces' losses
-    is the loss of the whole batch. They share the matrix of a teacher, which belongs to all rows.
+    Shares are those of the full batch times the number of minibatches, so the mean of their losses
+    is the loss of the whole batch. All share the matrix of a teacher, which belongs to all rows.
+
+    Args:
+      batch: its lines are those of `len(minibatch)` equal micro-batches.
+      signal: for its rows.
+      minibatch: of every micro-batch, in order; -1 where it is empty.
+      aggregation: see `core.aggregation`.
+      teacher: states of all lines.
     """
     states, matrix = teacher or (None, None)
     streams = signal.replace(diagnostics={}), states
-    cut = _cut(batch, streams, minibatch_rows=minibatch_rows, aggregation=aggregation)
-    return [
-        Piece(rows, signal, share, None if matrix is None else TeacherHead(states, matrix))
-        for rows, share, (signal, states) in cut
-    ]
+    count = max(minibatch) + 1
+    cut = _cut(batch, streams, count=count, micro_batches=len(minibatch), aggregation=aggregation)
+    pieces: list[list[Piece]] = [[] for _ in range(count)]
+    for number, (rows, share, (signal, states)) in zip(minibatch, cut, strict=True):
+        if number >= 0:
+            head = None if matrix is None else TeacherHead(states, matrix)
+            pieces[number].append(Piece(rows, signal, share, head))
+    return pieces
 
 
-@functools.partial(jax.jit, static_argnames=("minibatch_rows", "aggregation"))
-def _cut(batch: TurnBatch, streams: Any, *, minibatch_rows: int, aggregation: str) -> list[Any]:
-    """(rows, shares, streams) of every minibatch."""
+@functools.partial(jax.jit, static_argnames=("count", "micro_batches", "aggregation"))
+def _cut(
+    batch: TurnBatch, streams: Any, *, count: int, micro_batches: int, aggregation: str
+) -> list[Any]:
+    """(rows, shares, streams) of every micro-batch."""
     rows = batch.rows
     share = token_shares(
         rows.action_mask, rows.traj, num_traj=batch.returns.shape[0], mode=aggregation
     )
-    count = rows.prompt.shape[0] // minibatch_rows
-    return split((rows, count * share, streams), size=minibatch_rows)
+    return split((rows, count * share, streams), pieces=micro_batches)
+
+
+class Update(NamedTuple):
+    """Two programs, whatever the number of micro-batches; `room` is static, see `lines.Room`.
+
+    The state is donated, except for what is frozen in it; `state.step` is left alone: it counts
+    iterations.
+    """
+
+    gradient: jax.stages.Wrapped  # (sum so far, trained, frozen, piece, room): adds a micro-batch's
+    step: jax.stages.Wrapped  # (state without what is frozen, gradient)
+
+    def __call__(
+        self, state: TrainState, pieces: Sequence[Piece], *, room: Room
+    ) -> tuple[TrainState, list[Metrics]]:
+        """The state after a minibatch, and metrics of its micro-batches and of the step."""
+        grads, means = _zeros(state.params), []
+        for piece in pieces:
+            grads, metrics = self.gradient(grads, state.params, state.frozen, piece, room)
+            means.append(metrics)
+        new, metrics = self.step(state.replace(frozen=None), grads)
+        return new.replace(frozen=state.frozen), [*means, metrics]
+
+    def lower(self, state: TrainState, piece: Piece, room: Room) -> list[jax.stages.Lowered]:
+        """Both programs, for arguments of this form."""
+        grads = state.params  # of the same form
+        return [
+            self.gradient.lower(grads, state.params, state.frozen, piece, room),
+            self.step.lower(state.replace(frozen=None), grads),
+        ]
 
 
 def make_update(
@@ -82,15 +125,67 @@ def make_update(
     *,
     learning_rate: Callable[[jax.Array], jax.Array],
     loss: LossConfig,
-    score: ScoreConfig,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """A compiled `update(state, piece, *, capacity=None) -> (state, metrics)`.
+    head: HeadConfig,
+) -> Update:
+    """The step of one minibatch.
 
-    The state is donated, except for what is frozen in it. Gradients are summed over micro-batches
-    and the weight of a token is fixed, so the number of micro-batches changes memory and speed but
-    not the gradient. `state.step` is left alone: it counts iterations. `capacity` is static, see
-    `core.fused.token_stats`.
+    The weight of a token is fixed, so the number of micro-batches changes memory and speed but not
+    the gradient.
     """
+
+    @functools.partial(jax.jit, donate_argnames="total", static_argnames="room")
+    def gradient(total: Any, trained: Any, frozen: Any, piece: Piece, room: Room) -> Any:
+        def read(trained: Any) -> tuple[jax.Array, Places]:
+            return action_states(model, model.join(trained, frozen), piece.rows, room=room.line)
+
+        def rest(states: jax.Array, tables: Any) -> tuple[jax.Array, Metrics]:
+            matrix = model.head(model.join(trained | tables, frozen))
+            return _loss(
+                states, matrix, piece, places=places, capacity=room.head, cfg=head, loss=loss
+            )
+
+        with jax.named_scope("gradient"):
+            states, pull, places = jax.vjp(read, trained, has_aux=True)
+            tables = {name: trained[name] for name in ("embed", "head") if name in trained}
+            of_rest = jax.value_and_grad(rest, argnums=(0, 1), has_aux=True)
+            (value, metrics), (change, grads) = of_rest(states, tables)
+            # The head's gradient joins the sum before the layers follow: it is as large as the
+            # table, and need not be kept meanwhile.
+            sums = jax.tree.map(jnp.add, {name: total[name] for name in tables}, grads)
+            sums, change = jax.lax.optimization_barrier((sums, change))
+            metrics["loss/total"] = Mean(total=value, weight=jnp.zeros(()))  # counted by `step`
+            return jax.tree.map(jnp.add, total | sums, pull(change)[0]), metrics
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def step(state: TrainState, grads: Any) -> tuple[TrainState, Metrics]:
+        with jax.named_scope("step"):
+            direction, opt_state = tx.update(grads, state.opt_state, state.params)
+            rate = learning_rate(state.step)
+            params = jax.tree.map(
+                lambda p, d: p - (rate * d).astype(p.dtype), state.params, direction
+            )
+            one, norm = jnp.ones(()), optax.tree.norm(grads)
+        metrics = {
+            "loss/total": Mean(total=jnp.zeros(()), weight=one),
+            "update/grad_norm": Mean(total=norm, weight=one),
+            "update/learning_rate": Mean(total=rate, weight=one),
+        }
+        return state.replace(params=params, opt_state=opt_state), metrics
+
+    return Update(gradient, step)
+
+
+def _loss(
+    states: jax.Array,
+    matrix: jax.Array,
+    piece: Piece,
+    *,
+    places: Places,
+    capacity: int | None,
+    cfg: HeadConfig,
+    loss: LossConfig,
+) -> tuple[jax.Array, Metrics]:
+    """Of a micro-batch, from its states and the output embedding."""
 
     def per_token(stats: TokenStats, streams: Any) -> tuple[jax.Array, Metrics]:
         signal, mask, share, sampler_logp = streams
@@ -98,67 +193,36 @@ def make_update(
             stats, signal, action_mask=mask, share=share, cfg=loss, sampler_logp=sampler_logp
         )
 
-    def piece_loss(
-        trained: Any, frozen: Any, piece: Piece, capacity: int | None
-    ) -> tuple[jax.Array, Metrics]:
-        rows, params = piece.rows, model.join(trained, frozen)
-        states, head = row_states(model, params, rows=rows), model.head(params)
-        streams = piece.signal, rows.action_mask, piece.share, rows.sampler_logp
-        of_head = {
-            "action": rows.action,
-            "action_mask": rows.action_mask,
-            "cfg": score.head,
-            "capacity": capacity,
-            "teacher": piece.teacher,
-        }
-        if loss.surrogate == "gspo":  # a token's loss depends on all tokens of its row
-            return per_token(token_stats(states, head, **of_head), streams)
-        return head_loss(states, head, streams, per_token=per_token, **of_head)
-
-    @functools.partial(jax.jit, donate_argnames="state", static_argnames="capacity")
-    def step(
-        state: TrainState, frozen: Any, piece: Piece, capacity: int | None
-    ) -> tuple[TrainState, Metrics]:
-        def gradient(part: Piece) -> tuple[Any, Metrics]:
-            of_loss = jax.value_and_grad(piece_loss, has_aux=True)
-            (value, metrics), grads = of_loss(state.params, frozen, part, capacity)
-            return grads, metrics | {"loss/total": Mean(total=value, weight=jnp.ones(()))}
-
-        with jax.named_scope("update"):
-            grads, metrics = _summed(gradient, piece, score.micro_rows)
-            metrics["loss/total"] = metrics["loss/total"].replace(weight=jnp.ones(()))
-            direction, opt_state = tx.update(grads, state.opt_state, state.params)
-            rate = learning_rate(state.step)
-            params = jax.tree.map(
-                lambda p, d: p - (rate * d).astype(p.dtype), state.params, direction
-            )
-            norm = optax.tree.norm(grads)
-        metrics["update/grad_norm"] = Mean(total=norm, weight=jnp.ones(()))
-        metrics["update/learning_rate"] = Mean(total=rate, weight=jnp.ones(()))
-        return state.replace(params=params, opt_state=opt_state), metrics
-
-    def update(
-        state: TrainState, piece: Piece, *, capacity: int | None = None
-    ) -> tuple[TrainState, Metrics]:
-        new, metrics = step(state.replace(frozen=None), state.frozen, piece, capacity)
-        return new.replace(frozen=state.frozen), metrics
-
-    return update
+    rows = piece.rows
+    streams = piece.signal, rows.action_mask, piece.share, rows.sampler_logp
+    of_head = {
+        "action": places.by_line(rows.action),
+        "action_mask": places.used,
+        "cfg": cfg,
+        "capacity": capacity,
+        "teacher": piece.teacher,
+    }
+    if loss.surrogate == "gspo":  # a token's loss depends on all tokens of its row
+        stats = token_stats(states, matrix, **of_head)
+        by_row = jax.tree.map(lambda x: places.by_row(x, rows.action_mask), stats)
+        return per_token(by_row, streams)
+    by_line = jax.tree.map(places.by_line, streams)
+    return head_loss(states, matrix, by_line, per_token=per_token, **of_head)
 
 
-def _summed(of: Callable[[Piece], Any], piece: Piece, micro_rows: int) -> Any:
-    """The sum of a function over the micro-batches of a minibatch, one at a time."""
-    states, matrix = piece.teacher or (None, None)
-    micro = to_micro((piece.rows, piece.signal, piece.share, states), micro_rows)
+def _zeros(params: Any) -> Any:
+    """A gradient of nothing, split as the parameters are."""
+    leaves, structure = jax.tree.flatten(params)
+    if any(isinstance(x, Tracer) for x in leaves):
+        return jax.tree.map(jnp.zeros_like, params)
+    program = _zeros_program(tuple((x.shape, x.dtype, x.sharding) for x in leaves))
+    return jax.tree.unflatten(structure, program())
 
-    def one(part: Any) -> Any:
-        rows, signal, share, states = part
-        teacher = None if matrix is None else TeacherHead(states, matrix)
-        return of(Piece(rows, signal, share, teacher))
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, one(part)), None
-
-    like = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    return jax.lax.scan(add, zeros, micro)[0]
+@functools.cache
+def _zeros_program(leaves: tuple[tuple[Any, Any, Any], ...]) -> Callable[[], list[jax.Array]]:
+    """One program for all arrays, of these shapes, types and shardings."""
+    return jax.jit(
+        lambda: [jnp.zeros(shape, dtype) for shape, dtype, _ in leaves],
+        out_shardings=[place for _, _, place in leaves],
+    )

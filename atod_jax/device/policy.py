@@ -1,6 +1,13 @@
-"""The host object that samples: prompts of any length in, few compiled shapes, actions out."""
+"""The host's side of sampling: prompts of any length in, few compiled shapes, actions out.
 
-import functools
+A `Policy` is what is compiled, a `Sampler` one playing with it. The sampler keeps its slots busy:
+whoever has a prompt submits it, and every call of `advance` fills free slots, writes a chunk of
+every action and gives back those that have ended. When few episodes are left, the slots are moved
+into a smaller cache.
+"""
+
+import contextlib
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,108 +18,76 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from atod_jax.device.sampling import Generation, SamplingConfig, sample
+from atod_jax.device.sampling import SamplingConfig
+from atod_jax.device.slots import Entry, Programs, Slots, Written, programs
 from atod_jax.models import LanguageModel
-from atod_jax.sharding import batch_sharding, local_shards, to_global, to_host, to_local
+from atod_jax.records import Action, Request
+from atod_jax.sharding import local_shards, to_global, to_host, to_local
 
-ROW_UNIT = 8  # the smallest row bucket
-
-
-class Action(NamedTuple):
-    """One sampled action on the host."""
-
-    tokens: np.ndarray  # i32[a], the end token included when it was produced
-    logp: np.ndarray  # f32[a]
+ROW_UNIT = 8  # the smallest number of slots
+PREFILL_TOKENS = 2048  # read by a device at a time, so that its products are large enough
+PART_TOKENS = 128  # a line has room for one prompt per so many columns
+ENTRIES = 16  # slots of a device that are filled at a time
 
 
-@functools.cache
-def _compiled(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Any:
-    """The jitted loop of `cfg.program`; policies that differ in host settings share it."""
+@dataclasses.dataclass
+class Counts:
+    """What sampling took."""
 
-    def run(params, prompt, length, key, row_id, temperature):
-        return sample(
-            model,
-            params,
-            prompt=prompt,
-            prompt_length=length,
-            key=key,
-            row_id=row_id,
-            temperature=temperature,
-            cfg=cfg,
-        )
-
-    return jax.jit(run, out_shardings=None if mesh is None else batch_sharding(mesh))
+    steps: int = 0  # slots times steps, whether a token was written or not
+    kept: int = 0  # of these, tokens of actions
 
 
 class Policy:
-    """Turns lists of prompts of any length into few compiled shapes, and back into actions."""
+    """A model that writes actions: compiled once, whatever it plays."""
 
     def __init__(self, model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None = None):
         self.model, self.cfg, self.mesh = model, cfg, mesh
-        self._unit = math.lcm(ROW_UNIT, local_shards(mesh)) if mesh else ROW_UNIT
-        self._compiled = _compiled(model, cfg.program, mesh)
-        self._temperature = np.float32(cfg.temperature)
+        self.programs: Programs = programs(model, cfg.program, mesh)
+        self.shards = local_shards(mesh) if mesh else 1
+        self.counts = Counts()
+        devices = mesh.devices.flat if mesh else jax.devices()
+        # A CPU reads every prompt on a line of its own: nothing is gained by long lines there, and
+        # few prompts are few lines. Elsewhere lines are packed, and always equally many.
+        self.packs = devices[0].platform != "cpu"
 
-    def act(
-        self,
-        params: Any,
-        prompts: Sequence[np.ndarray],
-        row_ids: Sequence[int],
-        *,
-        key: Array,
-    ) -> list[Action]:
-        """One action per prompt.
+    def sampler(self, weights: Any, key: Array) -> "Sampler":
+        """One playing: with these weights (of `serve`), drawing from this key."""
+        return Sampler(self, weights, key)
 
-        With several processes every one of them must call this the same number of times, with its
-        own prompts (possibly none) and row ids that are unique among all of them.
+    def take_counts(self) -> Counts:
+        """Since the last time."""
+        counts, self.counts = self.counts, Counts()
+        return counts
 
-        Raises:
-          ValueError: a prompt is empty or longer than the largest bucket, there are more than
-            max_rows prompts, or not one row id per prompt.
-        """
-        rows, columns = self._bucket(prompts, row_ids)
-        if rows == 0:
-            return []
-        tokens = np.full((rows, columns), self.cfg.pad_id, np.int32)
-        length, ids = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        for i, prompt in enumerate(prompts):
-            tokens[i, columns - len(prompt) :] = prompt
-            length[i] = len(prompt)
-        ids[: len(prompts)] = row_ids
-        host = (tokens, length, ids)
-        out = self._sample(params, host, key)
-        out_tokens, logp, count = (to_local(x) for x in (out.tokens, out.logp, out.length))
-        return [Action(out_tokens[i, :n], logp[i, :n]) for i, n in enumerate(count[: len(prompts)])]
+    def columns(self, tokens: int) -> int:
+        """The prompt bucket."""
+        return next(b for b in self.cfg.prompt_buckets if b >= tokens)
 
-    def _sample(self, params: Any, host: tuple[np.ndarray, ...], key: Array) -> Generation:
-        if self.mesh is None:
-            return self._compiled(params, *host[:2], key, host[2], self._temperature)
-        # keys are made where the student trains, which may be on other devices
-        numbers: Any = to_host(jax.random.key_data(key))
-        with jax.set_mesh(self.mesh):
-            tokens, length, ids = to_global(host, self.mesh)
-            key = jax.random.wrap_key_data(numbers)
-            return self._compiled(params, tokens, length, key, ids, self._temperature)
+    def parts(self, columns: int) -> int:
+        """Prompts on a line of so many columns, at most."""
+        return max(1, columns // PART_TOKENS) if self.packs else 1
 
-    def _bucket(self, prompts: Sequence[np.ndarray], row_ids: Sequence[int]) -> tuple[int, int]:
-        """The padded (rows, columns), agreed upon by all processes; (0, 0) without any prompt."""
-        longest = max((len(p) for p in prompts), default=0)
-        if any(len(p) == 0 for p in prompts):
-            raise ValueError("an empty prompt: there is nothing to predict the first token from")
-        if len(row_ids) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts but {len(row_ids)} row ids")
-        if longest > self.cfg.prompt_buckets[-1]:
-            raise ValueError(
-                f"a prompt has {longest} tokens, the largest of {self.cfg.prompt_buckets=} is "
-                f"{self.cfg.prompt_buckets[-1]}; add a bucket or shorten the history"
-            )
-        if len(prompts) > self.cfg.max_rows:
-            raise ValueError(f"{len(prompts)} prompts in one call, {self.cfg.max_rows=}; raise it")
-        rows = row_bucket(len(prompts), unit=self._unit, most=self.cfg.max_rows)
-        columns = next(b for b in self.cfg.prompt_buckets if b >= longest) if prompts else 0
-        if jax.process_count() > 1:
-            rows, columns = multihost_utils.process_allgather(np.array([rows, columns])).max(0)
-        return int(rows), int(columns)
+    def lines(self, parts: "Line", columns: int) -> list["Line"]:
+        """The prompts on lines of so many columns; the longest first, each where it fits."""
+        lines, left, most = [], [], self.parts(columns)
+        if most == 1:
+            return [[part] for part in parts]
+        for part in sorted(parts, key=lambda part: -len(part.prompt)):
+            length = len(part.prompt)
+            fits = (n for n, line in enumerate(lines) if left[n] >= length and len(line) < most)
+            n = next(fits, len(lines))
+            if n == len(lines):
+                lines.append([])
+                left.append(columns)
+            lines[n].append(part)
+            left[n] -= length
+        return lines
+
+    def rows(self, count: int) -> int:
+        """How many slots there are for so many actions at a time."""
+        unit = math.lcm(ROW_UNIT, self.shards)
+        return row_bucket(min(count, self.cfg.slots), unit=unit, most=self.cfg.slots)
 
 
 def row_bucket(rows: int, *, unit: int, most: int) -> int:
@@ -122,3 +97,231 @@ def row_bucket(rows: int, *, unit: int, most: int) -> int:
         return 0
     power = unit * 4 ** max(0, math.ceil(math.log2(rows / unit) / 2))
     return min(power, -(-most // unit) * unit)
+
+
+class _Part(NamedTuple):
+    """A prompt on a line, and who has asked it."""
+
+    prompt: np.ndarray
+    askers: list[tuple[int, Request]]  # slots of the line's shard, and their requests
+
+
+Line = list[_Part]  # prompts that are read one after another
+
+
+class Sampler:
+    """The slots of one process, filled again and again.
+
+    With several processes every one of them calls `advance` equally often, until it returns None
+    in all of them; rows are unique among all.
+    """
+
+    def __init__(self, policy: Policy, weights: Any, key: Array):
+        self._policy, self._weights = policy, weights
+        # keys are made where the student trains, which may be on other devices
+        self._key = to_host(jax.random.key_data(key))
+        self._waiting: list[Request] = []
+        self._slots: Slots | None = None
+        self._columns = 0  # of prompts, that the slots have
+        self._desk = _Desk.of(0, policy)
+
+    @property
+    def slots(self) -> int:
+        """Actions that are written side by side, at most."""
+        return self._policy.cfg.slots
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Prompts that want an action.
+
+        Raises:
+          ValueError: a prompt is empty or longer than the largest bucket.
+        """
+        buckets = self._policy.cfg.prompt_buckets
+        longest = max((len(r.prompt) for r in requests), default=0)
+        if any(len(r.prompt) == 0 for r in requests):
+            raise ValueError("an empty prompt: there is nothing to predict the first token from")
+        if longest > buckets[-1]:
+            raise ValueError(
+                f"a prompt has {longest} tokens, the largest of prompt_buckets={buckets} is "
+                f"{buckets[-1]}; add a bucket or shorten the history"
+            )
+        self._waiting += requests
+
+    def advance(self, expected: int) -> list[tuple[int, Action]] | None:
+        """Fills free slots and writes a chunk of every action.
+
+        Args:
+          expected: episodes that may still submit something, those waiting or in slots included.
+
+        Returns:
+          (row, action) of the actions that ended; None once nothing is expected in any process.
+        """
+        fullest = max(map(np.count_nonzero, self._desk.busy), default=0)
+        longest = max((len(r.prompt) for r in self._waiting), default=1)
+        expected, longest = _agreed(max(expected, fullest * self._policy.shards), longest)
+        if not expected:
+            return None
+        mesh = self._policy.mesh
+        with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+            self._resize(self._policy.rows(expected), self._policy.columns(longest))
+            self._fill(longest)
+            (busy,) = _agreed(self._desk.busy.any())
+            return self._decode() if busy else []
+
+    def _resize(self, rows: int, columns: int) -> None:
+        """Slots for the episodes that are left and the prompts there are."""
+        programs, shards = self._policy.programs, self._policy.shards
+        columns = max(columns, self._columns)
+        if self._slots is None:
+            self._slots = programs.empty(rows * jax.process_count(), columns)
+            self._desk = _Desk.of(rows, self._policy)
+        elif rows < len(self._desk.row) or columns > self._columns:
+            # those that are busy first
+            order = np.argsort(~self._desk.busy, axis=1, kind="stable")[:, : rows // shards]
+            (source,) = self._placed(order.astype(np.int32).reshape(-1))
+            self._slots = programs.move(self._slots, source, columns)
+            self._desk = self._desk.moved(order)
+        self._columns = columns
+
+    # --------------------------------------------------------------- prompts
+
+    def _fill(self, longest: int) -> None:
+        """Reads waiting prompts into free slots."""
+        policy = self._policy
+        columns = self._columns if policy.packs else policy.columns(longest)
+        shards = [policy.lines(parts, columns) for parts in self._seated()]
+        (count,) = _agreed(max(map(len, shards)))
+        if not count:
+            return
+        size = self._desk.busy.shape[1]
+        at_once, fills = max(1, PREFILL_TOKENS // columns), min(ENTRIES, size)
+        if not policy.packs:
+            at_once, fills = policy.rows(count * policy.shards) // policy.shards, size
+        for first in range(0, count, at_once):
+            batch = [lines[first : first + at_once] for lines in shards]
+            self._read(batch, (at_once, columns), fills)
+
+    def _seated(self) -> list[Line]:
+        """The prompts that find a free slot, per shard; those of early turns first, so that all
+        episodes end at about the same time."""
+        desk = self._desk
+        free = [np.flatnonzero(~busy).tolist() for busy in desk.busy]
+        self._waiting.sort(key=lambda r: r.turn)
+        count = sum(map(len, free))
+        now, self._waiting = self._waiting[:count], self._waiting[count:]
+        alike: dict[bytes, list[Request]] = {}  # the first prompts of a group are one prompt
+        for request in now:
+            alike.setdefault(request.prompt.tobytes(), []).append(request)
+        parts: list[Line] = [[] for _ in free]
+        for requests in alike.values():
+            while requests:
+                shard = max(range(len(free)), key=lambda n: len(free[n]))
+                askers = list(zip(free[shard], requests, strict=False))
+                del free[shard][: len(askers)], requests[: len(askers)]
+                parts[shard].append(_Part(askers[0][1].prompt, askers))
+                first = shard * desk.busy.shape[1]
+                for slot, request in askers:
+                    desk.begin(first + slot, request.row)
+        return parts
+
+    def _read(self, shards: list[list[Line]], shape: tuple[int, int], at_once: int) -> None:
+        """One prefill, and the fills of as many slots as have asked, `at_once` of them a shard."""
+        programs, (height, columns) = self._policy.programs, shape
+        tokens = np.full((len(shards) * height, columns), self._policy.cfg.pad_id, np.int32)
+        lengths = np.zeros((len(tokens), self._policy.parts(columns)), np.int32)
+        entries: list[list[Entry]] = [[] for _ in shards]
+        for shard, lines in enumerate(shards):
+            for number, line in enumerate(lines):
+                start = 0
+                for part, (prompt, askers) in enumerate(line):
+                    length, place = len(prompt), shard * height + number
+                    tokens[place, start : start + length] = prompt
+                    lengths[place, part] = length
+                    entries[shard] += [
+                        Entry(slot, number, part, start, length, request.turn, request.row)
+                        for slot, request in askers
+                    ]
+                    start += length
+        (count,) = _agreed(-(-max(map(len, entries)) // at_once))
+        table = np.zeros((len(shards), count * at_once, len(Entry._fields)), np.int32)
+        table[:, :, 0] = self._desk.busy.shape[1]  # no slot
+        for shard, some in enumerate(entries):
+            table[shard, : len(some)] = np.reshape(some, (-1, table.shape[2]))
+        hidden, prompts = programs.prefill(self._weights, *self._placed(tokens, lengths))
+        for some in np.split(table, count, axis=1):
+            (some,) = self._placed(some.reshape(-1, table.shape[2]))
+            self._slots = programs.fill(self._slots, prompts, hidden, some, self._key)
+
+    # --------------------------------------------------------------- actions
+
+    def _decode(self) -> list[tuple[int, Action]]:
+        policy = self._policy
+        temperature = np.float32(policy.cfg.temperature)
+        self._slots, table = policy.programs.decode(self._weights, self._slots, temperature)
+        chunk = Written.read(to_local(table))
+        policy.counts.steps += chunk.steps * len(self._desk.row)
+        policy.counts.kept += self._desk.book(chunk)
+        ended = np.flatnonzero((self._desk.row >= 0) & ~chunk.live)
+        return [self._desk.end(slot) for slot in ended.tolist()]
+
+    def _placed(self, *host: np.ndarray) -> Sequence:
+        """This process's rows as global arrays."""
+        mesh = self._policy.mesh
+        return to_global(host, mesh) if mesh and mesh.size > 1 else host
+
+
+class _Desk(NamedTuple):
+    """What is written in the slots, on the host."""
+
+    row: np.ndarray  # i64[B], of the episode; -1: the slot is free
+    drawn: np.ndarray  # i64[B], tokens so far
+    tokens: np.ndarray  # i32[B, R]
+    logp: np.ndarray  # f32[B, R]
+    shards: int
+
+    @classmethod
+    def of(cls, rows: int, policy: Policy) -> "_Desk":
+        """Free slots."""
+        shape = (rows, policy.cfg.max_new_tokens)
+        tokens, logp = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        return cls(np.full(rows, -1), np.zeros(rows, int), tokens, logp, policy.shards)
+
+    @property
+    def busy(self) -> np.ndarray:
+        """bool[shards, slots of each]."""
+        return (self.row >= 0).reshape(self.shards, -1)
+
+    def moved(self, source: np.ndarray) -> "_Desk":
+        """The slots [shards, n] of each shard."""
+        size = len(self.row) // self.shards
+        chosen = (source + size * np.arange(self.shards)[:, None]).reshape(-1)
+        row, drawn, tokens, logp = (x[chosen] for x in self[:-1])
+        return _Desk(row, drawn, tokens, logp, self.shards)
+
+    def begin(self, slot: int, row: int) -> None:
+        """An action of an episode."""
+        self.row[slot], self.drawn[slot] = row, 0
+
+    def book(self, chunk: Written) -> int:
+        """Writes a chunk down; returns how many of its steps were not in vain."""
+        column = np.arange(chunk.tokens.shape[1])
+        first = np.minimum(self.drawn, 1)[:, None]
+        count = np.where(self.row >= 0, chunk.drawn - self.drawn, 0)[:, None]
+        slot, place = np.nonzero((column >= first) & (column < first + count))
+        into = (slot, self.drawn[slot] + place - first[slot, 0])
+        self.tokens[into], self.logp[into] = chunk.tokens[slot, place], chunk.logp[slot, place]
+        self.drawn[:] += count[:, 0]
+        return int(np.count_nonzero(place))  # the first token of an action takes no step
+
+    def end(self, slot: int) -> tuple[int, Action]:
+        """(row, action); the slot is free."""
+        row, drawn = int(self.row[slot]), self.drawn[slot]
+        self.row[slot] = -1
+        return row, Action(self.tokens[slot, :drawn].copy(), self.logp[slot, :drawn].copy())
+
+
+def _agreed(*numbers: Any) -> tuple[int, ...]:
+    """The largest of all processes."""
+    if jax.process_count() > 1:
+        numbers = multihost_utils.process_allgather(np.array(numbers, int)).max(0)
+    return tuple(map(int, numbers))

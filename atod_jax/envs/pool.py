@@ -10,6 +10,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from atod_jax.envs.base import Observation, StepResult, TextEnv
 from atod_jax.envs.processes import Answered, Lost, Processes
@@ -68,7 +69,7 @@ class _Episode:
 
 
 class InProcess:
-    """The same two functions as `Processes`, in this process and without a time limit."""
+    """The same functions as `Processes`, in this process and without a time limit."""
 
     def __init__(self, make: Callable[[], TextEnv]):
         self._player = Player(make)
@@ -80,9 +81,9 @@ class InProcess:
         answers = [(call.slot, self._player.play(call)) for call in calls]
         self._events.append(Answered(ticket, answers))
 
-    def receive(self) -> Answered | Lost:
-        """The answers of the oldest batch."""
-        return self._events.popleft()
+    def receive(self, *, wait: bool) -> Answered | Lost | None:
+        """The answers of the oldest batch; None: there are none."""
+        return self._events.popleft() if self._events else None
 
     def slots_of(self, worker: int, slots: int) -> range:
         """All of them."""
@@ -94,57 +95,89 @@ class InProcess:
 
 
 class EnvPool:
-    """As many environments as there are slots; made when first needed, reset for every batch.
+    """As many environments as slots are used; made when first needed, and used again.
 
-    With workers, two batches may be under way at once (`submit`, `results`): half of the slots step
-    while the device samples for the other half.
+    A slot is asked one thing at a time. With workers, slots answer in any order (`start`, `submit`,
+    `poll`), while the caller does something else.
     """
 
     def __init__(self, make: Callable[[], TextEnv], cfg: PoolConfig = PoolConfig()):
         self._make, self._cfg = make, cfg
         self._players: InProcess | Processes | None = None
-        self._episodes: list[_Episode] = []
-        self._tickets = 0
-        self._waiting: dict[int, set[int]] = {}  # ticket -> slots without an answer
-        self._order: dict[int, list[int]] = {}  # ticket -> its slots as they were asked for
+        self._episodes: dict[int, _Episode] = {}  # by slot
+        self._ticket = 0  # of everything asked since the last `clear`
+        self._waiting: set[int] = set()  # slots without an answer
+        self._answered: list[int] = []  # slots with an answer that nobody has taken
         self._counts: dict[str, float] = collections.defaultdict(float)
 
     @property
-    def overlaps(self) -> bool:
-        """Whether environments step while the caller does something else."""
-        return self._cfg.workers > 0
-
-    @property
     def pids(self) -> list[int]:
-        """Process ids of the workers at present; none in this process or before the first reset."""
+        """Process ids of the workers at present; none in this process or before the first start."""
         return self._players.pids if self._players else []
 
     def reset(self, tasks: Sequence[Task]) -> list[Observation | Failure]:
         """Starts one episode per task; slot i plays tasks[i]. What was under way is abandoned."""
-        self._waiting, self._order = {}, {}
-        self._episodes = [_Episode(task) for task in tasks]
-        return self.results(self._ask(range(len(tasks))))
+        self.clear()
+        self.start(list(enumerate(tasks)))
+        return self._all(range(len(tasks)))
 
     def step(self, commands: Sequence[tuple[int, str]]) -> list[StepResult | Failure]:
         """Plays (slot, command) pairs; results in the same order."""
-        return self.results(self.submit(commands))
+        self.submit(commands)
+        return self._all([slot for slot, _ in commands])
 
-    def submit(self, commands: Sequence[tuple[int, str]]) -> int:
-        """Sends (slot, command) pairs off; returns the ticket that `results` takes."""
+    def clear(self) -> None:
+        """Abandons everything that is under way."""
+        self._ticket += 1
+        self._episodes, self._waiting, self._answered = {}, set(), []
+
+    def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
+        """Begins an episode in every (slot, task), in place of the one before."""
+        self._episodes |= {slot: _Episode(task) for slot, task in tasks}
+        self._ask([slot for slot, _ in tasks])
+
+    def submit(self, commands: Sequence[tuple[int, str]]) -> None:
+        """Sends (slot, command) pairs off."""
         for slot, command in commands:
             self._episodes[slot].commands.append(command)
         self._counts["steps"] += len(commands)
-        return self._ask([slot for slot, _ in commands])
+        self._ask([slot for slot, _ in commands])
 
-    def results(self, ticket: int) -> list:
-        """Waits for everything asked under a ticket, in the order in which it was asked."""
+    def poll(self, *, wait: bool = False) -> list[tuple[int, Any]]:
+        """What has been answered since the last time: (slot, an Observation where an episode was
+        started, a StepResult where a command was sent, a Failure in place of either).
+
+        Args:
+          wait: for at least one answer, if something is under way.
+        """
         began = time.perf_counter()
-        while self._waiting[ticket]:
-            self._take(self._started().receive())
+        while self._waiting:
+            event = self._started().receive(wait=wait and not self._answered)
+            if event is None:
+                break
+            self._take(event)
         self._counts["waited"] += time.perf_counter() - began
-        del self._waiting[ticket]
-        episodes = [self._episodes[slot] for slot in self._order.pop(ticket)]
-        return [e.given_up or e.answers[-1] for e in episodes]
+        slots, self._answered = sorted(self._answered), []
+        return [(slot, self._answer(slot)) for slot in slots]
+
+    @property
+    def under_way(self) -> int:
+        """Slots that have not answered yet."""
+        return len(self._waiting)
+
+    def _all(self, slots: Sequence[int]) -> list[Any]:
+        """The answers of these slots; waits for them."""
+        began = time.perf_counter()
+        while not self._waiting.isdisjoint(slots):
+            if event := self._started().receive(wait=True):
+                self._take(event)
+        self._counts["waited"] += time.perf_counter() - began
+        self._answered = [slot for slot in self._answered if slot not in slots]
+        return [self._answer(slot) for slot in slots]
+
+    def _answer(self, slot: int) -> Any:
+        episode = self._episodes[slot]
+        return episode.given_up or episode.answers[-1]
 
     def take_counts(self) -> dict[str, float]:
         """Since the last time: steps, seconds waited, restarts, timeouts, episodes given up."""
@@ -169,29 +202,26 @@ class EnvPool:
             )
         return self._players
 
-    def _ask(self, slots: Sequence[int]) -> int:
-        self._tickets += 1
-        self._order[self._tickets] = list(slots)
-        self._waiting[self._tickets] = set(slots)
-        self._send(self._tickets, slots)
-        return self._tickets
+    def _ask(self, slots: Sequence[int]) -> None:
+        self._waiting |= set(slots)
+        self._send(slots)
 
-    def _send(self, ticket: int, slots: Sequence[int]) -> None:
+    def _send(self, slots: Sequence[int]) -> None:
         calls = [self._episodes[slot].call(slot) for slot in slots]
         for slot in slots:
             self._episodes[slot].lost = False
         began = time.perf_counter()
-        self._started().send(ticket, calls)
+        self._started().send(self._ticket, calls)
         self._counts["waited"] += time.perf_counter() - began
 
     def _take(self, event: Answered | Lost) -> None:
         if isinstance(event, Lost):
             self._recover(event)
-        elif event.ticket in self._waiting:  # else: an answer to something abandoned
+        elif event.ticket == self._ticket:  # else: an answer to something abandoned
             for slot, answer in event.answers:
-                self._book(event.ticket, slot, answer)
+                self._book(slot, answer)
 
-    def _book(self, ticket: int, slot: int, answer: Answer) -> None:
+    def _book(self, slot: int, answer: Answer) -> None:
         episode = self._episodes[slot]
         if isinstance(answer, Raised):
             self._fail(slot, answer.reason)
@@ -199,27 +229,32 @@ class EnvPool:
             self._fail(slot, "played again, it answered something else: it is not deterministic")
         else:
             episode.answers.append(answer[-1])
-            self._waiting[ticket].discard(slot)
+            self._settle(slot)
             return
-        self._ask_again(ticket, [slot])
+        self._ask_again([slot])
 
     def _recover(self, lost: Lost) -> None:
         """The slots of a lost worker start over, those without an answer at once."""
         self._counts["restarts"] += 1
         self._counts["timeouts"] += lost.timed_out
-        gone = set(self._started().slots_of(lost.worker, len(self._episodes)))
+        last = max(self._episodes, default=-1)
+        gone = set(self._started().slots_of(lost.worker, last + 1)) & set(self._episodes)
         for slot in gone:
             self._episodes[slot].lost = True
-        if lost.slot in self._waiting.get(lost.ticket, ()):
+        if lost.ticket == self._ticket and lost.slot in self._waiting:
             self._fail(lost.slot, lost.reason)
-        for ticket, waiting in self._waiting.items():
-            self._ask_again(ticket, sorted(waiting & gone))
+        self._ask_again(sorted(self._waiting & gone))
 
-    def _ask_again(self, ticket: int, slots: Sequence[int]) -> None:
-        given_up = [slot for slot in slots if self._episodes[slot].given_up]
-        self._waiting[ticket].difference_update(given_up)
-        if again := [slot for slot in slots if slot not in given_up]:
-            self._send(ticket, again)
+    def _ask_again(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            if self._episodes[slot].given_up:
+                self._settle(slot)
+        if again := [slot for slot in slots if slot in self._waiting]:
+            self._send(again)
+
+    def _settle(self, slot: int) -> None:
+        self._waiting.discard(slot)
+        self._answered.append(slot)
 
     def _fail(self, slot: int, reason: str) -> None:
         episode = self._episodes[slot]

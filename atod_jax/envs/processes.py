@@ -67,19 +67,24 @@ class Processes:
             if own:
                 worker.inbox.put((ticket, own))
 
-    def receive(self) -> Answered | Lost:
+    def receive(self, *, wait: bool) -> Answered | Lost | None:
         """The next event; a worker whose call takes too long is killed and reported.
+
+        Args:
+          wait: for it; else None where there is none yet.
 
         Raises:
           BrokenWorkers: they die again and again without playing anything.
         """
         while True:
             try:
-                worker, event = self._events.get(timeout=self._until_next_deadline())
+                worker, event = self._events.get(wait, self._until_next_deadline())
             except queue.Empty:
                 for worker in self._workers:
                     worker.kill_if_overdue(self._timeout)
-                continue
+                if wait:
+                    continue
+                return None
             if worker is not self._workers[worker.number]:
                 continue  # it comes from a worker that has been replaced
             if isinstance(event, Answered):

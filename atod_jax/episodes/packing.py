@@ -1,41 +1,58 @@
-"""From trajectories to fixed-shape rows (NumPy). Padding lives here and nowhere else."""
+"""From trajectories to rows in lines of one length (NumPy). Padding lives here and nowhere else."""
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from atod_jax.records import Trajectory, Turn
-from atod_jax.types import Rows, TurnBatch
+from atod_jax.types import Lines, Rows, TurnBatch
+
+
+class Form(NamedTuple):
+    """The shape of what is packed."""
+
+    columns: int  # W, of a line
+    response_columns: int  # R
+    rows: int  # M, places for turns in a line
+    micro_lines: int  # lines of a micro-batch
+    teacher_columns: int = 0  # of the lines that a teacher reads; 0: it reads the student's
+
+
+class Batch(NamedTuple):
+    """Turns as arrays of the host."""
+
+    turns: TurnBatch
+    minibatch: tuple[int, ...]  # of every micro-batch, in order; -1 where it is empty
 
 
 def pack_turns(
     trajectories: Sequence[Trajectory],
     *,
+    form: Form,
     minibatch_rows: int,
-    prompt_columns: int,
-    response_columns: int,
     pad_id: int,
     rng: np.random.Generator,
-    teacher_prompt_columns: int = 0,
     anchor_similarity: float = 1.0,
-) -> TurnBatch:
-    """Shuffles all turns into M equal minibatches of `minibatch_rows` rows each.
+) -> Batch:
+    """Shuffles all turns into minibatches, and puts the turns of each one after another in lines.
 
-    M is the smallest number that fits; the real rows are spread evenly over the minibatches, so no
-    optimiser step sees a nearly empty one. Every turn that the student played becomes exactly one
-    row; replayed turns become none, but keep their number.
+    There are as few minibatches as hold at most `minibatch_rows` turns, equally many each. Every
+    turn that the student played becomes exactly one row; replayed turns become none, but keep their
+    number. Empty micro-batches at the end bring the batch to one of few sizes.
 
     Args:
-      teacher_prompt_columns: 0 where the teacher reads what the student reads.
+      trajectories: B of them.
+      form: of the lines.
+      minibatch_rows: turns of an optimiser step, at most.
+      pad_id: fills what is empty.
+      rng: of the shuffle.
       anchor_similarity: observations of a group at least this alike share an anchor; 1: equal ones.
 
-    Returns:
-      A TurnBatch of NumPy arrays with N = M * minibatch_rows.
-
     Raises:
-      ValueError: a prompt or response is longer than its columns, or there are no turns.
+      ValueError: a turn is longer than a line or has more tokens than its columns, or there are no
+        turns.
     """
     turns = [
         (b, k, turn)
@@ -45,34 +62,111 @@ def pack_turns(
     ]
     if not turns:
         raise ValueError("no turns to pack: the student played none in this step")
-    minibatches = -(-len(turns) // minibatch_rows)
-    count = minibatches * minibatch_rows
-    rows = _empty_rows(count, prompt_columns, response_columns, pad_id, len(trajectories))
-    teacher_prompt = np.full((count, teacher_prompt_columns), pad_id, np.int32)
-    teacher_length = np.zeros(count, np.int32)
+    sizes = [_sizes(turn, form) for _, _, turn in turns]
+    minibatches = np.array_split(rng.permutation(len(turns)), -(-len(turns) // minibatch_rows))
+    lines: list[list[int]] = []
+    minibatch: list[int] = []
+    for number, members in enumerate(minibatches):
+        own = _lines(members, sizes, form)
+        micro_batches = -(-len(own) // form.micro_lines)
+        lines += own + [[]] * (micro_batches * form.micro_lines - len(own))
+        minibatch += [number] * micro_batches
+    round_size = max(1, minibatch_rows // (form.rows * form.micro_lines))
+    minibatch += [-1] * (-len(minibatch) % round_size)
+    lines += [[]] * (len(minibatch) * form.micro_lines - len(lines))
+    return Batch(
+        _filled(trajectories, turns, lines, form, pad_id, anchor_similarity), tuple(minibatch)
+    )
+
+
+def _sizes(turn: Turn, form: Form) -> tuple[int, int]:
+    """Columns of a turn in the student's and in the teacher's lines."""
+    action = len(turn.action)
+    if action > form.response_columns:
+        raise ValueError(
+            f"a turn has {action} action tokens, the batch holds {form.response_columns}; raise "
+            "sampling.max_new_tokens"
+        )
+    student = len(turn.prompt) + action - 1
+    teacher = len(turn.teacher_prompt) + action - 1 if turn.teacher_prompt is not None else 0
+    for size, columns, what in (
+        (student, form.columns, "prompt"),
+        (teacher, form.teacher_columns, "teacher prompt"),
+    ):
+        if size > columns:
+            raise ValueError(
+                f"a turn has {size - action + 1} {what} tokens and {action} of its action, a line "
+                f"holds {columns}; add a longer bucket to sampling.prompt_buckets"
+            )
+    return student, teacher
+
+
+def _lines(members: np.ndarray, sizes: Sequence[tuple[int, int]], form: Form) -> list[list[int]]:
+    """Turns put into few lines: the longest first, each where it fits first."""
+    if form.rows == 1:
+        return [[int(turn)] for turn in members]
+    lines: list[list[int]] = []
+    left: list[tuple[int, int]] = []
+    for turn in sorted(members.tolist(), key=lambda turn: -sum(sizes[turn])):
+        student, teacher = sizes[turn]
+        for at, (ours, theirs) in enumerate(left):
+            if student <= ours and teacher <= theirs and len(lines[at]) < form.rows:
+                break
+        else:
+            at = len(lines)
+            lines.append([])
+            left.append((form.columns, form.teacher_columns))
+        lines[at].append(turn)
+        left[at] = (left[at][0] - student, left[at][1] - teacher)
+    return lines
+
+
+def _filled(
+    trajectories: Sequence[Trajectory],
+    turns: Sequence[tuple[int, int, Turn]],
+    lines: Sequence[Sequence[int]],
+    form: Form,
+    pad_id: int,
+    anchor_similarity: float,
+) -> TurnBatch:
+    """The arrays of a batch whose lines hold these turns."""
+    count = len(lines) * form.rows
+    rows = _empty_rows(count, form.response_columns, pad_id, len(trajectories))
+    ours = _empty_lines(len(lines), count, form.columns, pad_id)
+    theirs = _empty_lines(len(lines), count, form.teacher_columns, pad_id)
     anchors = _anchors(
         [(trajectories[b].group, turn.observation) for b, _, turn in turns], anchor_similarity
     )
-    for destination, source in zip(
-        _spread(len(turns), minibatches, minibatch_rows), rng.permutation(len(turns)), strict=True
-    ):
-        b, k, turn = turns[source]
-        _fill(rows, int(destination), turn)
-        rows["traj"][destination] = b
-        rows["turn"][destination] = k
-        rows["anchor"][destination] = anchors[source]
-        if teacher_prompt_columns:
-            teacher_length[destination] = _right_align(
-                teacher_prompt[destination], turn.teacher_prompt, "teacher prompt"
-            )
+    for line, members in enumerate(lines):
+        starts = [0, 0]
+        for place, member in enumerate(members):
+            b, k, turn = turns[member]
+            row = line * form.rows + place
+            _fill(rows, row, turn)
+            rows["traj"][row], rows["turn"][row], rows["anchor"][row] = b, k, anchors[member]
+            prompts = (turn.prompt, turn.teacher_prompt)
+            for which, (read, prompt) in enumerate(zip((ours, theirs), prompts, strict=True)):
+                if read is not None and prompt is not None:
+                    ids = np.concatenate([prompt, turn.action[:-1]])
+                    read.tokens[line, starts[which] : starts[which] + len(ids)] = ids
+                    read.prompt_length[row] = len(prompt)
+                    starts[which] += len(ids)
     _, group = np.unique([t.group for t in trajectories], return_inverse=True)
-    table: dict[str, Any] = {  # NumPy where the types say JAX: these go to the devices later
-        "returns": np.asarray([t.total_reward for t in trajectories], np.float32),
-        "group": group.astype(np.int32),
-        "teacher_prompt": teacher_prompt if teacher_prompt_columns else None,
-        "teacher_prompt_length": teacher_length if teacher_prompt_columns else None,
-    }
-    return TurnBatch(rows=Rows(**rows), **table)
+    returns: Any = np.asarray([t.total_reward for t in trajectories], np.float32)
+    groups: Any = group.astype(np.int32)
+    assert ours is not None
+    return TurnBatch(
+        rows=Rows(lines=ours, **rows), returns=returns, group=groups, teacher_lines=theirs
+    )
+
+
+def _empty_lines(lines: int, rows: int, columns: int, pad_id: int) -> Lines | None:
+    if not columns:
+        return None
+    return Lines(
+        tokens=np.full((lines, columns), pad_id, np.int32),
+        prompt_length=np.zeros(rows, np.int32),
+    )
 
 
 def _anchors(seen: Sequence[tuple[int, str]], similarity: float) -> list[int]:
@@ -103,11 +197,9 @@ def _ratio(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b).ratio()
 
 
-def _empty_rows(n: int, p: int, r: int, pad_id: int, num_trajectories: int) -> dict[str, Any]:
-    """The fields of `Rows`, all padding."""
+def _empty_rows(n: int, r: int, pad_id: int, num_trajectories: int) -> dict[str, Any]:
+    """The fields of `Rows` but for its lines, all padding."""
     return {
-        "prompt": np.full((n, p), pad_id, np.int32),
-        "prompt_length": np.zeros(n, np.int32),
         "action": np.full((n, r), pad_id, np.int32),
         "action_mask": np.zeros((n, r), bool),
         "sampler_logp": np.zeros((n, r), np.float32),
@@ -119,33 +211,10 @@ def _empty_rows(n: int, p: int, r: int, pad_id: int, num_trajectories: int) -> d
     }
 
 
-def _spread(count: int, minibatches: int, minibatch_rows: int) -> np.ndarray:
-    """Row numbers that put `count` rows evenly at the front of each minibatch."""
-    sizes = [len(part) for part in np.array_split(np.arange(count), minibatches)]
-    return np.concatenate([m * minibatch_rows + np.arange(size) for m, size in enumerate(sizes)])
-
-
 def _fill(rows: Mapping[str, np.ndarray], n: int, turn: Turn) -> None:
-    a, columns = len(turn.action), rows["action"].shape[1]
-    if a > columns:
-        raise ValueError(
-            f"a turn has {a} action tokens, the batch holds {columns}; raise "
-            "sampling.max_new_tokens"
-        )
-    rows["prompt_length"][n] = _right_align(rows["prompt"][n], turn.prompt, "prompt")
+    a = len(turn.action)
     rows["action"][n, :a] = turn.action
     rows["action_mask"][n, :a] = True
     rows["sampler_logp"][n, :a] = turn.logp
     rows["action_valid"][n] = turn.valid
     rows["reward"][n] = turn.reward
-
-
-def _right_align(row: np.ndarray, ids: np.ndarray, what: str) -> int:
-    """Writes ids at the end of a row of padding; returns their number."""
-    if len(ids) > len(row):
-        raise ValueError(
-            f"a turn has {len(ids)} {what} tokens, the batch holds {len(row)}; add a longer bucket "
-            "to sampling.prompt_buckets"
-        )
-    row[len(row) - len(ids) :] = ids
-    return len(ids)

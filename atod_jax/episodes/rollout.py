@@ -1,32 +1,33 @@
-"""The environment loop: generate <-> step until every episode has ended.
+"""The environment loop: every episode moves on as soon as it can, until all have ended.
 
 Knows no model and no device.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from atod_jax.envs.base import Episode, Observation, StepResult
 from atod_jax.envs.pool import BrokenEnvironment, EnvPool, Failure
 from atod_jax.episodes.render import Renderer
-from atod_jax.records import RolloutPlan, StopReason, Task, Trajectory, Turn
+from atod_jax.records import Action, Request, RolloutPlan, StopReason, Task, Trajectory, Turn
 
 
-class Action(Protocol):
-    """What an actor returns per prompt: sampled ids, end token included, and log-probabilities."""
-
-    @property
-    def tokens(self) -> np.ndarray: ...
+class Sampler(Protocol):
+    """Who acts; see `device.policy.Sampler`."""
 
     @property
-    def logp(self) -> np.ndarray: ...
+    def slots(self) -> int:
+        """Actions that are written side by side, at most."""
+        ...
 
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Prompts that want an action."""
 
-# (prompts of the live slots, their slot numbers, turn index) -> one action per prompt
-Act = Callable[[list[np.ndarray], list[int], int], Sequence[Action]]
+    def advance(self, expected: int) -> list[tuple[int, Action]] | None:
+        """(row, action) of some requests; None once no process expects anything."""
 
 
 @dataclasses.dataclass
@@ -78,7 +79,7 @@ class Slot:
 
 
 def collect(
-    act: Act,
+    sampler: Sampler,
     renderer: Renderer,
     pool: EnvPool,
     *,
@@ -88,54 +89,58 @@ def collect(
     demonstrations: Sequence[Sequence[str]] = (),
     contexts: Sequence[str] = (),
     between_turns: Callable[[], None] = lambda: None,
-    anyone: Callable[[bool], bool] = bool,
+    first_row: int = 0,
+    at_once: int = 0,
 ) -> list[Trajectory]:
     """Plays every task `group_size` times to its end, or to the horizon of the plan.
 
-    Where the pool has processes, one half of the slots steps while the policy acts for the other.
+    Nobody waits for anybody: an action that has ended goes to its environment while others are
+    written, and the next prompt to the sampler as soon as the environment has answered.
 
     Args:
-      act: the policy; called once per turn and half with the prompts of the slots still playing.
-      tasks: P tasks; slot b plays tasks[b // group_size], B = P * group_size slots in all.
+      sampler: gets the number of an episode (from `first_row` on) as `row`, and the number of the
+        turns that it has sampled so far as `turn`.
+      tasks: P tasks; episode b plays tasks[b // group_size], B = P * group_size episodes in all.
       plan: the horizon in turns, and how much of a demonstration is replayed first.
       demonstrations: commands per task; the first plan.prefix(length) of them are history that the
         student finds when it begins. None at all: it begins at the start.
       contexts: what only the teacher reads, per task; none at all: what the student reads.
-      between_turns: called before every turn; may raise to abandon the rollout.
-      anyone: whether a flag is set in any of the processes that play side by side. They call `act`
-        equally often, those whose episodes have ended with no prompts.
+      between_turns: called before every call of the sampler; may raise to abandon the rollout.
+      first_row: number of the first episode among those of all processes.
+      at_once: episodes that are played side by side; 0: all.
 
     Returns:
-      B trajectories in slot order; an episode that could not be played stops with env_error.
+      B trajectories in the order of the tasks; an episode that could not be played stops with
+      env_error.
 
     Raises:
       ValueError: not one of the first prompts fits the model.
     """
-    repeated = [task for task in tasks for _ in range(group_size)]
-    slots = [
-        Slot.open(b, task, group=b // group_size, first=first)
-        for b, (task, first) in enumerate(zip(repeated, pool.reset(repeated), strict=True))
+    shown = [commands[: plan.prefix(len(commands))] for commands in demonstrations]
+    games = [
+        _Game(task, g, shown[g] if shown else (), contexts[g] if contexts else None)
+        for g, task in enumerate(tasks)
+        for _ in range(group_size)
     ]
-    if demonstrations:
-        for slot in slots:
-            shown = demonstrations[slot.group]
-            _replay(pool, slot, shown[: plan.prefix(len(shown))], plan.max_turns)
-    half = -(-len(slots) // 2)
-    parts = [slots[:half], slots[half:]] if pool.overlaps else [slots]
-    lanes = [_Lane(act, renderer, pool, part, plan.max_turns, contexts) for part in parts]
-    for turn in range(plan.max_turns):
-        for lane in lanes:
-            lane.settle()
-            if anyone(bool(lane.playing())):
-                between_turns()
-                lane.begin(turn)
-        if turn == 0 and slots and all(slot.stop is StopReason.prompt_too_long for slot in slots):
-            raise ValueError(
-                f"every first prompt is longer than {renderer.longest} tokens; add a longer length "
-                "to sampling.prompt_buckets"
-            )
-    for lane in lanes:
-        lane.settle()
+    table = _Table(renderer, pool, games, max_turns=plan.max_turns, at_once=at_once or len(games))
+    asked = 0  # prompts without an action
+    while True:
+        # half of the slots at least: a few prompts take as long as many
+        table.gather(0 if asked else min(sampler.slots, table.playing) / 2)
+        requests = table.requests(first_row)
+        sampler.submit(requests)
+        between_turns()
+        actions = sampler.advance(table.playing)
+        if actions is None:
+            break
+        asked += len(requests) - len(actions)
+        table.answer([(row - first_row, action) for row, action in actions])
+    slots = table.slots
+    if slots and all(s.stop is StopReason.prompt_too_long and not s.turns for s in slots):
+        raise ValueError(
+            f"every first prompt is longer than {renderer.longest} tokens; add a longer length "
+            "to sampling.prompt_buckets"
+        )
     return [slot.trajectory() for slot in slots]
 
 
@@ -155,90 +160,121 @@ def whole_groups(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     return [t for t in trajectories if t.group not in broken]
 
 
-class _Lane:
-    """Slots that take their turns together: act, send the commands off, settle the results."""
+class _Game(NamedTuple):
+    """One episode before it begins."""
+
+    task: Task
+    group: int
+    replay: Sequence[str]  # commands that are played for the student
+    context: str | None  # what only the teacher reads
+
+
+class _Prompt(NamedTuple):
+    """What is asked in an episode."""
+
+    game: int
+    ids: np.ndarray
+    teacher: np.ndarray | None
+
+
+class _Table:
+    """The episodes of one collection, each at its own pace, and the environments they play in."""
 
     def __init__(
         self,
-        act: Act,
         renderer: Renderer,
         pool: EnvPool,
-        slots: Sequence[Slot],
+        games: Sequence[_Game],
+        *,
         max_turns: int,
-        contexts: Sequence[str],
+        at_once: int,
     ):
-        self._act, self._renderer, self._pool = act, renderer, pool
-        self._slots, self._max_turns, self._contexts = slots, max_turns, contexts
-        self._under_way: tuple[int, list[tuple[Slot, Turn]]] | None = None
+        self._renderer, self._pool, self._games = renderer, pool, games
+        self._max_turns = max_turns
+        self._slots: dict[int, Slot] = {}  # of the games that have begun
+        self._game: dict[int, int] = {}  # that an environment plays
+        self._ready: list[_Prompt] = []  # to be asked
+        self._asked: dict[int, _Prompt] = {}  # by game
+        self._turns: dict[int, Turn] = {}  # by game; their commands are under way
+        pool.clear()
+        self._next = 0
+        self._begin(range(min(at_once, len(games))))
 
-    def playing(self) -> list[Slot]:
-        """The slots whose episodes have not ended."""
-        return [slot for slot in self._slots if slot.stop is None]
+    @property
+    def playing(self) -> int:
+        """Episodes that have begun and not ended."""
+        return len(self._game)
 
-    def begin(self, turn: int) -> None:
-        """The policy answers; its commands go to the environments."""
-        slots, prompts = self._readable(self.playing())
-        teacher_prompts: Sequence[np.ndarray | None] = [None] * len(slots)
-        if self._contexts:
-            known = [self._contexts[slot.group] for slot in slots]
-            teacher_prompts = self._renderer.prompts([s.episode for s in slots], known)
-        actions = self._act(prompts, [slot.number for slot in slots], turn)
-        turns = [
-            self._turn(slot, prompt, teacher_prompt, action)
-            for slot, prompt, teacher_prompt, action in zip(
-                slots, prompts, teacher_prompts, actions, strict=True
-            )
-        ]
-        pairs = list(zip(slots, turns, strict=True))
-        self._under_way = self._pool.submit([(s.number, t.command) for s, t in pairs]), pairs
+    @property
+    def slots(self) -> list[Slot]:
+        """Those of all games, in their order."""
+        return [self._slots[game] for game in range(len(self._games))]
 
-    def settle(self) -> None:
-        """Books what the commands under way have led to."""
-        if self._under_way is None:
-            return
-        ticket, turns = self._under_way
-        self._under_way = None
-        for (slot, turn), result in zip(turns, self._pool.results(ticket), strict=True):
-            slot.record(turn, result, self._max_turns)
+    def gather(self, enough: float) -> None:
+        """Takes what the environments have answered, and waits for as many prompts as `enough`."""
+        while answers := self._pool.poll(wait=len(self._ready) < enough):
+            self._move_on(answers)
 
-    def _readable(self, slots: list[Slot]) -> tuple[list[Slot], list[np.ndarray]]:
-        """The slots whose prompts fit, with these; the episodes of the others end here."""
-        fitting = []
-        prompts = self._renderer.prompts([slot.episode for slot in slots])
-        for slot, prompt in zip(slots, prompts, strict=True):
-            if self._renderer.fits(prompt):
-                fitting.append((slot, prompt))
+    def requests(self, first_row: int) -> list[Request]:
+        """The prompts that have become ready."""
+        ready, self._ready = self._ready, []
+        self._asked |= {prompt.game: prompt for prompt in ready}
+        sampled = [len(self._slots[p.game].turns) - len(self._games[p.game].replay) for p in ready]
+        return [Request(first_row + p.game, n, p.ids) for p, n in zip(ready, sampled, strict=True)]
+
+    def answer(self, actions: Iterable[tuple[int, Action]]) -> None:
+        """Sends the commands of (game, action) pairs off."""
+        commands = []
+        for game, action in actions:
+            slot, turn = self._slots[game], self._turn(game, action)
+            self._turns[game] = turn
+            commands.append((slot.number, turn.command))
+        self._pool.submit(commands)
+
+    def _begin(self, environments: Iterable[int]) -> None:
+        """The next games, in environments that are free."""
+        waiting = range(self._next, len(self._games))
+        begun = dict(zip(environments, waiting, strict=False))
+        self._next += len(begun)
+        self._game |= begun
+        self._pool.start([(number, self._games[game].task) for number, game in begun.items()])
+
+    def _move_on(self, answers: Sequence[tuple[int, Any]]) -> None:
+        """Books (environment, answer) pairs and prepares what follows them."""
+        standing, commands = [], []
+        for number, answer in answers:
+            slot = self._book(number, self._game[number], answer)
+            if slot.stop is not None:
+                continue
+            if (command := self._replayed(self._game[number])) is not None:
+                commands.append((number, command))
             else:
-                slot.stop = StopReason.prompt_too_long
-        return [slot for slot, _ in fitting], [prompt for _, prompt in fitting]
+                standing.append(self._game[number])
+        self._pool.submit(commands)
+        self._render(standing)
+        free = [number for number, _ in answers if self._slots[self._game[number]].stop]
+        for number in free:
+            del self._game[number]
+        self._begin(free)
 
-    def _turn(
-        self, slot: Slot, prompt: np.ndarray, teacher_prompt: np.ndarray | None, action: Action
-    ) -> Turn:
-        response = self._renderer.response(action.tokens)
-        current = slot.episode.current
-        projection = self._renderer.project(response, current.commands)
-        return Turn(
-            prompt=prompt,
-            action=np.asarray(action.tokens, np.int32),
-            logp=np.asarray(action.logp, np.float32),
-            observation=current.text,
-            response=response,
-            command=projection.command,
-            valid=projection.valid,
-            reward=0.0,
-            teacher_prompt=teacher_prompt,
-        )
+    def _book(self, number: int, game: int, answer: Observation | StepResult | Failure) -> Slot:
+        if game in self._slots:
+            slot = self._slots[game]
+            assert not isinstance(answer, Observation)
+            slot.record(self._turns.pop(game), answer, self._max_turns)
+            return slot
+        task, group = self._games[game][:2]
+        assert not isinstance(answer, StepResult)
+        return self._slots.setdefault(game, Slot.open(number, task, group=group, first=answer))
 
-
-def _replay(pool: EnvPool, slot: Slot, commands: Sequence[str], max_turns: int) -> None:
-    """Plays commands for the student: turns without ids, which nothing is learnt from."""
-    nothing = np.zeros(0, np.int32)
-    for command in commands:
-        if slot.stop is not None:
-            return
-        (result,) = pool.step([(slot.number, command)])
-        turn = Turn(
+    def _replayed(self, game: int) -> str | None:
+        """The next command that is played for the student; its turn has no ids, so nothing is
+        learnt from it."""
+        slot, replay = self._slots[game], self._games[game].replay
+        if len(slot.turns) >= len(replay):
+            return None
+        command, nothing = replay[len(slot.turns)], np.zeros(0, np.int32)
+        self._turns[game] = Turn(
             prompt=nothing,
             action=nothing,
             logp=np.zeros(0, np.float32),
@@ -249,4 +285,38 @@ def _replay(pool: EnvPool, slot: Slot, commands: Sequence[str], max_turns: int) 
             reward=0.0,
             replayed=True,
         )
-        slot.record(turn, result, max_turns)
+        return command
+
+    def _render(self, games: Sequence[int]) -> None:
+        """The prompts of these games; an episode whose prompt does not fit ends here."""
+        prompts = self._renderer.prompts([self._slots[game].episode for game in games])
+        fitting = []
+        for game, prompt in zip(games, prompts, strict=True):
+            if self._renderer.fits(prompt):
+                fitting.append((game, prompt))
+            else:
+                self._slots[game].stop = StopReason.prompt_too_long
+        read = self._teacher_prompts([game for game, _ in fitting])
+        self._ready += [_Prompt(game, ids, t) for (game, ids), t in zip(fitting, read, strict=True)]
+
+    def _teacher_prompts(self, games: Sequence[int]) -> Sequence[np.ndarray | None]:
+        contexts = [c for game in games if (c := self._games[game].context) is not None]
+        if not contexts:
+            return [None] * len(games)
+        return self._renderer.prompts([self._slots[game].episode for game in games], contexts)
+
+    def _turn(self, game: int, action: Action) -> Turn:
+        prompt, current = self._asked.pop(game), self._slots[game].episode.current
+        response = self._renderer.response(action.tokens)
+        projection = self._renderer.project(response, current.commands)
+        return Turn(
+            prompt=prompt.ids,
+            action=np.asarray(action.tokens, np.int32),
+            logp=np.asarray(action.logp, np.float32),
+            observation=current.text,
+            response=response,
+            command=projection.command,
+            valid=projection.valid,
+            reward=0.0,
+            teacher_prompt=prompt.teacher,
+        )

@@ -11,7 +11,7 @@ from atod_jax.records import RolloutPlan, Task, Trajectory
 
 
 def play_shared(
-    act: rollout.Act,
+    sampler: rollout.Sampler,
     renderer: Renderer,
     pool: EnvPool,
     *,
@@ -21,15 +21,15 @@ def play_shared(
     demonstrations: Sequence[Sequence[str]] = (),
     contexts: Sequence[str] = (),
     between_turns: Callable[[], None] = lambda: None,
+    at_once: int = 0,
 ) -> list[Trajectory]:
     """`rollout.collect`, each process playing its share of the tasks; all get all episodes.
 
-    A slot draws the numbers that it would draw in a single process.
+    An episode draws the numbers that it would draw in a single process; `at_once` is of them all.
     """
     mine = cluster.share_of(len(tasks))
-    first = mine.start * group_size
     episodes = rollout.collect(
-        lambda prompts, slots, turn: act(prompts, [first + slot for slot in slots], turn),
+        sampler,
         renderer,
         pool,
         tasks=tasks[mine],
@@ -38,6 +38,7 @@ def play_shared(
         demonstrations=demonstrations[mine],
         contexts=contexts[mine],
         between_turns=between_turns,
-        anyone=cluster.anyone,
+        first_row=mine.start * group_size,
+        at_once=-(-at_once // cluster.count()),
     )
     return cluster.gather([dataclasses.replace(e, group=mine.start + e.group) for e in episodes])

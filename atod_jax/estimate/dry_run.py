@@ -1,163 +1,166 @@
-"""What a run would need: `python -m atod_jax.train --config=… --dry_run [--hardware=v5e-16]`.
+"""What a run would need: `python -m atod_jax.train --config=… --dry_run [--hardware=h100-8]`.
 
-Nothing is loaded and nothing is trained: models are their config.json (of a folder, or of the table
-of published sizes for names such as Qwen/Qwen3-1.7B), devices are a line of a data sheet.
+Nothing is loaded and nothing runs. Models are their config.json (of a folder, or of the table of
+published sizes for names such as Qwen/Qwen3-1.7B); the run's own programs are compiled for the
+named devices, which need not be here, and XLA says how much memory they take and what they do.
 """
 
-import dataclasses
 import json
 import math
+import sys
+from collections.abc import Sequence
 
 import jax
+import numpy as np
 
-from atod_jax.config import Run, to_plain
-from atod_jax.estimate import compiled, memory, pages
-from atod_jax.estimate.hardware import CPU, Hardware, parse
-from atod_jax.estimate.plan import Placed, Plan
-from atod_jax.estimate.suggestions import suggest
-from atod_jax.estimate.text import amount
-from atod_jax.models import ModelConfig, config_from_hf
-from atod_jax.models.checkpoint_io import read_config
-from atod_jax.models.sizes import SIZES
-from atod_jax.run import layouts
-from atod_jax.run.models import fresh_config, local_path
-from atod_jax.run.parts import algorithm
-from atod_jax.sharding import MESH_AXES
+from atod_jax import config
+from atod_jax.config import Run
+from atod_jax.estimate import phases, programs, targets
+from atod_jax.estimate.cost import binds, heaviest
+from atod_jax.estimate.hardware import Chip, Hardware, local, parse
+from atod_jax.estimate.phases import Compiled
+from atod_jax.estimate.remedies import Options, remedies
+from atod_jax.estimate.text import amount, digits
+from atod_jax.results.tables import padded_table
 
-
-def main(cfg: Run, hardware_name: str) -> None:
-    """Prints the resolved config, how arrays are placed, memory, time, and whether it fits.
-
-    Raises:
-      ValueError: it does not fit; names what to change.
-    """
-    hardware = parse(hardware_name, cpus=jax.device_count())
-    plan = plan_of(cfg, hardware)
-    print(json.dumps(to_plain(cfg), indent=2))
-    print(pages.placement(plan))
-    print(pages.memory_report(plan, hardware))
-    if hardware.chip is CPU:
-        print(pages.compiled_report(plan, compiled.measure(plan)))
-    print(pages.time_report(plan, hardware, cfg.total_steps))
-    require_fit(plan, hardware)
+MOST_TRIES = 8  # of changed options, each compiled
 
 
-def plan_of(cfg: Run, hardware: Hardware) -> Plan:
-    """The shapes of one iteration of a config on some hardware.
+def main(cfg: Run, hardware_name: str, *, details: bool = False) -> None:
+    """Prints whether the run fits, then memory and time of its programs; on request everything.
 
     Raises:
-      ValueError: a mesh does not fit its devices, or the batch a mesh.
+      ValueError: it does not fit; names what to change. Or there is no compiler for this hardware.
     """
-    shapes = layouts.shapes_of(cfg, hardware.count)
-    require_devices(cfg, shapes, hardware)
-    layouts.require_rows(cfg, shapes)
-    our_rules, their_rules = (
-        tuple(model.rules.table().items()) for model in (cfg.student, cfg.teacher)
-    )
-    model = student_config(cfg)
-    student = Placed(model, _mesh(shapes.student), our_rules, adapters=cfg.student.lora_rank)
-    teacher = teacher_config(cfg, model)
-    return Plan(
-        student=student,
-        sampling=dataclasses.replace(student, mesh=_mesh(shapes.sampling)),
-        teacher=teacher and Placed(teacher, _mesh(shapes.teacher), their_rules, cfg.teacher.dtype),
-        reserved=cfg.teacher.devices > 0,
-        scored_by=scored_by(cfg),
-        exact=algorithm(cfg).teacher.exact_kl,
-        episodes=cfg.rollout.tasks * cfg.rollout.group,
-        eval_slots=cfg.eval.slots,
-        turns=cfg.env.max_turns,
-        prompt=cfg.sampling.prompt_buckets[-1],
-        response=cfg.sampling.max_new_tokens,
-        micro_rows=cfg.packing.micro_rows,
-        minibatch_rows=cfg.packing.minibatch_rows,
-        platform=hardware.platform,
-        sampled=cfg.sampling.rows,
-        plays=cfg.rollout.source == "student",
-    )
-
-
-def _mesh(shape: layouts.Shape) -> tuple[tuple[str, int], ...]:
-    return tuple((axis, shape[axis]) for axis in MESH_AXES)
-
-
-def require_devices(cfg: Run, shapes: layouts.Shapes, hardware: Hardware) -> None:
-    """Every mesh has exactly the devices that are there for it.
-
-    Raises:
-      ValueError: one has more or fewer.
-    """
-    reserved = cfg.teacher.devices
-    ours = hardware.count - reserved
-    there = {"mesh": ours, "sampling.mesh": ours, "teacher.mesh": reserved or ours}
-    for (key, have), shape in zip(there.items(), shapes, strict=True):
-        needed = math.prod(shape.values())
-        if needed != have:
-            left = f", {have} of them for this mesh" if reserved else ""
-            raise ValueError(
-                f"{key} {dict(shape)} needs {needed} devices, --hardware has {hardware}{left}; "
-                f"set one axis to -1, e.g. --config.{key}.data=1 --config.{key}.fsdp=-1"
-            )
-
-
-def scored_by(cfg: Run) -> str:
-    """Whose statistics an algorithm takes for the teacher's: teacher, student, or "" for none."""
-    named = algorithm(cfg)
-    if not named.needs_teacher(0):
-        return ""
-    return "student" if named.teacher.self_teacher else "teacher"
-
-
-def student_config(cfg: Run) -> ModelConfig:
-    """The student's architecture, from its folder, its name, or student.fresh."""
-    if cfg.student.fresh.hidden_size:
-        return fresh_config(cfg.student)[1]
-    student = _architecture(cfg.student.path, "student.path", cfg.student.dtype)
-    return dataclasses.replace(student, remat=cfg.student.remat)
-
-
-def teacher_config(cfg: Run, student: ModelConfig) -> ModelConfig | None:
-    """The teacher's architecture with as many ids as the student's; None without a teacher."""
-    if not cfg.teacher.path:
-        return None
-    compute = "bfloat16" if cfg.teacher.dtype == "int8" else cfg.teacher.dtype
-    teacher = _architecture(cfg.teacher.path, "teacher.path", compute)
-    return dataclasses.replace(teacher, vocab_size=student.vocab_size)
-
-
-def _architecture(name: str, key_name: str, dtype: str) -> ModelConfig:
-    folder, published = local_path(name, "config.json"), name.rpartition("/")[2]
-    if folder:
-        return read_config(folder, dtype=dtype)
-    if published in SIZES:
-        return config_from_hf(SIZES[published], dtype=dtype)
-    raise FileNotFoundError(
-        f"{key_name}={name!r}: no folder with a config.json there, and not one of the published "
-        f"sizes {', '.join(SIZES)}; copy its config.json into a folder and name that"
-    )
-
-
-def require_fit(plan: Plan, hardware: Hardware) -> None:
-    """Compares the peak of every kind of device with its memory.
-
-    Raises:
-      ValueError: it is larger.
-    """
-    kind, have = memory.largest(plan), hardware.chip.memory
-    phase, needed = kind.peak
-    if needed <= have:
-        return
-    parts = {**kind.resident, **kind.phases[phase]}
-    largest = max(parts, key=parts.__getitem__)
-    options, changed = suggest(plan, have)
-    flags = " ".join(f"--config.{key}={value}" for key, value in options.items())
-    then = amount(memory.peak(changed)[1])
-    if memory.peak(changed)[1] <= have:
-        advice = f"it fits ({then}) with {flags}"
+    if hardware_name == "local":
+        hardware, devices = local(), np.array(jax.devices())
     else:
-        advice = f"even with {flags or 'smaller pieces'} it needs {then}; take more devices"
-    where = f"device of the {kind.whose}'s {kind.devices}" if kind.whose else "device"
-    raise ValueError(
-        f"does not fit {hardware}: needs {amount(needed)} of {amount(have)} per {where} in the "
-        f"{phase}, most of it {largest} ({amount(parts[largest])}); {advice}"
+        hardware = parse(hardware_name)
+        targets.prepare(hardware)
+        devices = targets.devices(hardware)
+    found = compiled(cfg, hardware, devices)
+    print(verdict(found, hardware))
+    print(f"\n{table(found, hardware.chip)}\n")
+    if hardware.chip.flops:
+        print(time_report(cfg, found, hardware))
+    if details:
+        print(details_of(cfg, found))
+    if _peak(found).needed > hardware.chip.memory:
+        raise ValueError(
+            f"does not fit {hardware}: {advice(cfg, found, hardware, devices=devices)}"
+        )
+
+
+def compiled(
+    cfg: Run, hardware: Hardware, devices: np.ndarray, *, only: Sequence[str] = ()
+) -> list[Compiled]:
+    """The programs of an iteration, or those of some phases, compiled one after another."""
+    with targets.seen_as(hardware.platform):
+        planned = [p for p in phases.plan(cfg, devices) if not only or p.name in only]
+    found = []
+    for number, phase in enumerate(planned, 1):
+        print(f"compiling {number} of {len(planned)}: {phase.name}", file=sys.stderr, flush=True)
+        found.append(phases.compiled(phase, hardware))
+    return found
+
+
+def _peak(found: Sequence[Compiled]) -> Compiled:
+    return max(found, key=lambda c: c.needed)
+
+
+def verdict(found: Sequence[Compiled], hardware: Hardware) -> str:
+    """Whether it fits, in one line."""
+    peak, have = _peak(found), hardware.chip.memory
+    says = "fits" if peak.needed <= have else "does not fit"
+    return (
+        f"{says} {hardware}: {amount(peak.needed)} of {amount(have)} per "
+        f"{_device(peak)}, in the phase {peak.phase.name!r}"
     )
+
+
+def _device(found: Compiled) -> str:
+    count = math.prod(found.phase.program.mesh.shape.values())
+    return f"device of the {found.phase.whose}'s {count}" if found.phase.whose else "device"
+
+
+def table(found: Sequence[Compiled], chip: Chip) -> str:
+    """Memory of a device while each program runs, and the time they take in an iteration."""
+    rows = [
+        (
+            c.phase.name,
+            amount(c.phase.beside),
+            *map(amount, c.cost.memory),
+            amount(c.needed),
+            digits(c.seconds) if c.seconds else "-",
+            binds(c.cost, chip, times=c.phase.times, steps=c.phase.steps) if chip.flops else "-",
+        )
+        for c in found
+    ]
+    columns = ("beside it", "arguments", "temporary", "results", "in all", "seconds", "binds")
+    return padded_table(("phase", *columns), rows)
+
+
+def time_report(cfg: Run, found: Sequence[Compiled], hardware: Hardware) -> str:
+    """Of the longest iteration, and what would shorten it."""
+    seconds = sum(c.seconds for c in found)
+    hours = seconds * cfg.total_steps / 3600
+    lines = [
+        f"one iteration takes {digits(seconds)} s at most, {cfg.total_steps} take "
+        f"{digits(hours)} hours: every episode {cfg.env.max_turns} turns long, prompts of "
+        f"{cfg.sampling.prompt_buckets[-1]} and actions of {cfg.sampling.max_new_tokens} tokens; "
+        "without evaluations and environments"
+    ]
+    slow = {"student.dtype": cfg.student.dtype}
+    if cfg.teacher.path:
+        slow["teacher.dtype"] = cfg.teacher.dtype
+    flags = _flags({key: "bfloat16" for key, dtype in slow.items() if dtype == "float32"})
+    if flags:
+        lines.append(f"float32 products are slow on {hardware.chip.name}: {flags} is faster")
+    return "\n".join(lines)
+
+
+def details_of(cfg: Run, found: Sequence[Compiled]) -> str:
+    """The config, where every array of the programs lies, and their heaviest kernels."""
+    pages = [json.dumps(config.to_plain(cfg), indent=2)]
+    for c in found:
+        mesh = ", ".join(f"{axis} {size}" for axis, size in c.phase.program.mesh.shape.items())
+        pages.append(f"{c.phase.name}, on {mesh}\n\n{programs.placement(c.phase.program)}")
+        pages.append(heaviest([(c.cost, c.phase.times, c.phase.steps)], top=10))
+    return "\n\n".join(pages)
+
+
+def advice(cfg: Run, found: Sequence[Compiled], hardware: Hardware, *, devices: np.ndarray) -> str:
+    """Options with which it fits, each tried by compiling what did not fit."""
+    have, options = hardware.chip.memory, Options()
+    for _ in range(MOST_TRIES):
+        too_large = [c for c in found if c.needed > have]
+        if not too_large:
+            break
+        better = _better(cfg, too_large, hardware, devices)
+        if better is None:
+            break
+        change, cfg, found = better
+        options |= change
+    peak = _peak(found).needed
+    if peak <= have:
+        return f"it fits ({amount(peak)}) with {_flags(options)}"
+    flags = _flags(options) or "smaller pieces"
+    return f"even with {flags} it needs {amount(peak)}; take more devices"
+
+
+def _better(
+    cfg: Run, found: Sequence[Compiled], hardware: Hardware, devices: np.ndarray
+) -> tuple[Options, Run, list[Compiled]] | None:
+    """The first change that makes the largest phase smaller."""
+    worst, names = _peak(found), [c.phase.name for c in found]
+    for change in remedies(cfg, worst.phase.name, devices.size):
+        print(f"trying {_flags(change)}", file=sys.stderr, flush=True)
+        changed = config.changed(cfg, change)
+        then = compiled(changed, hardware, devices, only=names)
+        if _peak(then).needed < worst.needed:
+            return change, changed, then
+    return None
+
+
+def _flags(options: Options) -> str:
+    return " ".join(f"--config.{key}={value}" for key, value in options.items())

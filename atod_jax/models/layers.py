@@ -1,4 +1,4 @@
-"""The parts of a layer that know nothing of its config: norm, linear maps, attention, MLP."""
+"""The parts of a layer that know nothing of its config: norm, linear maps, rotations, MLP."""
 
 import math
 from typing import Any
@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
-QUERIES = 256  # columns whose attention scores exist at a time
-_MASKED = -1e30  # finite, so that a row of padding stays free of nan
+Rope = tuple[Array, Array]  # cos and sin, see `rope_angles`
 
 
 class RMSNorm(nn.Module):
@@ -68,53 +67,38 @@ class Linear(nn.Module):
         return y + bias.astype(x.dtype).reshape((1,) * len(rows) + self.features)
 
 
-def rotate(x: Float[Array, "n l h d"], rope: tuple[Array, Array]) -> Float[Array, "n l h d"]:
-    """Rotary positions (Su et al., 2021) with the halves of a head as the two coordinates."""
-    cos, sin = (t[:, :, None, :] for t in rope)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+class Rotary(nn.Module):
+    """Rotary positions (Su et al., 2021) with the halves of a head as the two coordinates, after
+    RMSNorm over each head if `norm`.
 
-
-def attend(
-    q: Float[Array, "n t h d"],
-    k: Float[Array, "n l kv d"],
-    v: Float[Array, "n l kv d"],
-    *,
-    mask: Bool[Array, "n t l"],
-) -> Float[Array, "n t h d"]:
-    """softmax(q k^T / sqrt(d)) v with shared key heads; a row with no key to see averages all.
-
-    Scores exist for `QUERIES` columns at a time, and are computed again in the backward pass:
-    those of a long prompt are larger than the model.
+    Norm and rotation are one formula, whose factor comes last: so a device reads a head twice and
+    writes it once, in its own type.
     """
-    t = q.shape[1]
-    if t <= QUERIES:
-        return _attend(q, k, v, mask)
-    q, mask = (jnp.pad(x, [(0, 0), (0, -t % QUERIES)] + [(0, 0)] * (x.ndim - 2)) for x in (q, mask))
-    one = jax.checkpoint(lambda block: _attend(block[0], k, v, block[1]), prevent_cse=False)
-    return _joined(jax.lax.map(one, (_blocks(q), _blocks(mask))))[:, :t]
+
+    norm: bool
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n l h d"], rope: Rope) -> Float[Array, "n l h d"]:
+        cos, sin = (t[:, :, None, :] for t in rope)
+        y = x.astype(jnp.float32)
+        factor = 1.0
+        if self.norm:
+            scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+            factor = jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+            y = y * scale.astype(jnp.float32).reshape(1, 1, 1, -1)
+        # a reversal fuses with what is around it, a concatenation of halves does not
+        other = jnp.flip(y.reshape(*x.shape[:-1], 2, -1), axis=-2).reshape(x.shape)
+        return ((y * cos + other * sin) * factor).astype(x.dtype)
 
 
-def _blocks(x: Array) -> Array:
-    """[n, blocks * QUERIES, ...] -> [blocks, n, QUERIES, ...]."""
-    return jnp.swapaxes(x.reshape(x.shape[0], -1, QUERIES, *x.shape[2:]), 0, 1)
-
-
-def _joined(x: Array) -> Array:
-    """The inverse of `_blocks`."""
-    x = jnp.swapaxes(x, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])
-
-
-def _attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
-    """Attention written out: a training step of a tiny model on a CPU is faster than with
-    `jax.nn.dot_product_attention`."""
-    n, t, h, d = q.shape
-    grouped = q.reshape(n, t, k.shape[2], -1, d)
-    scores = jnp.einsum("ntgrd,nlgd->ngrtl", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores * d**-0.5, _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("ngrtl,nlgd->ntgrd", weights, v).reshape(n, t, h, d)
+def rope_angles(positions: Int[Array, "n l"], *, theta: float, width: int) -> Rope:
+    """cos and sin of position * theta^(-2i/width) for both halves of a head, each f32[n, l, width];
+    the sines of the first half are negative."""
+    rate = theta ** -(jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angle = positions.astype(jnp.float32)[:, :, None] * rate[None, None, :]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
 
 
 class Mlp(nn.Module):
@@ -124,5 +108,8 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        y = nn.silu(Linear((self.wide,), name="gate")(x)) * Linear((self.wide,), name="up")(x)
-        return Linear((x.shape[-1],), name="down")(y)
+        if self.has_variable("params", "gate_up"):  # see `serving.serve`
+            gate, up = jnp.split(Linear((2 * self.wide,), name="gate_up")(x), 2, axis=-1)
+        else:
+            gate, up = Linear((self.wide,), name="gate")(x), Linear((self.wide,), name="up")(x)
+        return Linear((x.shape[-1],), name="down")(nn.silu(gate) * up)

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
+from atod_jax.models.families import tensor_map
 from atod_jax.models.transformer import ModelConfig
 from atod_jax.models.weights import Box, Weights
 
@@ -99,6 +100,17 @@ def _as_integers(
     places = shardings(jax.eval_shape(convert, kernel))
     tree = jax.jit(convert, out_shardings=places)(kernel)
     return {key: functools.reduce(lambda node, part: node[part], key, tree) for key in names}
+
+
+def to_integers(config: ModelConfig, params: Any) -> Any:
+    """Parameters as `load_sharded` keeps them with dtype "int8", from bfloat16 ones."""
+    flat: dict[Any, Any] = dict(flatten_dict(params))
+    for entry in tensor_map(config):
+        name = entry.path
+        if name[-1] == "kernel" and name[-2] != "router" and flat[name].dtype != jnp.int8:
+            axes = tuple(range(len(entry.stack), len(entry.stack) + entry.inputs))
+            flat[name], flat[*name[:-1], "scale"] = to_int8(flat[name], axes)
+    return unflatten_dict(flat)
 
 
 def to_int8(kernel: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -18,7 +18,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from atod_jax.models import LanguageModel
-from atod_jax.models.transformer import Cache
 
 
 @functools.cache
@@ -31,14 +30,14 @@ def adapted(lm: LanguageModel, *, rank: int, alpha: float) -> LanguageModel:
         base = lm.init(k_base)
         return join(init_adapters(base, k_adapters, rank=rank), base)
 
-    def hidden(params: Any, *args: Any, **options: Any) -> tuple[Array, Cache | None]:
+    def hidden(params: Any, *args: Any, **options: Any) -> Array:
         return lm.hidden(_joined(params, scale), *args, **options)
 
-    return LanguageModel(
-        config=lm.config,
+    return lm._replace(
         init=init,
         hidden=hidden,
-        head=lambda params: lm.head(params["base"]),
+        head=lambda params: lm.head(params.get("base", params)),
+        serve=lambda params: lm.serve(_joined(params, scale)),
         plain=jax.jit(functools.partial(_merged, scale=scale)),
         split=split,
         join=join,

@@ -3,24 +3,25 @@
 The block is that of Qwen: grouped-query attention with rotary positions, a gated MLP or a mixture
 of them, RMSNorm before both; what a family adds to it (a norm on every query and key head, biases,
 experts) is a field of the config. All layers but the last are stacked along a leading axis and run
-by one scan. The last one is kept apart because only the `tail` columns that predict something need
-its output: it computes keys and values for every column, everything else for the tail alone. That
-is exact, and nearly halves the cost of a two-layer model.
+by one scan. The last one is kept apart because only the columns that predict something need its
+output: it computes keys and values for every column, the rest for these alone. That is exact, and
+nearly halves the cost of a two-layer model.
 
 Linen ends here; the rest of the package sees functions.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from atod_jax.models.layers import Linear, Mlp, RMSNorm, attend, rotate
+from atod_jax.models.attention import Turns, attend, columns_of, kernel_for, turns_of
+from atod_jax.models.layers import Linear, Mlp, RMSNorm, Rope, Rotary, rope_angles
 from atod_jax.models.moe import Moe
 from atod_jax.sharding import split_rows
 
@@ -67,67 +68,57 @@ class ModelConfig:
             raise ValueError(f"dtype={self.dtype!r}: choose one of {DTYPES}")
 
 
-class Cache(struct.PyTreeNode, kw_only=True):
-    """Keys and values of the columns seen so far.
-
-    All rows write at the same column: prompts are padded on the left.
-    """
-
-    k: Float[Array, "layers B S kv hd"]
-    v: Float[Array, "layers B S kv hd"]
-    valid: Bool[Array, "B S"]  # False where the column is padding or not yet written
-    index: Int[Array, ""]  # the next column to write
-
-
 # ------------------------------------------------------------------- the block
 
 
+Mix = Callable[[Array, Array, Array], tuple[Array, Any]]  # queries, keys, values -> (y, kept)
+
+
 class Attention(nn.Module):
-    """Grouped-query attention of the last `tail` columns over all columns."""
+    """Grouped-query attention; `mix` says what a column sees, and what is kept of it."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, rope, mask, *, tail: int, cache: Cache | None, layer: Array | int):
+    def __call__(self, x: Array, rope: Rope, mix: Mix, *, ask: Array | None) -> tuple[Array, Any]:
         c = self.config
-        q = Linear((c.num_heads, c.head_dim), bias=c.qkv_bias, name="q")(x[:, -tail:])
-        k = Linear((c.num_kv_heads, c.head_dim), bias=c.qkv_bias, name="k")(x)
-        v = Linear((c.num_kv_heads, c.head_dim), bias=c.qkv_bias, name="v")(x)
-        if c.qk_norm:
-            q, k = RMSNorm(c.rms_eps, name="q_norm")(q), RMSNorm(c.rms_eps, name="k_norm")(k)
-        q, k = rotate(q, tuple(t[:, -tail:] for t in rope)), rotate(k, rope)
-        if cache is not None:
-            cache, k, v = _through(cache, layer, k, v)
-        y = attend(q, k, v, mask=mask[:, -tail:])
-        return Linear((c.hidden_size,), inputs=2, name="o")(y), cache
-
-
-def _through(cache: Cache, layer: Array | int, k: Array, v: Array) -> tuple[Cache, Array, Array]:
-    """Writes the new columns into the cache and reads all columns of this layer back."""
-    start = (layer, 0, cache.index, 0, 0)
-    cache = cache.replace(
-        k=jax.lax.dynamic_update_slice(cache.k, k[None], start),
-        v=jax.lax.dynamic_update_slice(cache.v, v[None], start),
-    )
-    read = (jax.lax.dynamic_index_in_dim(t, layer, keepdims=False) for t in (cache.k, cache.v))
-    return (cache, *read)
+        heads, shared = c.num_heads, c.num_kv_heads
+        linear = functools.partial(Linear, bias=c.qkv_bias)
+        if self.has_variable("params", "qkv"):  # see `serving.serve`
+            qkv = linear((heads + 2 * shared, c.head_dim), name="qkv")(x)
+            q, k, v = jnp.split(qkv, (heads, heads + shared), axis=2)
+            q = columns_of(q, ask)
+        else:
+            q = linear((heads, c.head_dim), name="q")(columns_of(x, ask))
+            k = linear((shared, c.head_dim), name="k")(x)
+            v = linear((shared, c.head_dim), name="v")(x)
+        cos, sin = rope
+        q = Rotary(c.qk_norm, c.rms_eps, name="q_norm")(
+            q, (columns_of(cos, ask), columns_of(sin, ask))
+        )
+        k = Rotary(c.qk_norm, c.rms_eps, name="k_norm")(k, rope)
+        y, kept = mix(q, k, v)
+        return Linear((c.hidden_size,), inputs=2, name="o")(y), kept
 
 
 class Block(nn.Module):
-    """One decoder layer; returns its output at the last `tail` columns, and the cache."""
+    """One decoder layer; returns its output at the picked columns, and what `mix` keeps.
+
+    `ask`: the columns whose queries `mix` wants; None: all.
+    """
 
     config: ModelConfig
 
     @nn.compact
     def __call__(
-        self, x, rope, mask, *, tail: int, cache: Cache | None = None, layer: Array | int = 0
-    ):
+        self, x: Array, rope: Rope, mix: Mix, *, pick: Array | None = None, ask: Array | None = None
+    ) -> tuple[Array, Any]:
         c = self.config
         y = RMSNorm(c.rms_eps, name="attn_norm")(x)
-        y, cache = Attention(c, name="attn")(y, rope, mask, tail=tail, cache=cache, layer=layer)
-        x = x[:, -tail:] + y
+        y, kept = Attention(c, name="attn")(y, rope, mix, ask=ask)
+        x = columns_of(x, pick) + y
         y = RMSNorm(c.rms_eps, name="mlp_norm")(x)
-        return x + _mlp(c)(y), cache
+        return x + _mlp(c)(y), kept
 
 
 def _mlp(c: ModelConfig) -> nn.Module:
@@ -148,11 +139,11 @@ def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
     with one layer), "last": block, "norm": {"scale" [D]}, "head": {"embedding" [V, D]} if untied}.
     """
     k_embed, k_blocks, k_head = jax.random.split(key, 3)
-    half = jnp.zeros((1, 1, config.head_dim // 2))
-    dummy = (jnp.zeros((1, 1, config.hidden_size)), (half, half), jnp.ones((1, 1, 1), bool))
+    angles = jnp.zeros((1, 1, config.head_dim))
+    dummy = (jnp.zeros((1, 1, config.hidden_size)), (angles, angles), lambda q, k, v: (q, None))
 
     def block(k: Array) -> Any:
-        return Block(config).init(k, *dummy, tail=1)["params"]
+        return Block(config).init(k, *dummy)["params"]
 
     def table(k: Array) -> dict[str, Array]:
         shape = (config.vocab_size, config.hidden_size)
@@ -168,78 +159,72 @@ def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
     return params
 
 
-def empty_cache(config: ModelConfig, rows: int, columns: int) -> Cache:
-    """A cache of `columns` unwritten columns in the compute type."""
-    shape = (config.num_layers, rows, columns, config.num_kv_heads, config.head_dim)
-    return Cache(
-        k=jnp.zeros(shape, config.dtype),
-        v=jnp.zeros(shape, config.dtype),
-        valid=jnp.zeros((rows, columns), bool),
-        index=jnp.zeros((), jnp.int32),
-    )
-
-
-def grow_cache(cache: Cache, columns: int) -> Cache:
-    """The same cache, `columns` unwritten columns longer."""
-    padding = ((0, 0), (0, 0), (0, columns), (0, 0), (0, 0))
-    return cache.replace(
-        k=jnp.pad(cache.k, padding),
-        v=jnp.pad(cache.v, padding),
-        valid=jnp.pad(cache.valid, padding[1:3]),
-    )
-
-
 def hidden_states(
     config: ModelConfig,
     params: Any,
-    tokens: Int[Array, "n l"],
-    valid: Bool[Array, "n l"],
+    tokens: Int[Array, "L W"],
+    lengths: Int[Array, "L M"],
     *,
-    tail: int,
-    cache: Cache | None = None,
-) -> tuple[Float[Array, "n tail D"], Cache | None]:
-    """Final-normed hidden states of the last `tail` columns, in the compute type.
+    pick: Int[Array, "L A"] | None = None,
+) -> Float[Array, "L A D"]:
+    """Final-normed hidden states of some columns, in the compute type.
 
-    Column j attends to the valid columns up to j. Positions count valid columns only, so padding
-    on the left changes nothing; what an invalid column returns has no meaning (but is finite).
+    A line holds several turns; column j sees the columns of its turn up to j, and positions count
+    from the turn's beginning. So what a turn gives depends on no other turn and on no padding, and
+    what a column behind the last turn gives has no meaning (but is finite).
 
     Args:
-      tokens: ids in [0, V); any id where not valid. An id out of range gives NaN.
-      valid: False on padding.
-      tail: columns to return, 1 <= tail <= l.
-      cache: earlier columns; the given ones are written behind them and a new cache returned.
-        None: there are no earlier columns and nothing is kept (training, scoring).
-
-    Raises:
-      ValueError: `tail` outside 1..l.
+      tokens: ids in [0, V), the turns of a line one after another. An id out of range gives NaN.
+      lengths: columns of each turn; 0 where there is none.
+      pick: columns whose states are wanted; None: all.
     """
-    columns = tokens.shape[1]
-    if not 1 <= tail <= columns:
-        raise ValueError(f"tail={tail}: ask for 1 to {columns} of the {columns} columns given")
-    seen, index = _merge_valid(valid, cache)
-    x = jnp.take(params["embed"]["embedding"], tokens, axis=0, mode="fill").astype(config.dtype)
-    if columns > 1:  # moving the one column of a decoding step is cheaper than moving weights
+    turns = turns_of(lengths, tokens.shape[1])
+    x = embedded(config, params, tokens)
+    if tokens.shape[1] > 1:
         x = split_rows(x)
-    before = jnp.sum(seen, axis=1, keepdims=True) - jnp.sum(valid, axis=1, keepdims=True)
-    rope = rope_angles(config, before + jnp.cumsum(valid, axis=1) - 1)
-    causal = jnp.arange(seen.shape[1])[None, :] <= index + jnp.arange(columns)[:, None]
-    view = (rope, causal[None] & seen[:, None, :])
-    if cache is None:
-        x = _scan(config, params, x, view)
-        x, _ = _run(config, params["last"], x, view, tail=tail)
-    else:
-        x, cache = _scan_cached(config, params, x, view, cache=cache, tail=tail)
-        cache = cache.replace(valid=seen, index=index + columns)
+    rope = rope_of(config, turns.position)
+    x = _all_but_last(config, params, x, rope, turns)
+
+    def end(x: Array, block: Any, rope: Rope, turns: Turns, pick: Array | None) -> Array:
+        mix = mix_of(turns, pick)
+        return run_block(config, block, x, rope=rope, mix=mix, **last(config, pick))[0]
+
+    if config.remat == "full":  # the head's blocks are large, and come in between
+        end = jax.checkpoint(end)
+    return final_norm(config, params, end(x, params["last"], rope, turns, pick))
+
+
+def embedded(config: ModelConfig, params: Any, tokens: Array) -> Array:
+    """The rows of the embedding table in the compute type."""
+    table = params["embed"]["embedding"]
+    return jnp.take(table, tokens, axis=0, mode="fill").astype(config.dtype)
+
+
+def rope_of(config: ModelConfig, positions: Int[Array, "n l"]) -> Rope:
+    """The rotations of the model at these positions."""
+    return rope_angles(positions, theta=config.rope_theta, width=config.head_dim)
+
+
+def final_norm(config: ModelConfig, params: Any, x: Array) -> Array:
+    """What the head reads."""
     normed: Any = RMSNorm(config.rms_eps).apply({"params": params["norm"]}, x)
-    return normed, cache
+    return normed
 
 
-def rope_angles(config: ModelConfig, positions: Int[Array, "n l"]) -> tuple[Array, Array]:
-    """cos and sin of position * theta^(-2i/head_dim), each f32[n, l, head_dim/2]."""
-    exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    rate = 1.0 / (config.rope_theta**exponent)
-    angle = jnp.maximum(positions, 0).astype(jnp.float32)[:, :, None] * rate[None, None, :]
-    return jnp.cos(angle), jnp.sin(angle)
+def mix_of(turns: Turns, pick: Array | None = None) -> Mix:
+    """Attention inside the turns; it keeps the keys and values."""
+    return lambda q, k, v: (attend(q, k, v, turns=turns, pick=pick), (k, v))
+
+
+def last(config: ModelConfig, pick: Array | None) -> dict[str, Array | None]:
+    """What the last block computes, of which only the picked columns are wanted: where scores are
+    written out, the queries of these alone."""
+    return {"pick": pick, "ask": pick if kernel_of_config(config) == "written" else None}
+
+
+def kernel_of_config(config: ModelConfig) -> str:
+    """What computes the attention of a model here, see `attention.kernel_for`."""
+    return kernel_for(jnp.dtype(config.dtype), config.head_dim)
 
 
 def head_matrix(config: ModelConfig, params: Any) -> Float[Array, "V D"]:
@@ -268,50 +253,94 @@ def resize_vocabulary(
     return params | jax.jit(tables, out_shardings=places)(old)
 
 
-def _merge_valid(valid: Array, cache: Cache | None) -> tuple[Array, Array]:
-    """Validity of all columns there are now, and the column where the given ones begin."""
-    if cache is None:
-        return valid, jnp.zeros((), jnp.int32)
-    start = (jnp.zeros((), jnp.int32), cache.index)
-    return jax.lax.dynamic_update_slice(cache.valid, valid, start), cache.index
+def run_block(
+    config: ModelConfig,
+    params: Any,
+    x: Array,
+    *,
+    rope: Rope,
+    mix: Mix,
+    pick: Array | None = None,
+    ask: Array | None = None,
+) -> tuple[Array, Any]:
+    """One block, see `Block`."""
+    block: Any = Block(config)
+    return block.apply({"params": params}, x, rope, mix, pick=pick, ask=ask)
 
 
-def _run(config: ModelConfig, params: Any, x: Array, view: Any, **where: Any) -> Any:
-    """One block; `view` holds the rotations and the mask of all columns."""
-    return Block(config).apply({"params": params}, x, *view, **where)
+def _all_but_last(config: ModelConfig, params: Any, x: Array, rope: Rope, turns: Turns) -> Array:
+    """All layers but the last.
 
-
-def _scan(config: ModelConfig, params: Any, x: Array, view: Any) -> Array:
-    """All layers but the last, without a cache.
-
-    Only these are worth recomputing in the backward pass: the last layer's comes first, so what it
-    saved is used at once.
+    Where nothing is computed again they are written out one by one: a scan would copy what each of
+    them saves into an array of all, and back.
     """
     if config.num_layers == 1:
         return x
+    if config.remat == "full":
+        return _recomputed(config, params["layers"], x, rope, turns)
 
     def layer(x: Array, block: Any) -> tuple[Array, None]:
-        return _run(config, block, x, view, tail=x.shape[1])[0], None
+        return run_block(config, block, x, rope=rope, mix=mix_of(turns))[0], None
 
-    if config.remat == "full":
-        layer = jax.checkpoint(layer, prevent_cse=False)
-    elif config.remat == "dots":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+    if config.remat == "none":
+        for block in unstacked(params["layers"], config.num_layers - 1):
+            x, _ = layer(x, block)
+        return x
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
     return jax.lax.scan(layer, x, params["layers"])[0]
 
 
-def _scan_cached(
-    config: ModelConfig, params: Any, x: Array, view: Any, *, cache: Cache, tail: int
-) -> tuple[Array, Cache]:
-    """All layers; the cache travels in the carry, so that XLA updates it in place."""
-    last = config.num_layers - 1
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recomputed(config: ModelConfig, layers: Any, x: Array, rope: Rope, turns: Turns) -> Array:
+    """Stacked layers, of which only the inputs are kept for the backward pass.
 
-    def layer(carry: tuple[Array, Cache], block: Any) -> tuple[tuple[Array, Cache], None]:
-        x, cache = carry
-        params, number = block
-        return _run(config, params, x, view, tail=x.shape[1], cache=cache, layer=number), None
+    `jax.checkpoint` would do the same but for the gradients of a layer: they are kept in the
+    compute type, as the matrix products give them, until they join the parameters'.
+    """
+    return _keep_inputs(config, layers, x, rope, turns)[0]
 
-    if last:
-        (x, cache), _ = jax.lax.scan(layer, (x, cache), (params["layers"], jnp.arange(last)))
-    return _run(config, params["last"], x, view, tail=tail, cache=cache, layer=last)
+
+def _keep_inputs(config: ModelConfig, layers: Any, x: Array, rope: Rope, turns: Turns) -> Any:
+    def layer(x: Array, block: Any) -> tuple[Array, Array]:
+        return run_block(config, block, x, rope=rope, mix=mix_of(turns))[0], x
+
+    y, inputs = jax.lax.scan(layer, x, layers)
+    return y, (layers, inputs, rope, turns)
+
+
+def _recompute(config: ModelConfig, kept: Any, change: Array) -> Any:
+    layers, inputs, rope, turns = kept
+
+    def layer(change: Array, of: tuple[Any, Array]) -> tuple[Array, Any]:
+        block, x = of
+        _, pull = jax.vjp(
+            lambda block, x: run_block(config, block, x, rope=rope, mix=mix_of(turns))[0],
+            in_compute_type(config, block),
+            x,
+        )
+        of_block, of_x = pull(change)
+        return of_x, of_block
+
+    change, grads = jax.lax.scan(layer, change, (layers, inputs), reverse=True)
+    return jax.tree.map(lambda g, w: g.astype(w.dtype), grads, layers), change, None, None
+
+
+_recomputed.defvjp(_keep_inputs, _recompute)
+
+
+def in_compute_type(config: ModelConfig, params: Any) -> Any:
+    """The matrices as the products read them; router, norms and scales are never rounded."""
+
+    def cast(path: Any, x: Array) -> Array:
+        keep = {getattr(key, "key", "") for key in path} & {"router", "scale"}
+        return x if keep or not jnp.issubdtype(x.dtype, jnp.floating) else x.astype(config.dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def unstacked(layers: Any, count: int) -> list[Any]:
+    """One tree a layer; the gradient of that is one concatenation."""
+    pieces = jax.tree.map(lambda x: [p[0] for p in jnp.split(x, count)], layers)
+    outer, inner = jax.tree.structure(layers), jax.tree.structure([0] * count)
+    return jax.tree.transpose(outer, inner, pieces)

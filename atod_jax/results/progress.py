@@ -39,11 +39,13 @@ class Progress:
         self._stream: TextIO = stream or sys.stderr
         self._every, self._clock = every, clock
         self._began, self._last_line = clock(), -math.inf
+        self._compiling = 0.0  # seconds that will not come again
         self._bar = _bar(self._stream, total, start) if self._stream.isatty() else None
 
     def advance(self, values: Mapping[str, float]) -> None:
         """Shows that one more step is finished."""
         self._done += 1
+        self._compiling += values.get("seconds/compiling", 0.0)
         shown = [f"{name} {values[name]:.3g}" for name in self._show if name in values]
         text = "  ".join([self._description, *shown])
         if self._bar is not None:
@@ -61,7 +63,8 @@ class Progress:
         if now - self._last_line < self._every and self._done < self._total:
             return
         self._last_line = now
-        left = _time_left(now - self._began, self._done - self._start, self._total - self._done)
+        elapsed = now - self._began - self._compiling
+        left = _time_left(elapsed, self._done - self._start, self._total - self._done)
         print(
             f"step {self._done}/{self._total}, {left} left  {text}", file=self._stream, flush=True
         )

@@ -4,33 +4,53 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from atod_jax.config.sections import Packing, Run
-from atod_jax.core.fused import capacity_of
-from atod_jax.episodes.packing import pack_turns
+from atod_jax.config.sections import Run
+from atod_jax.device.lines import Room
+from atod_jax.episodes.packing import Form, pack_turns
+from atod_jax.episodes.render import pad_id
+from atod_jax.models import ModelConfig
+from atod_jax.models.transformer import kernel_of_config
 from atod_jax.records import Trajectory
+from atod_jax.run.models import Model
 from atod_jax.sharding import place, replicate
 from atod_jax.streams import Stream, rng
 from atod_jax.types import BATCH_AXES, TurnBatch
+
+TURNS = 8  # places in a line where a kernel keeps the turns of a line apart
+COLUMNS = 128  # lines there are a multiple of this long
 
 
 class Packed(NamedTuple):
     """One step of experience."""
 
     batch: TurnBatch  # on devices
+    mesh: Mesh  # these
+    form: Form
+    minibatch: tuple[int, ...]  # see `packing.Batch`
     mask: np.ndarray  # bool[N, R], its action mask
     traj: np.ndarray  # i32[N], B on padding rows
     turn: np.ndarray  # i32[N]
+    tokens: int  # of prompts and actions
 
-    def capacity(self, cfg: Packing, mesh: Mesh) -> int:
-        """Places for the action tokens of a micro-batch on one device of a mesh; one number for the
-        whole batch, so that one program runs."""
-        size, shards = cfg.minibatch_rows, math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-        return max(
-            capacity_of(self.mask[m : m + size], micro_rows=cfg.micro_rows, shards=shards)
-            for m in range(0, len(self.mask), size)
+    @property
+    def useful(self) -> float:
+        """The share of the columns that models compute which hold a token of a turn."""
+        lines = sum(number >= 0 for number in self.minibatch) * self.form.micro_lines
+        return self.tokens / (lines * self.form.columns)
+
+    def room(self, mesh: Mesh) -> Room:
+        """Places for the action tokens of a micro-batch on one device of a mesh; one for the whole
+        batch, so that one program runs."""
+        form = self.form
+        return Room.of(
+            self.mask.sum(axis=1).reshape(-1, form.rows).sum(axis=1),
+            most=min(form.columns, form.rows * form.response_columns),
+            micro_lines=form.micro_lines,
+            shards=_shards(mesh),
         )
 
     def by_turn(
@@ -45,39 +65,74 @@ class Packed(NamedTuple):
         return result
 
 
-def pack(
-    cfg: Run, trajectories: Sequence[Trajectory], *, mesh: Mesh, pad_id: int, step: int
-) -> Packed:
-    """Trajectories as rows; prompt columns are the smallest bucket that fits."""
-    turns = [turn for t in trajectories for turn in t.turns]
-    teacher_prompts = [t.teacher_prompt for t in turns if t.teacher_prompt is not None]
-    buckets = cfg.sampling.prompt_buckets
-    host = pack_turns(
+def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: int) -> Packed:
+    """Trajectories as lines, where the student trains."""
+    mesh = student.layout.mesh
+    form = form_of(cfg, trajectories, model=student.lm.config, mesh=mesh)
+    turns, minibatch = pack_turns(
         trajectories,
+        form=form,
         minibatch_rows=cfg.packing.minibatch_rows,
-        prompt_columns=_bucket(buckets, [turn.prompt for turn in turns]),
-        response_columns=cfg.sampling.max_new_tokens,
-        pad_id=pad_id,
+        pad_id=pad_id(student.tokenizer),
         rng=rng(cfg.seed, Stream.packing, step),
-        teacher_prompt_columns=_bucket(buckets, teacher_prompts) if teacher_prompts else 0,
         anchor_similarity=cfg.packing.anchor_similarity,
     )
-    per_row = (host.rows, host.teacher_prompt, host.teacher_prompt_length)
-    rows, teacher_prompt, teacher_prompt_length = place(per_row, mesh)
+    rows, teacher_lines = place((turns.rows, turns.teacher_lines), mesh)
     batch = TurnBatch(
         rows=rows,
-        returns=replicate(host.returns, mesh),
-        group=replicate(host.group, mesh),
-        teacher_prompt=teacher_prompt,
-        teacher_prompt_length=teacher_prompt_length,
+        returns=replicate(turns.returns, mesh),
+        group=replicate(turns.group, mesh),
+        teacher_lines=teacher_lines,
     )
     mask, traj, turn = (
-        np.asarray(x) for x in (host.rows.action_mask, host.rows.traj, host.rows.turn)
+        np.asarray(x) for x in (turns.rows.action_mask, turns.rows.traj, turns.rows.turn)
     )
-    return Packed(batch, mask, traj, turn)
+    assert turns.rows.lines is not None
+    tokens = int(mask.sum() + np.asarray(turns.rows.lines.prompt_length).sum())
+    return Packed(batch, mesh, form, minibatch, mask, traj, turn, tokens)
 
 
-def _bucket(buckets: Sequence[int], prompts: Sequence[np.ndarray]) -> int:
-    """The smallest prompt bucket that holds them all; the largest where none does."""
-    longest = max(len(p) for p in prompts)
-    return next((b for b in buckets if b >= longest), buckets[-1])
+def form_of(
+    cfg: Run, trajectories: Sequence[Trajectory], *, model: ModelConfig, mesh: Mesh
+) -> Form:
+    """The lines of a batch.
+
+    Where a kernel keeps turns apart, a line is as long as the longest turn there can be and holds
+    several; elsewhere it holds one, and is as long as the smallest prompt bucket allows.
+    """
+    turns = [turn for t in trajectories for turn in t.turns]
+    prompts = [len(turn.prompt) for turn in turns]
+    teacher = [len(t.teacher_prompt) for t in turns if t.teacher_prompt is not None]
+    together = turns_together(model)
+    buckets, tokens = cfg.sampling.prompt_buckets, cfg.sampling.max_new_tokens
+
+    def columns(lengths: Sequence[int]) -> int:
+        if together > 1:
+            return -(-(buckets[-1] + tokens) // COLUMNS) * COLUMNS
+        return next((b for b in buckets if b >= max(lengths)), buckets[-1]) + tokens - 1
+
+    shards = _shards(mesh)
+    return Form(
+        columns=columns(prompts),
+        response_columns=tokens,
+        rows=together,
+        micro_lines=-(-cfg.packing.micro_rows // (together * shards)) * shards,
+        teacher_columns=columns(teacher) if teacher else 0,
+    )
+
+
+def turns_together(model: ModelConfig) -> int:
+    """Places for turns in a line: several where the attention kernel of this platform keeps them
+    apart, one where scores are written out, which would be those of the whole line."""
+    kernel = kernel_of_config(model)
+    return TURNS if kernel == "splash" or (kernel == "cudnn" and _hopper()) else 1
+
+
+def _hopper() -> bool:
+    """Whether the GPUs are new enough for cuDNN's packed layout."""
+    return float(getattr(jax.devices()[0], "compute_capability", 9)) >= 9
+
+
+def _shards(mesh: Mesh) -> int:
+    """Into how many pieces lines are split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -19,7 +19,7 @@ from atod_jax import cluster, config
 from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.envs.processes import BrokenWorkers
 from atod_jax.options import tree
-from atod_jax.run import option_text
+from atod_jax.run import compiling, option_text
 
 EXPECTED = (
     ValueError,
@@ -62,6 +62,7 @@ def run(program: Program, argv: Sequence[str] | None = None) -> None:
             process_id=flags.process_id,
             detect=flags.distributed,
         )
+        compiling.use_cache(flags.compilation_cache)
         try:
             with cluster.leaving_together():
                 program.start(cfg, flags)
@@ -169,7 +170,7 @@ def override(c: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
 
 
 def _parser(program: Program) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m atod_jax.{program.name}",
         usage=f"python -m atod_jax.{program.name} [--config=FILE[:variant]] "
         "[--config.section.key=value ...] [flags]",
@@ -182,6 +183,11 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     add("--config", help="a config file with its variant, or the name of a shipped one")
     add("--workdir", default="", help="where this run keeps everything it writes")
     program.add_flags(parser)
+    add(
+        "--compilation_cache",
+        default=str(compiling.CACHE),
+        help="folder of compiled programs, so that the next start is fast; empty: none",
+    )
     add("--distributed", action="store_true", help="one of several processes; find out which")
     add("--coordinator", default="", help="HOST:PORT of process 0")
     add("--num_processes", type=int, default=0, help="how many processes there are")
@@ -191,7 +197,7 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One line in place of the usage."""
 
     def error(self, message: str) -> NoReturn:

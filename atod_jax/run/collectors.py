@@ -18,7 +18,7 @@ from atod_jax.episodes.store import EpisodeReader
 from atod_jax.episodes.tasks import TaskSource
 from atod_jax.records import RolloutPlan, Task, Trajectory
 from atod_jax.run.models import Model, to_sampling, tokenizer_digest
-from atod_jax.run.parts import Algorithm, Environment, actor, policy
+from atod_jax.run.parts import Algorithm, Environment, policy
 from atod_jax.streams import Stream, key, rng
 
 Commands = tuple[str, ...]
@@ -30,6 +30,10 @@ class Collector(Protocol):
     @property
     def groups(self) -> int:
         """How many groups of episodes an iteration has, where all could be played."""
+        ...
+
+    def take_metrics(self) -> dict[str, float]:
+        """What the last call took on the devices."""
         ...
 
     def __call__(self, step: int, params: Any) -> list[Trajectory]: ...
@@ -79,8 +83,7 @@ class StudentPlays:
         self._cfg, self._env, self._source = cfg, env, source
         self._student, self._teacher, self._algorithm = student, teacher, algorithm
         self._between_turns = between_turns
-        self._slots = cfg.rollout.tasks * cfg.rollout.group
-        self._policy = self._sampler(student, self._slots)
+        self._policy = self._policy_of(student, cfg.rollout.tasks * cfg.rollout.group)
         self.groups = cfg.rollout.tasks
 
     def __call__(self, step: int, params: Any) -> list[Trajectory]:
@@ -95,7 +98,7 @@ class StudentPlays:
             contexts = [demonstration_text(commands) for commands in shown]
         drawn = key(cfg.seed, Stream.rollout, step)
         trajectories = play_shared(
-            actor(self._policy, to_sampling(self._student, params), drawn, slots=self._slots),
+            self._policy.sampler(to_sampling(self._student, params), drawn),
             self._env.renderer,
             self._env.pool,
             tasks=tasks,
@@ -107,9 +110,14 @@ class StudentPlays:
         )
         return rollout.whole_groups(trajectories)
 
-    def _sampler(self, model: Model, rows: int) -> Policy:
+    def take_metrics(self) -> dict[str, float]:
+        """See `Collector`."""
+        counts = self._policy.take_counts()
+        return {"rollout/kept_steps": counts.kept / max(1, counts.steps)}
+
+    def _policy_of(self, model: Model, episodes: int) -> Policy:
         sampling = self._cfg.sampling
-        return policy(sampling, model, temperature=sampling.temperature, max_rows=rows)
+        return policy(sampling, model, temperature=sampling.temperature, episodes=episodes)
 
     def _demonstrations(self, step: int, who: str, tasks: Sequence[Task]) -> list[Commands]:
         if who == "teacher":
@@ -123,17 +131,18 @@ class StudentPlays:
         return [demonstrate(env.settings, task, env.max_turns) for task in tasks]
 
     @functools.cached_property
-    def _teacher_policy(self) -> Policy:
+    def _teacher_plays(self) -> tuple[Policy, Any]:
+        """The teacher's policy, and its weights as it plays."""
         assert self._teacher is not None  # `scorers.require_teacher` has refused this before
-        return self._sampler(self._teacher, self._cfg.rollout.tasks)
+        weights = to_sampling(self._teacher, self._teacher.params)
+        return self._policy_of(self._teacher, self._cfg.rollout.tasks), weights
 
     def _teacher_demonstrates(self, step: int, tasks: Sequence[Task]) -> list[Commands]:
         """One episode of the teacher per task; its commands where it won, nothing where it did
         not."""
-        assert self._teacher is not None
-        drawn, slots = key(self._cfg.seed, Stream.demonstrations, step), self._cfg.rollout.tasks
+        teacher, weights = self._teacher_plays
         episodes = play_shared(
-            actor(self._teacher_policy, self._teacher.params, drawn, slots=slots),
+            teacher.sampler(weights, key(self._cfg.seed, Stream.demonstrations, step)),
             self._env.renderer,
             self._env.pool,
             tasks=tasks,
@@ -178,6 +187,10 @@ class ExpertPlays:
         )
         return rollout.whole_groups(trajectories)
 
+    def take_metrics(self) -> dict[str, float]:
+        """Nothing is sampled."""
+        return {}
+
 
 class Recorded:
     """The episodes of an earlier run, step by step."""
@@ -199,6 +212,10 @@ class Recorded:
         """As they were recorded; nothing depends on the student."""
         self._between_turns()
         return self._store.read(step)[0]
+
+    def take_metrics(self) -> dict[str, float]:
+        """Nothing is sampled."""
+        return {}
 
 
 def require_tokenizer(store: EpisodeReader, student: Model) -> None:

@@ -8,43 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from atod_jax.config.sections import Run
-from atod_jax.episodes.rollout import Act
 from atod_jax.episodes.shared import play_shared
 from atod_jax.records import RolloutPlan, StopReason, Task, Trajectory
 from atod_jax.results.intervals import EvalResult
 from atod_jax.run.models import Model, to_sampling
-from atod_jax.run.parts import Environment, actor, policy
+from atod_jax.run.parts import Environment, policy
 from atod_jax.streams import Stream, key
-
-
-def play(
-    make_act: Callable[[jax.Array], Act],
-    env: Environment,
-    tasks: Sequence[Task],
-    *,
-    seed: int,
-    slots: int,
-    between_turns: Callable[[], None] = lambda: None,
-) -> list[Trajectory]:
-    """Plays every task once, `slots` at a time; draws depend on (seed, slots, position) only."""
-    trajectories = []
-    for start in range(0, len(tasks), slots):
-        act = make_act(key(seed, Stream.evaluation, start))
-        chunk = tasks[start : start + slots]
-        trajectories += play_shared(
-            act,
-            env.renderer,
-            env.pool,
-            tasks=chunk,
-            group_size=1,
-            plan=RolloutPlan(max_turns=env.max_turns),
-            between_turns=between_turns,
-        )
-    return trajectories
 
 
 def summarize(passes: Sequence[Sequence[Trajectory]], temperature: float) -> EvalResult:
@@ -79,7 +51,8 @@ class Evaluator:
         temperature: float,
         stop: Callable[[], None] = lambda: None,
     ):
-        self._policy = policy(cfg.sampling, model, temperature=temperature, max_rows=cfg.eval.slots)
+        slots = cfg.eval.slots
+        self._policy = policy(cfg.sampling, model, temperature=temperature, episodes=slots)
         self._cfg, self._model, self._env, self._stop = cfg, model, env, stop
         self.temperature = temperature
 
@@ -87,15 +60,17 @@ class Evaluator:
         self, params: Any, tasks: Sequence[Task], *, passes: int = 1
     ) -> tuple[EvalResult, list[Trajectory]]:
         """The result of `passes` sampling seeds per task, and the episodes of the first."""
-        params = to_sampling(self._model, params)
+        weights = to_sampling(self._model, params)
         played = [
-            play(
-                lambda k: actor(self._policy, params, k, slots=self._cfg.eval.slots),
-                self._env,
-                tasks,
-                seed=self._cfg.seed + n,
-                slots=self._cfg.eval.slots,
+            play_shared(
+                self._policy.sampler(weights, key(self._cfg.seed + n, Stream.evaluation)),
+                self._env.renderer,
+                self._env.pool,
+                tasks=tasks,
+                group_size=1,
+                plan=RolloutPlan(max_turns=self._env.max_turns),
                 between_turns=self._stop,
+                at_once=self._cfg.eval.slots,
             )
             for n in range(passes)
         ]

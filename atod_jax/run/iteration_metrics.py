@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from atod_jax.records import StopReason, Trajectory
+from atod_jax.run.compiling import Compiling
 from atod_jax.types import Mean
 
 
@@ -81,10 +82,11 @@ def env_scalars(
 
 
 class Clock:
-    """Seconds per phase of one iteration."""
+    """Seconds per phase of one iteration, and how many of all of them went into compiling."""
 
-    def __init__(self) -> None:
-        self._last, self._laps = time.perf_counter(), {}
+    def __init__(self, compiling: Compiling) -> None:
+        self._last, self._laps, self._compiling = time.perf_counter(), {}, compiling
+        compiling.take_seconds()  # those of an evaluation
 
     def lap(self, name: str) -> None:
         """Books the time since the last lap under `name`."""
@@ -94,4 +96,5 @@ class Clock:
 
     def scalars(self) -> dict[str, float]:
         """The laps and their sum."""
-        return {**self._laps, "seconds/step": sum(self._laps.values())}
+        compiling = {"seconds/compiling": self._compiling.take_seconds()}
+        return {**self._laps, "seconds/step": sum(self._laps.values()), **compiling}

@@ -54,16 +54,20 @@ def shapes_of(cfg: Run, devices: int) -> Shapes:
     )
 
 
-def layouts_of(cfg: Run) -> Layouts:
-    """The meshes of a run over the devices of all processes, checked against its batch sizes.
+def layouts_of(cfg: Run, devices: np.ndarray | None = None) -> Layouts:
+    """The meshes of a run, checked against its batch sizes.
+
+    Args:
+      cfg: of the run.
+      devices: that it has; None: those of all processes.
 
     Raises:
       ValueError: a shape does not fit the devices, or a batch does not fit a shape.
     """
-    shapes = shapes_of(cfg, jax.device_count())
+    shapes = shapes_of(cfg, jax.device_count() if devices is None else devices.size)
     our_rules, their_rules = cfg.student.rules.table(), cfg.teacher.rules.table()
     reserved = cfg.teacher.devices
-    ours, theirs = divided(reserved) if reserved else (None, None)
+    ours, theirs = divided(reserved, devices) if reserved else (devices, devices)
     student = make_mesh(shapes.student, ours)
     sampling = _same_or(shapes.sampling, student)
     teacher = make_mesh(shapes.teacher, theirs) if reserved else _same_or(shapes.teacher, student)
@@ -104,7 +108,7 @@ def shards_of(shape: Shape) -> int:
     return math.prod(shape[axis] for axis in BATCH_AXES)
 
 
-def divided(reserved: int) -> tuple[np.ndarray, np.ndarray]:
+def divided(reserved: int, devices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The student's devices and the teacher's `reserved`: the last ones of every process.
 
     So every process takes part in both and hands over its own rows.
@@ -112,7 +116,10 @@ def divided(reserved: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: the processes cannot give equally many and keep some.
     """
-    processes, local = jax.process_count(), jax.local_device_count()
+    there = jax.devices() if devices is None else devices.flat
+    ordered = sorted(there, key=lambda device: (device.process_index, device.id))
+    processes = ordered[-1].process_index + 1
+    local = len(ordered) // processes
     each, rest = divmod(reserved, processes)
     if rest or each >= local:
         raise ValueError(
@@ -120,8 +127,7 @@ def divided(reserved: int) -> tuple[np.ndarray, np.ndarray]:
             f"many of its {local} devices and keeps some; use a multiple of {processes} below "
             f"{processes * local}, or start fewer processes with more devices each"
         )
-    ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    by_process = np.array(ordered).reshape(jax.process_count(), -1)
+    by_process = np.array(ordered).reshape(processes, -1)
     return by_process[:, :-each].reshape(-1), by_process[:, -each:].reshape(-1)
 
 

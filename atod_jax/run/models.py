@@ -5,7 +5,7 @@ import difflib
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,11 +143,17 @@ def _shardings(layout: Layout, params: Any) -> Any:
 
 
 def to_sampling(model: Model, params: Any) -> Any:
-    """Parameters of the model where it samples: themselves, or a copy in that layout."""
-    if model.sampling == model.layout:
-        return params
-    trained, frozen = (p and _shardings(model.sampling, p) for p in model.lm.split(params))
-    return reshard(params, model.lm.join(trained, frozen))
+    """The weights with which the model plays, in the layout in which it samples."""
+    if model.sampling != model.layout:
+        trained, frozen = (p and _shardings(model.sampling, p) for p in model.lm.split(params))
+        params = reshard(params, model.lm.join(trained, frozen))
+    with jax.set_mesh(model.sampling.mesh):
+        return _serve(model.lm)(params)
+
+
+@functools.cache
+def _serve(lm: LanguageModel) -> Callable[[Any], Any]:
+    return jax.jit(lm.serve)
 
 
 def _tokenizer(path: Path, config: ModelConfig, key_name: str) -> PreTrainedTokenizerFast:

@@ -13,19 +13,16 @@ from atod_jax.config.reading import algorithm_of, environment_of
 from atod_jax.config.sections import Run, Sampling
 from atod_jax.core.fused import HeadConfig
 from atod_jax.device import learner
-from atod_jax.device.learner import Metrics
 from atod_jax.device.optim import make_learning_rate, make_optimizer
-from atod_jax.device.policy import Action, Policy
+from atod_jax.device.policy import Policy
 from atod_jax.device.sampling import SamplingConfig
-from atod_jax.device.scoring import ScoreConfig
 from atod_jax.envs import base as envs
 from atod_jax.envs.pool import EnvPool
 from atod_jax.envs.templates import template_of
 from atod_jax.episodes.render import Renderer, eos_id, pad_id
-from atod_jax.episodes.rollout import Act
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.run.models import Model
-from atod_jax.types import Signal, TrainState
+from atod_jax.types import Signal
 
 
 class Algorithm(NamedTuple):
@@ -82,60 +79,42 @@ def environment(cfg: Run, tokenizer: PreTrainedTokenizerFast) -> Environment:
     return Environment(plugin, settings, turns, pool, renderer)
 
 
-def score_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> ScoreConfig:
+def head_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> HeadConfig:
     """How student and teacher are scored: the rollout's temperature and support."""
-    head = HeadConfig(
+    return HeadConfig(
         temperature=cfg.sampling.temperature,
         vocab=len(tokenizer),
         forbidden=(pad_id(tokenizer),),
         mesh=mesh,
     )
-    return ScoreConfig(micro_rows=cfg.packing.micro_rows, head=head)
 
 
-def make_update(cfg: Run, student: Model) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_update(cfg: Run, student: Model) -> learner.Update:
     """The update of a run, see `learner.make_update`."""
     return learner.make_update(
         student.lm,
         make_optimizer(cfg.optim),
         learning_rate=make_learning_rate(cfg.optim, cfg.total_steps),
         loss=cfg.loss,
-        score=score_config(cfg, student.tokenizer, student.layout.mesh),
+        head=head_config(cfg, student.tokenizer, student.layout.mesh),
     )
 
 
-def policy(cfg: Sampling, model: Model, *, temperature: float, max_rows: int) -> Policy:
-    """A sampler for `model` at the given temperature, for up to `max_rows` prompts of a process.
+def policy(cfg: Sampling, model: Model, *, temperature: float, episodes: int) -> Policy:
+    """`model` as it plays up to `episodes` at a time in all processes, at the given temperature.
 
-    It takes parameters as `models.to_sampling` gives them.
+    It takes weights as `models.to_sampling` gives them.
     """
-    at_once = -(-cfg.rows // jax.process_count()) or max_rows
     sampling = SamplingConfig(
         temperature=temperature,
         top_k=cfg.top_k,
         top_p=cfg.top_p,
         max_new_tokens=cfg.max_new_tokens,
         prompt_buckets=cfg.prompt_buckets,
-        max_rows=min(max_rows, at_once),
+        slots=-(-min(episodes, cfg.rows) // jax.process_count()),
         eos_ids=(eos_id(model.tokenizer),),
         pad_id=pad_id(model.tokenizer),
         vocab=len(model.tokenizer),
         forbidden=(pad_id(model.tokenizer),),
     )
     return Policy(model.lm, sampling, model.sampling.mesh)
-
-
-def actor(policy: Policy, params: Any, key: jax.Array, *, slots: int) -> Act:
-    """A rollout's `act` for fixed parameters; the draws of turn k come from fold_in(key, k).
-
-    Up to `slots` prompts are sampled as many at a time as the policy takes. With several processes
-    all make the same number of calls, some perhaps without a prompt of their own.
-    """
-    size = policy.cfg.max_rows
-    pieces = [slice(first, first + size) for first in range(0, slots, size)]
-
-    def act(prompts: Sequence[Any], rows: Sequence[int], turn: int) -> list[Action]:
-        drawn = jax.random.fold_in(key, turn)
-        return [a for p in pieces for a in policy.act(params, prompts[p], rows[p], key=drawn)]
-
-    return act

@@ -1,46 +1,69 @@
 """Who says what of a batch, the student and the teacher, and what is learnt from that."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Lowered
 
 from atod_jax.algorithms.base import Step
 from atod_jax.config.sections import Run
 from atod_jax.core.fused import TeacherHead
 from atod_jax.device.scoring import join, make_score, split, teacher_rows
 from atod_jax.run.batch import Packed
+from atod_jax.run.compiling import together
 from atod_jax.run.models import Model
-from atod_jax.run.parts import Algorithm, score_config
+from atod_jax.run.parts import Algorithm, head_config
 from atod_jax.sharding import batch_sharding, put
 from atod_jax.types import TENSOR_AXIS, Rows, Signal, TokenStats
 
 
 class BatchScorer:
-    """Scores all rows of a batch, one minibatch at a time, so that one shape compiles.
+    """Scores all rows of a batch, one micro-batch at a time, so that one shape compiles.
 
     Rows come from `mesh` and the statistics go there; the model may live on another one.
     """
 
-    def __init__(self, model: Model, cfg: Run, mesh: Mesh, *, keep_states: bool = False):
-        self._cfg, self._from, self._at = cfg.packing, mesh, model.layout.mesh
-        score_cfg = score_config(cfg, model.tokenizer, self._at)
-        self._score = make_score(model.lm, score_cfg, keep_states=keep_states)
+    def __init__(
+        self,
+        model: Model,
+        cfg: Run,
+        mesh: Mesh,
+        *,
+        keep_states: bool = False,
+        whose: str = "student",
+    ):
+        self._from, self._at = mesh, model.layout.mesh
+        head = head_config(cfg, model.tokenizer, self._at)
+        self._score = make_score(model.lm, head, keep_states=keep_states, whose=whose)
+        self._compiled: set[tuple] = set()
 
     def __call__(self, params: Any, packed: Packed, rows: Rows | None = None) -> TokenStats:
         """The statistics of the batch; `rows` replaces what the model reads of it."""
-        rows = packed.batch.rows if rows is None else rows
-        capacity = packed.capacity(self._cfg, self._at)
-        if self._at == self._from:
-            return self._all(params, rows, capacity)
         with jax.set_mesh(self._at):
-            stats = self._all(params, put(rows, batch_sharding(self._at)), capacity)
-        return put(stats, batch_sharding(self._from))
+            pieces, room = self._pieces(packed, rows), packed.room(self._at)
+            scored = [self._score(params, piece, room=room) for piece in pieces]
+            stats = join(scored, empty=len(packed.minibatch) - len(pieces))
+        return stats if self._at == self._from else put(stats, batch_sharding(self._from))
 
-    def _all(self, params: Any, rows: Rows, capacity: int) -> TokenStats:
-        pieces = split(rows, size=self._cfg.minibatch_rows)
-        return join([self._score(params, piece, capacity=capacity) for piece in pieces])
+    def new_programs(self, params: Any, packed: Packed, rows: Rows | None = None) -> list[Lowered]:
+        """What this batch needs compiled; nothing where the same shapes were scored before."""
+        room = packed.room(self._at)
+        if (packed.form, room) in self._compiled:
+            return []
+        self._compiled.add((packed.form, room))
+        with jax.set_mesh(self._at):
+            return [self._score.lower(params, self._pieces(packed, rows)[0], room=room)]
+
+    def _pieces(self, packed: Packed, rows: Rows | None) -> list[Rows]:
+        """The micro-batches, where the model is; the empty ones come last and are left out."""
+        rows = packed.batch.rows if rows is None else rows
+        if self._at != self._from:
+            rows = put(rows, batch_sharding(self._at))
+        full = sum(number >= 0 for number in packed.minibatch)
+        return split(rows, pieces=len(packed.minibatch))[:full]
 
 
 class TeacherScorer:
@@ -59,15 +82,26 @@ class TeacherScorer:
         context, self._needed = algorithm.teacher, algorithm.needs_teacher
         self._params = None if context.self_teacher or teacher is None else teacher.params
         model = student if context.self_teacher else teacher
-        self._score = model and BatchScorer(model, cfg, mesh, keep_states=context.exact_kl)
+        self._score = model and BatchScorer(
+            model, cfg, mesh, keep_states=context.exact_kl, whose="teacher"
+        )
         self._matrix = _head_at(model, mesh) if model and context.exact_kl else None
 
     def __call__(self, step: int, student_params: Any, packed: Packed) -> TokenStats | None:
         """The statistics where the algorithm wants them at this step, else None."""
         if not self._needed(step) or self._score is None:
             return None
-        params = student_params if self._params is None else self._params
-        return self._score(params, packed, teacher_rows(packed.batch))
+        return self._score(self._weights(student_params), packed, teacher_rows(packed.batch))
+
+    def new_programs(self, step: int, student_params: Any, packed: Packed) -> list[Lowered]:
+        """See `BatchScorer.new_programs`."""
+        if not self._needed(step) or self._score is None:
+            return []
+        rows = teacher_rows(packed.batch)
+        return self._score.new_programs(self._weights(student_params), packed, rows)
+
+    def _weights(self, student_params: Any) -> Any:
+        return student_params if self._params is None else self._params
 
     def head(self, stats: TokenStats | None) -> TeacherHead | None:
         """What an exact KL needs of the teacher; None where the loss holds none."""
@@ -92,11 +126,15 @@ class SignalMaker:
         self._score_teacher = TeacherScorer(
             cfg, mesh, student=student, teacher=teacher, algorithm=algorithm
         )
-        self._signal = jax.jit(algorithm.signal)
+        self._signal = _named("signal", algorithm.signal)
         self._start = student.params if cfg.loss.kl_coef else None  # for the KL to them
 
     def __call__(self, step: int, params: Any, *, packed: Packed) -> tuple[Step, Signal]:
         """(the batch with its statistics, the signal)."""
+        together(
+            self._score.new_programs(params, packed)
+            + self._score_teacher.new_programs(step, params, packed)
+        )
         scored = Step(
             packed.batch,
             self._score(params, packed),
@@ -133,3 +171,13 @@ def require_teacher(cfg: Run, teacher: Model | None, algorithm: Algorithm) -> No
             f"teacher.path='': algorithm.name={cfg.algorithm.name!r} needs a teacher; "
             "set --config.teacher.path to a Hugging Face folder or household/<name>"
         )
+
+
+def _named(name: str, function: Callable[..., Any]) -> jax.stages.Wrapped:
+    """The compiled function, under a name that says what it is."""
+
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    call.__name__ = name
+    return jax.jit(call)

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from atod_jax.algorithms.base import Step
 from atod_jax.config.sections import Run
 from atod_jax.core.tdur import turn_signals
-from atod_jax.episodes.render import pad_id
 from atod_jax.records import Trajectory
 from atod_jax.run.batch import pack
 from atod_jax.run.models import Model
@@ -42,16 +41,18 @@ class TurnTable:
     def __init__(
         self, cfg: Run, mesh: Mesh, *, student: Model, teacher: Model, algorithm: Algorithm
     ):
-        self._cfg, self._mesh, self._teacher = cfg, mesh, teacher
-        self._pad = pad_id(student.tokenizer)
-        self._scorers = BatchScorer(student, cfg, mesh), BatchScorer(teacher, cfg, mesh)
+        self._cfg, self._student, self._teacher = cfg, student, teacher
+        self._scorers = (
+            BatchScorer(student, cfg, mesh),
+            BatchScorer(teacher, cfg, mesh, whose="teacher"),
+        )
         self._table = make_row_table(algorithm)
 
     def __call__(
         self, params: Any, trajectories: Sequence[Trajectory]
     ) -> list[dict[str, list[float]]]:
         """Per trajectory {"d": [...], "h": [...], "w": [...]}, one per turn, nan if replayed."""
-        packed = pack(self._cfg, trajectories, mesh=self._mesh, pad_id=self._pad, step=0)
+        packed = pack(self._cfg, trajectories, student=self._student, step=0)
         score_student, score_teacher = self._scorers
         student = score_student(params, packed)
         teacher = score_teacher(self._teacher.params, packed)

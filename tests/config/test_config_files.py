@@ -69,7 +69,7 @@ def test_an_edited_file_is_read_anew(folder):
 
 def test_all_shipped_configs_are_listed_and_no_helper():
     assert {"quickstart", "household", "alfworld", "webshop", "searchqa"} <= set(config.shipped())
-    assert not {"presets", "sweeps", "scaling"} & set(config.shipped())
+    assert not {"presets", "sweeps"} & set(config.shipped())
     for name in config.shipped():
         assert files.find(name).parent == files.shipped_folder()
 

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.extend import core as jax_core
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -18,7 +16,6 @@ from atod_jax.core.blocks import block_tokens, tile_rows
 from atod_jax.core.fused import (
     HeadConfig,
     TeacherHead,
-    capacity_of,
     head_loss,
     mask_logits,
     support_bias,
@@ -26,7 +23,6 @@ from atod_jax.core.fused import (
 )
 from atod_jax.core.logits import Logits, in_one_sweep, in_two_sweeps
 from atod_jax.core.losses import LossConfig, objective
-from atod_jax.device.scoring import to_micro
 from atod_jax.sharding import make_mesh
 from atod_jax.types import Signal, TokenStats
 
@@ -263,19 +259,6 @@ def test_too_little_capacity_is_never_silent(early):
     assert np.isnan(d_head).all()
     for x in (*jax.tree.leaves(stats), d_hidden):
         assert np.isnan(x[at]).all()
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), shards=st.sampled_from([1, 2, 4]), share=st.floats(0, 1))
-def test_capacity_holds_every_micro_batch_of_every_device(seed, shards, share):
-    mask = np.random.default_rng(seed).random((32, 10)) < share
-    got = capacity_of(mask, micro_rows=8, shards=shards)
-    micro = np.asarray(to_micro(jnp.asarray(mask), 8))  # [4, 8, 10]
-    need = max(part.sum() for m in micro for part in np.split(m, shards))
-    places = 8 // shards * 10
-    assert need <= got <= places
-    smaller = [c for c in (places / 16, places / 8, places / 4, places / 2) if math.ceil(c) < got]
-    assert all(math.ceil(c) < need for c in smaller)
 
 
 # ------------------------------------------------------------------------------- many devices

@@ -1,6 +1,5 @@
 """The update: equal to a plain full-batch gradient, however the batch is cut or padded."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,16 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy_update import MODEL, SCORE, N, P, R, assert_trees_close, make_batch, plain_loss
+from runs import pooled
+from toy_update import (
+    HEAD,
+    MODEL,
+    PLENTY,
+    N,
+    R,
+    assert_trees_close,
+    log_probs,
+    make_batch,
+    plain_loss,
+)
 
 from atod_jax.core.fused import TeacherHead
-from atod_jax.core.losses import SURROGATES, LossConfig, objective
+from atod_jax.core.losses import LossConfig
 from atod_jax.device.learner import Piece, init_state, make_update, minibatches
+from atod_jax.device.lines import Room, places_of
 from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
-from atod_jax.device.scoring import ScoreConfig, from_micro, make_score, row_stats, to_micro
+from atod_jax.device.scoring import join, make_score, split
 from atod_jax.types import TurnBatch
 
-PPO = LossConfig()
+LOSS = LossConfig()
 
 
 @pytest.fixture(scope="module")
@@ -26,98 +37,102 @@ def params():
 
 
 @functools.cache
-def plain_update(score, loss):
+def plain_update(loss):
     """The update of plain gradient descent with rate 1, compiled once per shape."""
     tx = optax.identity()
     rate = lambda step: jnp.float32(1.0)  # noqa: E731
-    return make_update(MODEL, tx, learning_rate=rate, loss=loss, score=score)
+    return make_update(MODEL, tx, learning_rate=rate, loss=loss, head=HEAD)
 
 
-def one_update(params, piece, *, score=SCORE, capacity=None, loss=PPO):
+def one_update(params, *pieces, room=PLENTY, loss=LOSS):
     state = init_state(MODEL, params, tx=optax.identity())
-    new, metrics = plain_update(score, loss)(state, piece, capacity=capacity)
+    new, means = plain_update(loss)(state, pieces, room=room)
     grads = jax.tree.map(lambda a, b: a - b, params, new.params)
-    return grads, {name: mean.value() for name, mean in metrics.items()}
+    return grads, {name: mean.value() for name, mean in pooled(means).items()}
 
 
-def test_the_number_of_micro_batches_does_not_change_the_gradient(params):
-    batch = make_batch()
-    whole, metrics = one_update(params, batch, score=dataclasses.replace(SCORE, micro_rows=16))
-    for micro in (2, 8):
-        grads, other = one_update(params, batch, score=dataclasses.replace(SCORE, micro_rows=micro))
-        assert_trees_close(grads, whole)
-        assert other == pytest.approx(metrics, rel=1e-5)
+def cut(piece, pieces):
+    """A piece as several."""
+    parts = split((piece.rows, piece.signal, piece.share), pieces=pieces)
+    return [Piece(*part) for part in parts]
 
 
-def test_padding_rows_do_not_change_the_gradient(params):
-    assert_trees_close(
-        one_update(params, make_batch(padding=8))[0], one_update(params, make_batch())[0]
-    )
-
-
-def test_row_order_does_not_change_the_gradient(params):
-    piece = make_batch()
+@pytest.mark.parametrize("surrogate", ["ppo", "gspo"])
+def test_neither_micro_batches_nor_lines_nor_padding_nor_order_change_the_gradient(
+    params, surrogate
+):
+    loss = LossConfig(surrogate=surrogate)
+    want, metrics = one_update(params, make_batch(), loss=loss)
     order = np.random.default_rng(3).permutation(N)
-    shuffled = jax.tree.map(lambda x: x[order], piece)
-    assert_trees_close(one_update(params, shuffled)[0], one_update(params, piece)[0])
+    others = {
+        "2 micro-batches": cut(make_batch(), 2),
+        "8 micro-batches": cut(make_batch(), 8),
+        "2 rows a line": [make_batch(per_line=2)],
+        "4 rows a line, in 2": cut(make_batch(per_line=4), 2),
+        "other neighbours": [make_batch(per_line=4, order=order)],
+        "padding": [make_batch(padding=8)],
+        "padding in lines": cut(make_batch(padding=8, per_line=4, order=order), 3),
+    }
+    for name, pieces in others.items():
+        grads, got = one_update(params, *pieces, loss=loss)
+        assert_trees_close(grads, want)
+        assert got == pytest.approx(metrics, rel=1e-5), name
 
 
 @pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
 def test_minibatch_gradients_average_to_the_gradient_of_the_batch(params, mode):
     rows, signal, _, _ = make_batch()
     batch = TurnBatch(rows=rows, returns=jnp.zeros(N), group=jnp.zeros(N, jnp.int32))
-    (whole,) = minibatches(batch, signal, minibatch_rows=N, aggregation=mode)
-    pieces = minibatches(batch, signal, minibatch_rows=8, aggregation=mode)
-    assert len(pieces) == 2
-    grads = [one_update(params, piece)[0] for piece in pieces]
+    (whole,) = minibatches(batch, signal, minibatch=[0], aggregation=mode)
+    parts = minibatches(batch, signal, minibatch=[0, 0, 1, -1], aggregation=mode)
+    assert [len(pieces) for pieces in parts] == [2, 1]
+    parts = minibatches(batch, signal, minibatch=[0, 0, 1, 1], aggregation=mode)
+    grads = [one_update(params, *pieces)[0] for pieces in parts]
     mean = jax.tree.map(lambda *g: sum(g) / len(g), *grads)
-    assert_trees_close(mean, one_update(params, whole)[0])
+    assert_trees_close(mean, one_update(params, *whole)[0])
 
 
-@pytest.mark.parametrize("capacity", [10, 16])
-def test_room_for_the_action_tokens_does_not_change_the_gradient(params, capacity):
-    piece = make_batch()
-    micro = to_micro(piece.rows.action_mask, SCORE.micro_rows)
-    assert int(micro.sum(axis=(1, 2)).max()) in range(8, 17)
-    if capacity == 10:  # only where it fits
-        keep = jnp.arange(R)[None] < 2
-        rows = piece.rows.replace(action_mask=piece.rows.action_mask & keep)
-        piece = piece._replace(rows=rows)
-    grads, metrics = one_update(params, piece, capacity=capacity)
+@pytest.mark.parametrize("room", [Room(line=16, head=48), Room(line=13, head=64)])
+def test_room_for_the_action_tokens_does_not_change_the_gradient(params, room):
+    piece = make_batch(per_line=4)
+    tokens = np.asarray(piece.rows.action_mask).reshape(4, -1).sum(axis=1)
+    assert tokens.max() == 13
+    assert tokens.sum() <= 48
+    grads, metrics = one_update(params, piece, room=room)
     want, plain = one_update(params, piece)
     assert_trees_close(grads, want)
     assert metrics == pytest.approx(plain, rel=1e-5)
 
 
-def test_too_little_room_makes_the_loss_nan(params):
-    _, metrics = one_update(params, make_batch(), capacity=3)
+@pytest.mark.parametrize("room", [Room(line=16, head=24), Room(line=8, head=64)])
+def test_too_little_room_makes_the_loss_nan(params, room):
+    _, metrics = one_update(params, make_batch(per_line=4), room=room)
     assert np.isnan(metrics["loss/total"])
+
+
+def test_room_is_the_smallest_share_that_holds_every_line_and_device():
+    tokens = np.array([3, 9, 0, 8, 1, 2, 16, 0])
+    assert Room.of(tokens, most=64, micro_lines=4, shards=1) == (16, 32)
+    assert Room.of(tokens, most=64, micro_lines=4, shards=2) == (16, 16)
+    assert Room.of(tokens, most=16, micro_lines=8, shards=1) == (16, 64)
+    assert Room.of(tokens * 0, most=64, micro_lines=4, shards=2) == (4, 1)
 
 
 def test_an_exact_kl_moves_the_student_to_the_teacher(params):
     """The gradient of KL(student || teacher) from its states and head, against full logits."""
     rows, signal, share, _ = make_batch()
     teacher = MODEL.init(jax.random.key(5))
-    states = make_score(MODEL, SCORE, keep_states=True)(teacher, rows).states
+    states = make_score(MODEL, HEAD, keep_states=True)(teacher, rows, room=PLENTY).states
     zero = jnp.zeros_like(share)
     signal = signal.replace(advantage=zero, ce_weight=zero, kl_weight=zero + 1)
     head = TeacherHead(states, MODEL.head(teacher))
-    piece = Piece(rows, signal, share, head)
 
-    def log_probs(p):
-        tokens = jnp.concatenate([rows.prompt, rows.action], 1)[:, :-1]
-        valid = jnp.arange(P)[None] >= P - rows.prompt_length[:, None]
-        valid = jnp.concatenate([valid, rows.action_mask], 1)[:, :-1]
-        hidden, _ = MODEL.hidden(p, tokens, valid, tail=R)
-        logits = jnp.einsum("nld,vd->nlv", hidden, MODEL.head(p)).at[..., 0].set(-1e30)
-        return jax.nn.log_softmax(logits)
-
-    def plain_loss(p):
-        ours, theirs = log_probs(p), jax.lax.stop_gradient(log_probs(teacher))
+    def plain_kl(p):
+        ours, theirs = log_probs(p, rows), jax.lax.stop_gradient(log_probs(teacher, rows))
         return jnp.sum(share[..., None] * jnp.exp(ours) * (ours - theirs))
 
-    value, expected = jax.jit(jax.value_and_grad(plain_loss))(params)
-    grads, metrics = one_update(params, piece)
+    value, expected = jax.jit(jax.value_and_grad(plain_kl))(params)
+    grads, metrics = one_update(params, Piece(rows, signal, share, head))
     assert metrics["loss/total"] == pytest.approx(float(value), rel=1e-5)
     assert_trees_close(grads, expected)
 
@@ -127,11 +142,11 @@ def test_minibatches_share_the_matrix_of_a_teacher():
     batch = TurnBatch(rows=rows, returns=jnp.zeros(N), group=jnp.zeros(N, jnp.int32))
     states = jnp.arange(N * R * 3.0).reshape(N, R, 3)
     head = TeacherHead(states, jnp.ones((5, 3)))
-    cut = {"minibatch_rows": 8, "aggregation": "token-mean"}
-    pieces = minibatches(batch, signal, **cut, teacher=head)
+    options = {"minibatch": [0, 1], "aggregation": "token-mean"}
+    pieces = [p for (p,) in minibatches(batch, signal, **options, teacher=head)]
     assert all(piece.teacher.matrix is head.matrix for piece in pieces)
     np.testing.assert_array_equal(jnp.concatenate([p.teacher.states for p in pieces]), states)
-    assert [p.teacher for p in minibatches(batch, signal, **cut)] == [None, None]
+    assert [p.teacher for (p,) in minibatches(batch, signal, **options)] == [None, None]
 
 
 def test_a_state_is_a_copy_of_what_it_starts_from(params):
@@ -148,39 +163,40 @@ def test_the_gradient_is_that_of_the_plain_objective(params):
     assert_trees_close(grads, expected)
 
 
-@pytest.mark.parametrize("surrogate", SURROGATES)
-def test_every_surrogate_is_the_objective_of_the_scores(params, surrogate):
-    """Also one whose tokens depend on all of their row, which the head sees in blocks."""
-    (rows, signal, share, _), cfg = make_batch(), LossConfig(surrogate=surrogate, clip_low=0.02)
-
-    @jax.jit
-    @functools.partial(jax.value_and_grad, has_aux=True)
-    def whole(params):
-        stats = row_stats(MODEL, params, rows=rows, cfg=SCORE)
-        return objective(stats, signal, action_mask=rows.action_mask, share=share, cfg=cfg)
-
-    (value, means), expected = whole(params)
-    grads, metrics = one_update(params, Piece(rows, signal, share), loss=cfg)
-    assert_trees_close(grads, expected)
-    want = {name: mean.value() for name, mean in means.items()} | {"loss/total": float(value)}
-    assert want == pytest.approx({name: metrics[name] for name in want}, rel=1e-5, abs=1e-7)
+def test_pieces_are_joined_again_with_zeros_for_the_empty_ones():
+    x = {"a": jnp.arange(24).reshape(12, 2), "b": jnp.arange(6)}
+    pieces = split(x, pieces=3)
+    assert pieces[1]["a"].tolist() == x["a"][4:8].tolist()
+    assert_trees_close(join(pieces), x)
+    assert join(pieces[:2], empty=1)["b"].tolist() == [0, 1, 2, 3, 0, 0]
 
 
-def test_micro_batches_are_undone_exactly():
-    x = {"a": jnp.arange(24).reshape(12, 2), "b": jnp.arange(12)}
-    micro = to_micro(x, 4)
-    assert micro["a"].shape == (3, 4, 2)
-    assert_trees_close(from_micro(micro), x)
+def test_streams_go_to_the_places_of_a_line_and_back():
+    rows = make_batch(padding=4, per_line=4).rows
+    places = places_of(rows, 16)
+    numbers = jnp.where(rows.action_mask, jnp.arange(20 * R).reshape(20, R) + 1, 0)
+    np.testing.assert_array_equal(places.by_row(places.by_line(numbers), rows.action_mask), numbers)
+    np.testing.assert_array_equal(
+        places.by_line(rows.action)[places.used],  # what is fed next, where it is fed
+        np.concatenate([rows.action[n][rows.action_mask[n]] for n in range(20)]),
+    )
+    tokens = jnp.pad(rows.lines.tokens, ((0, 0), (0, 1)))
+    following = jnp.take_along_axis(tokens, places.column + 1, axis=1)
+    row = np.where(places.used, places.row(R), -1)
+    inside = (row >= 0) & (np.diff(row, axis=1, append=-1) == 0)  # the last is not fed
+    np.testing.assert_array_equal(
+        np.asarray(following)[inside], np.asarray(places.by_line(rows.action))[inside]
+    )
 
 
-def test_scores_do_not_depend_on_micro_rows_or_padding(params):
-    rows, padded = make_batch().rows, make_batch(padding=8).rows
-    whole = make_score(MODEL, dataclasses.replace(SCORE, micro_rows=16))(params, rows)
-    tiny = dataclasses.replace(SCORE.head, block=3)
-    small = make_score(MODEL, ScoreConfig(micro_rows=2, head=tiny))(params, padded)
-    np.testing.assert_allclose(small.logp[:N], whole.logp, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(small.entropy[:N], whole.entropy, rtol=1e-5, atol=1e-6)
-    assert not np.asarray(small.logp[N:]).any()
+def test_scores_depend_on_no_neighbour_and_no_padding(params):
+    score = make_score(MODEL, HEAD)
+    whole = score(params, make_batch().rows, room=PLENTY)
+    for options in ({"padding": 8}, {"per_line": 2}, {"per_line": 4, "padding": 8}):
+        other = score(params, make_batch(**options).rows, room=PLENTY)
+        np.testing.assert_allclose(other.logp[:N], whole.logp, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(other.entropy[:N], whole.entropy, rtol=1e-5, atol=1e-6)
+        assert not np.asarray(other.logp[N:]).any()
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

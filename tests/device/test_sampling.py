@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting import act, requests_of
 
-from atod_jax.device.policy import Policy, row_bucket
+from atod_jax.device import policy as device_policy
+from atod_jax.device.policy import Counts, Policy, row_bucket
 from atod_jax.device.sampling import (
     CDF_BLOCK,
     SamplingConfig,
-    generate,
-    inverse_cdf,
-    mask_logits,
+    least_kept,
     pick,
-    truncate,
 )
 from atod_jax.models import ModelConfig, build
+from atod_jax.records import Action, Request
 
 V, PAD, EOS = 30, 0, 1
 CONFIG = ModelConfig(
@@ -37,7 +37,7 @@ MODEL = build(CONFIG)
 CFG = SamplingConfig(
     max_new_tokens=6,
     prompt_buckets=(8, 12),
-    max_rows=24,
+    slots=24,
     eos_ids=(EOS,),
     pad_id=PAD,
     forbidden=(PAD, 7),
@@ -63,20 +63,31 @@ def make_policy(cfg: SamplingConfig = CFG) -> Policy:
     return Policy(MODEL, cfg)
 
 
+@functools.cache
+def make_weights():
+    return MODEL.serve(make_params())
+
+
+def full_logits(tokens: np.ndarray, tail: int) -> np.ndarray:
+    """Logits at the last `tail` tokens, of one uncached forward pass."""
+    line = np.zeros((1, 32), np.int32)
+    line[0, : len(tokens)] = tokens
+    hidden = forward()(make_params(), line, np.array([[len(tokens)]], np.int32))
+    states = hidden[0, len(tokens) - tail : len(tokens)]
+    return np.asarray(states @ MODEL.head(make_params()).T)
+
+
 def full_logp(prompt: np.ndarray, action: np.ndarray, temperature: float) -> np.ndarray:
     """log softmax of the masked logits of one uncached forward pass over prompt + action."""
-    tokens = np.concatenate([prompt, action])[None, :-1]
-    valid = np.ones(tokens.shape, bool)
-    hidden, _ = forward()(make_params(), tokens, valid, tail=len(action))
-    logits = np.asarray(hidden[0] @ MODEL.head(make_params()).T, np.float64) / temperature
+    tokens = np.concatenate([prompt, action])[:-1]
+    logits = full_logits(tokens, len(action)).astype(np.float64) / temperature
     logits[:, list(CFG.forbidden)] = -np.inf
-    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return logp
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 @functools.cache
 def forward():
-    return jax.jit(MODEL.hidden, static_argnames="tail")
+    return jax.jit(MODEL.hidden)
 
 
 def chi_square(counts: np.ndarray, probs: np.ndarray) -> float:
@@ -93,7 +104,7 @@ def chi_square(counts: np.ndarray, probs: np.ndarray) -> float:
 def draw(logits: np.ndarray, cfg: SamplingConfig, count: int = 40_000) -> np.ndarray:
     """Counts per id of `count` independent draws from one row of logits."""
     uniform = jax.random.uniform(jax.random.key(5), (count,))
-    rows = jnp.broadcast_to(jnp.asarray(logits)[None], (count, len(logits)))
+    rows = jnp.broadcast_to(jnp.asarray(logits)[:, None], (len(logits), count))
     token, _ = jax.jit(pick, static_argnames="cfg")(
         rows, uniform, temperature=cfg.temperature, cfg=cfg
     )
@@ -131,60 +142,115 @@ def test_top_k_and_top_p_keep_what_they_say():
 
 
 def test_truncation_does_not_change_the_log_probability():
-    logits = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
+    logits = jnp.log(jnp.array([[0.5], [0.3], [0.2]]))
     cfg = dataclasses.replace(CFG, forbidden=(), eos_ids=(0,), top_k=1)
     token, logp = pick(logits, jnp.array([0.99]), temperature=cfg.temperature, cfg=cfg)
     assert int(token[0]) == 0
     assert float(logp[0]) == pytest.approx(np.log(0.5), abs=1e-6)
 
 
-def test_truncate_keeps_ties():
+def test_ties_with_the_last_one_kept_are_kept():
     weights = jnp.array([[1.0, 2.0, 2.0, 0.5]])
-    np.testing.assert_array_equal(truncate(weights, top_k=1, top_p=1.0)[0], [0, 2, 2, 0])
-    np.testing.assert_array_equal(truncate(weights, top_k=0, top_p=0.3)[0], [0, 2, 2, 0])
+    assert least_kept(weights, top_k=1, top_p=1.0) == least_kept(weights, top_k=0, top_p=0.3) == 2
 
 
 @pytest.mark.parametrize("vocab", [5, CDF_BLOCK, 3 * CDF_BLOCK + 17])
-def test_inverse_cdf_is_searchsorted(vocab):
-    """Away from the edges of the steps, where rounding may decide, the search is exact."""
+def test_the_draw_is_a_search_in_the_cumulative_distribution(vocab):
+    """Away from the edges of the steps, where rounding may decide, it is exact."""
     rng = np.random.default_rng(2)
-    weights = rng.random(vocab).astype(np.float32) * (rng.random(vocab) < 0.5)
+    weights = rng.random(vocab) * (rng.random(vocab) < 0.5)
     weights[1] = 1.0
-    edges = np.cumsum(weights.astype(np.float64)) / weights.sum(dtype=np.float64)
+    edges = np.cumsum(weights) / weights.sum()
     uniform = rng.random(4000).astype(np.float32)
     clear = np.abs(edges[None] - uniform[:, None]).min(axis=1) > 1e-6
-    got = inverse_cdf(jnp.broadcast_to(weights[None], (4000, vocab)), jnp.asarray(uniform))
+    got, logp = pick_from(weights, uniform)
     want = np.searchsorted(edges, uniform, side="right")
     assert clear.mean() > 0.9
-    np.testing.assert_array_equal(np.asarray(got)[clear], want[clear])
-    assert (weights[np.asarray(got)] > 0).all()
+    np.testing.assert_array_equal(got[clear], want[clear])
+    assert (weights[got] > 0).all()
+    np.testing.assert_allclose(logp, np.log(weights[got] / weights.sum()), atol=1e-5)
+    np.testing.assert_array_equal(pick_from(weights, uniform, temperature=0.0)[0], 1)
+
+
+def pick_from(weights, uniform, temperature=1.0):
+    with np.errstate(divide="ignore"):
+        logits = np.log(weights).astype(np.float32)
+    logits = jnp.broadcast_to(jnp.asarray(logits)[:, None], (len(weights), len(uniform)))
+    cfg = dataclasses.replace(CFG, forbidden=())
+    token, logp = compiled_pick()(logits, jnp.asarray(uniform), temperature=temperature, cfg=cfg)
+    return np.asarray(token), np.asarray(logp)
 
 
 def test_the_ends_of_the_unit_interval_hit_ids_with_mass():
-    weights = jnp.zeros((2, 2 * CDF_BLOCK)).at[:, 3].set(0.1).at[:, 700].set(1e-6)
+    weights = np.zeros(2 * CDF_BLOCK)
     top = np.nextafter(np.float32(1), np.float32(0))
-    np.testing.assert_array_equal(inverse_cdf(weights, jnp.array([0.0, top]))[0], 3)
-    assert int(inverse_cdf(weights, jnp.array([0.0, top]))[1]) in (3, 700)
-
-
-def test_forbidden_ids_have_no_mass_and_the_rest_sums_to_one():
-    masked = mask_logits(jnp.zeros((1, V)), forbidden=CFG.forbidden)
-    probs = np.asarray(jax.nn.softmax(masked))[0]
-    assert (probs[list(CFG.forbidden)] == 0).all()
-    assert probs[2] == pytest.approx(1 / (V - 2))
-    assert np.isfinite(probs * np.asarray(masked[0])).all()
+    weights[3] = 0.1
+    np.testing.assert_array_equal(pick_from(weights, np.array([0.0, top], np.float32))[0], 3)
+    weights[700] = 1e-6
+    assert set(pick_from(weights, np.array([0.0, top], np.float32))[0]) <= {3, 700}
 
 
 # ------------------------------------------------------------------------------ whole actions
+
+
+def write(asked, *, policy=None, key=KEY):
+    return act(policy or make_policy(), make_weights(), asked, key=key)
+
+
+@functools.cache
+def compiled_pick():
+    return jax.jit(pick, static_argnames="cfg")
+
+
+def oracle(request: Request, cfg: SamplingConfig = CFG) -> Action:
+    """One action without cache, slots or batch, from the whole forward pass of every prefix."""
+    row_key = jax.random.fold_in(jax.random.fold_in(KEY, request.turn), request.row)
+    tokens, logp = [], []
+    while len(tokens) < cfg.max_new_tokens and not (tokens and tokens[-1] in cfg.eos_ids):
+        uniform = jax.random.uniform(jax.random.fold_in(row_key, len(tokens)))
+        logits = full_logits(np.concatenate([request.prompt, tokens]).astype(np.int32), 1).T
+        token, lp = compiled_pick()(logits, uniform[None], temperature=cfg.temperature, cfg=cfg)
+        tokens.append(int(token[0]))
+        logp.append(float(lp[0]))
+    return Action(np.asarray(tokens, np.int32), np.asarray(logp, np.float32))
+
+
+def assert_same(got: Action, want: Action):
+    np.testing.assert_array_equal(got.tokens, want.tokens)
+    np.testing.assert_allclose(got.logp, want.logp, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("slots", "look", "packs"), [(24, 8, False), (24, 2, True), (8, 2, True), (8, 1, False)]
+)
+def test_an_action_depends_on_its_prompt_row_and_turn_only(slots, look, packs, monkeypatch):
+    """Whatever the slots, the chunk, the lines and the neighbours: what one row alone would say."""
+    monkeypatch.setattr(device_policy, "PART_TOKENS", 4)
+    monkeypatch.setattr(device_policy, "PREFILL_TOKENS", 24)
+    monkeypatch.setattr(device_policy, "ENTRIES", 3)
+    policy = Policy(MODEL, dataclasses.replace(CFG, slots=slots, look=look))
+    policy.packs = packs
+    prompts = make_prompts(20)
+    asked = requests_of([*prompts, *[prompts[3]] * 5])
+    again = requests_of(prompts[:4], turn=2, rows=[40, 31, 41, 29])
+    late = requests_of([np.full(11, 3, np.int32)], rows=[99])  # forces the longer bucket
+    sampler, actions = policy.sampler(make_weights(), KEY), {}
+    for more in (asked[:15], asked[15:] + again, late):
+        sampler.submit(more)
+        actions |= dict(sampler.advance(30 - len(actions)))
+    while (some := sampler.advance(30 - len(actions))) is not None:
+        actions |= dict(some)
+    assert len(actions) == 30
+    for request in asked + again + late:
+        assert_same(actions[request.row], oracle(request))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 0.0])
 def test_log_probs_are_those_of_the_full_forward(temperature):
     prompts = make_prompts(10)
     policy = make_policy(dataclasses.replace(CFG, temperature=temperature))
-    actions = policy.act(make_params(), prompts, list(range(10)), key=KEY)
-    for prompt, action in zip(prompts, actions):
-        logp = full_logp(prompt, action.tokens, temperature or 1.0)
+    for row, action in write(requests_of(prompts), policy=policy).items():
+        logp = full_logp(prompts[row], action.tokens, temperature or 1.0)
         want = logp[np.arange(len(action.tokens)), action.tokens]
         np.testing.assert_allclose(action.logp, want, atol=1e-5)
         if temperature == 0:
@@ -192,7 +258,7 @@ def test_log_probs_are_those_of_the_full_forward(temperature):
 
 
 def test_actions_end_at_the_end_token_or_the_limit():
-    actions = make_policy().act(make_params(), make_prompts(24), list(range(24)), key=KEY)
+    actions = write(requests_of(make_prompts(24))).values()
     lengths = {len(a.tokens) for a in actions}
     assert min(lengths) < 6
     assert max(lengths) == 6
@@ -204,80 +270,46 @@ def test_actions_end_at_the_end_token_or_the_limit():
         assert (action.tokens.dtype, action.logp.dtype) == (np.int32, np.float32)
 
 
-def test_generation_pads_after_the_end():
-    prompt = jnp.asarray(np.random.default_rng(3).integers(2, V, (8, 5)), jnp.int32)
-    length = jnp.array([5, 3, 1, 0, 5, 2, 4, 0], jnp.int32)
-    inputs = {"prompt": prompt, "prompt_length": length, "row_id": jnp.arange(8)}
-    out = generate(MODEL, make_params(), **inputs, key=KEY, cfg=CFG)
-    after = np.arange(6)[None, :] >= np.asarray(out.length)[:, None]
-    assert (np.asarray(out.tokens)[after] == PAD).all()
-    assert (np.asarray(out.logp)[after] == 0).all()
-    assert (np.asarray(out.logp)[~after] < 0).all()
-    np.testing.assert_array_equal(np.asarray(out.length) == 0, np.asarray(length) == 0)
-
-
-def test_decoding_stops_once_every_row_has_ended():
+def test_decoding_stops_once_every_action_has_ended():
     """The end is certain at the first token; a loop to the limit of 20,000 would take minutes."""
-    params = make_params()
-    prompts = make_prompts(3)
     cfg = dataclasses.replace(
         CFG,
+        look=20_000,
         max_new_tokens=20_000,
         eos_ids=(EOS, 2),
         forbidden=tuple(i for i in range(V) if i not in (EOS, 2)),
     )
-    actions = make_policy(cfg).act(params, prompts, [0, 1, 2], key=KEY)
-    assert [len(a.tokens) for a in actions] == [1, 1, 1]
+    policy = make_policy(cfg)
+    assert [len(a.tokens) for a in write(requests_of(make_prompts(3)), policy=policy).values()] == [
+        1
+    ] * 3
+    assert policy.take_counts() == Counts(steps=0, kept=0)
 
 
-def test_a_draw_depends_on_its_row_id_only():
-    prompts, params, policy = make_prompts(12), make_params(), make_policy()
-    whole = policy.act(params, prompts, list(range(12)), key=KEY)
-    alone = policy.act(params, prompts[5:6], [5], key=KEY)
-    some = policy.act(params, [prompts[i] for i in (9, 5, 2)], [9, 5, 2], key=KEY)
-    long = [*prompts[:9], np.full(12, 3, np.int32)]  # forces the longer prompt bucket
-    padded = policy.act(params, long, [*range(9), 40], key=KEY)
-    for got, want in [
-        (alone[0], whole[5]),
-        (some[0], whole[9]),
-        (some[1], whole[5]),
-        (some[2], whole[2]),
-        (padded[5], whole[5]),
-    ]:
-        np.testing.assert_array_equal(got.tokens, want.tokens)
-        np.testing.assert_allclose(got.logp, want.logp, atol=1e-5)
-
-
-def test_keys_row_ids_and_positions_give_different_numbers():
+def test_keys_rows_turns_and_positions_give_different_numbers():
     prompt = np.array([3, 4, 5], np.int32)
-    policy, params = make_policy(), make_params()
-    first = policy.act(params, [prompt] * 20, list(range(20)), key=KEY)
-    assert len({tuple(a.tokens) for a in first}) > 10
-    second = policy.act(params, [prompt] * 20, list(range(20)), key=jax.random.fold_in(KEY, 1))
-    assert any(tuple(a.tokens) != tuple(b.tokens) for a, b in zip(first, second))
-    same = policy.act(params, [prompt] * 2, [3, 3], key=KEY)
-    np.testing.assert_array_equal(same[0].tokens, same[1].tokens)
+    first = write(requests_of([prompt] * 20))
+    assert len({tuple(a.tokens) for a in first.values()}) > 10
+    for other in (
+        write(requests_of([prompt] * 20, turn=1)),
+        write(requests_of([prompt] * 20), key=jax.random.fold_in(KEY, 1)),
+    ):
+        assert any(tuple(first[n].tokens) != tuple(other[n].tokens) for n in range(20))
 
 
 def test_second_tokens_follow_their_conditional_distribution():
     """First and second uniform numbers of a row are independent: the pair has the model's law."""
-    prompt = np.array([[5, 9, 3]], np.int32)
+    prompt = np.array([5, 9, 3], np.int32)
     rows = 20_000
-    cfg = dataclasses.replace(CFG, max_new_tokens=2)
-    out = generate(
-        MODEL,
-        make_params(),
-        prompt=jnp.broadcast_to(prompt, (rows, 3)),
-        prompt_length=jnp.full((rows,), 3, jnp.int32),
-        key=KEY,
-        row_id=jnp.arange(rows),
-        cfg=cfg,
-    )
-    tokens = np.asarray(out.tokens)
-    first = np.exp(full_logp(prompt[0], np.array([2]), 1.0)[0])
+    policy = make_policy(dataclasses.replace(CFG, max_new_tokens=2, slots=rows))
+    actions = write(requests_of([prompt] * rows), policy=policy)
+    tokens = np.zeros((rows, 2), np.int32)
+    for row, action in actions.items():
+        tokens[row, : len(action.tokens)] = action.tokens
+    first = np.exp(full_logp(prompt, np.array([2]), 1.0)[0])
     assert chi_square(np.bincount(tokens[:, 0], minlength=V), first) < 2.1
     common = int(np.argmax(np.where(np.arange(V) == EOS, 0, first)))
-    second = np.exp(full_logp(prompt[0], np.array([common, 2]), 1.0)[1])
+    second = np.exp(full_logp(prompt, np.array([common, 2]), 1.0)[1])
     follow = tokens[tokens[:, 0] == common, 1]
     assert len(follow) > 500
     assert chi_square(np.bincount(follow, minlength=V), second) < 2.3
@@ -294,40 +326,33 @@ def test_row_buckets():
 
 
 def test_few_shapes_compile():
-    cfg = dataclasses.replace(CFG, max_new_tokens=5)  # a loop of its own
-    policy, params = Policy(MODEL, cfg), make_params()
+    policy = make_policy(dataclasses.replace(CFG, max_new_tokens=5))  # programs of its own
     for count, seed in ((1, 0), (5, 1), (8, 2), (20, 3), (17, 4), (24, 5)):
-        policy.act(params, make_prompts(count, seed), list(range(count)), key=KEY)
-    assert policy._compiled._cache_size() == 2  # rows 8 and 24; all prompts fit the shorter bucket
+        write(requests_of(make_prompts(count, seed)), policy=policy)
+    compiled = policy.programs  # slots 8 and 24; all prompts fit the shorter bucket
+    assert [f._cache_size() for f in (compiled.prefill, compiled.fill, compiled.decode)] == [2] * 3
 
 
 def test_no_prompts_no_actions():
-    assert make_policy().act(make_params(), [], [], key=KEY) == []
+    sampler = make_policy().sampler(make_weights(), KEY)
+    assert sampler.advance(3) == []
+    assert sampler.advance(0) is None
 
 
 @pytest.mark.parametrize(
-    ("prompts", "message"),
-    [
-        ([np.ones(13, np.int32)], r"13 tokens.*is 12"),
-        ([np.ones(0, np.int32)], "empty prompt"),
-        ([np.ones(2, np.int32)] * 25, r"25 prompts.*max_rows=24"),
-    ],
+    ("prompt", "message"),
+    [(np.ones(13, np.int32), r"13 tokens.*is 12"), (np.ones(0, np.int32), "empty prompt")],
 )
-def test_prompts_beyond_the_limits_are_errors(prompts, message):
+def test_prompts_beyond_the_limits_are_errors(prompt, message):
     with pytest.raises(ValueError, match=message):
-        make_policy().act(make_params(), prompts, list(range(len(prompts))), key=KEY)
-
-
-def test_a_row_id_per_prompt():
-    with pytest.raises(ValueError, match="2 prompts but 3 row ids"):
-        make_policy().act(make_params(), [np.ones(2, np.int32)] * 2, [0, 1, 2], key=KEY)
+        make_policy().sampler(make_weights(), KEY).submit(requests_of([prompt]))
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("max_new_tokens", 0),
-        ("max_rows", 0),
+        ("slots", 0),
         ("prompt_buckets", ()),
         ("prompt_buckets", (8, 4)),
         ("temperature", -0.1),

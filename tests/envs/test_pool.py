@@ -76,11 +76,30 @@ def test_results_come_in_the_order_of_the_question(make_pool, workers):
         "t2 starts",
     ]
     assert texts(pool.step([(2, "c"), (0, "a")])) == ["t2 1 c", "t0 1 a"]
-    first, second = pool.submit([(1, "x")]), pool.submit([(0, "b"), (2, "d")])
-    assert texts(pool.results(second)) == ["t0 2 b", "t2 2 d"]
-    assert texts(pool.results(first)) == ["t1 1 x"]
-    assert pool.take_counts()["steps"] == 5
+    assert pool.take_counts()["steps"] == 2
     assert pool.take_counts()["steps"] == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_slots_answer_when_they_are_ready(make_pool, workers):
+    pool = make_pool(workers)
+    pool.clear()
+    pool.start([(slot, task) for slot, task in enumerate(tasks("", "", ""))])
+    answers = {}
+    while pool.under_way:
+        answers |= dict(pool.poll(wait=True))
+    answers |= dict(pool.poll())
+    assert {slot: o.text for slot, o in answers.items()} == {k: f"t{k} starts" for k in range(3)}
+    assert pool.poll() == pool.poll(wait=True) == []
+    pool.submit([(1, "x")])
+    pool.start([(0, Task("new", "k", ""))])
+    assert texts(pool.step([(2, "d")])) == ["t2 1 d"]
+    answers = {}
+    while len(answers) < 2:
+        answers |= dict(pool.poll(wait=True))
+    assert answers[0].text == "new starts"
+    assert texts([answers[1]]) == ["t1 1 x"]
+    assert texts(pool.step([(0, "y")])) == ["new 1 y"]
 
 
 @pytest.mark.parametrize("trouble", ["die", "hang", "raise"])

@@ -1,4 +1,4 @@
-"""Caches, gradients and shardings of every family; the mixture of experts against a plain sum."""
+"""Gradients and shardings of every family; the mixture of experts against a plain sum."""
 
 import dataclasses
 import functools
@@ -7,73 +7,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import FAMILIES, loud_params, random_lines, token_loss
 
-from atod_jax.models import AXES, ModelConfig, build
-from atod_jax.models.families import FAMILIES, config_from_hf, config_to_hf, of
+from atod_jax.models import AXES, build, families
+from atod_jax.models.families import config_from_hf, config_to_hf, of
 from atod_jax.models.moe import Moe, mixture, route
-from atod_jax.models.transformer import empty_cache, grow_cache
 from atod_jax.sharding import RULES, make_mesh, param_shardings, to_global
 
-COMMON = {
-    "vocab_size": 48, "hidden_size": 16, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2,
-    "head_dim": 8, "intermediate_size": 24, "rope_theta": 1e4, "rms_eps": 1e-6,
-    "tie_embeddings": False,
-}  # fmt: skip
-CONFIGS = {
-    "qwen2": ModelConfig(**COMMON, qkv_bias=True, qk_norm=False),
-    "qwen3": ModelConfig(**COMMON),
-    "qwen3_moe": ModelConfig(**COMMON, num_experts=4, experts_per_token=2),
-}
-each_family = pytest.mark.parametrize("family", CONFIGS)
-
-
-@functools.cache
-def loud_params(config: ModelConfig):
-    """Parameters large enough that attention and routing are far from uniform."""
-    rng = np.random.default_rng(0)
-
-    def one(path, x):
-        noise = 0.3 * rng.standard_normal(x.shape).astype(np.float32)
-        return 1 + noise if path[-1].key == "scale" else noise
-
-    shapes = jax.eval_shape(build(config).init, jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(one, shapes)
-
-
-def rows(n: int = 8, columns: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    tokens = rng.integers(0, COMMON["vocab_size"], (n, columns)).astype(np.int32)
-    return tokens, np.arange(columns)[None, :] >= rng.integers(0, 6, (n, 1))
+each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def loss(config, params, tokens, valid):
-    """Cross-entropy of the last three tokens."""
-    model = build(config)
-    hidden, _ = model.hidden(params, tokens[:, :-1], valid[:, :-1], tail=3)
-    logp = jax.nn.log_softmax(jnp.einsum("nrd,vd->nrv", hidden, model.head(params)))
-    return -jnp.mean(jnp.take_along_axis(logp, tokens[:, -3:, None], axis=-1))
+def loss(config, params, tokens, lengths):
+    return token_loss(build(config), params, tokens, lengths) / tokens.size
 
 
 value_and_grad = jax.jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
 
 
 def test_every_family_has_a_config_here():
-    assert set(CONFIGS) == set(FAMILIES)
-    for name, config in CONFIGS.items():
+    assert set(FAMILIES) == set(families.FAMILIES)
+    for name, config in FAMILIES.items():
         assert of(config).model_type == name
         assert config_from_hf(config_to_hf(config, dtype="float32")) == config
     with pytest.raises(ValueError, match=r"qkv_bias.*no published family"):
-        of(dataclasses.replace(CONFIGS["qwen3"], qkv_bias=True))
+        of(dataclasses.replace(FAMILIES["qwen3"], qkv_bias=True))
 
 
 def test_published_configs_may_leave_out_or_rename_fields():
-    older = config_to_hf(CONFIGS["qwen2"], dtype="float32")
+    older = config_to_hf(FAMILIES["qwen2"], dtype="float32")
     del older["head_dim"]
     assert config_from_hf(older).head_dim == 16 // 4
-    newer = config_to_hf(CONFIGS["qwen3_moe"], dtype="float32")
+    newer = config_to_hf(FAMILIES["qwen3_moe"], dtype="float32")
     newer["num_local_experts"] = newer.pop("num_experts")
-    assert config_from_hf(newer) == CONFIGS["qwen3_moe"]
+    assert config_from_hf(newer) == FAMILIES["qwen3_moe"]
 
 
 @pytest.mark.parametrize(
@@ -86,29 +53,14 @@ def test_published_configs_may_leave_out_or_rename_fields():
 )
 def test_unsupported_mixtures_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        config_from_hf(config_to_hf(CONFIGS["qwen3_moe"], dtype="float32") | changes)
-
-
-@each_family
-def test_decoding_through_the_cache_equals_the_full_forward(family):
-    config = CONFIGS[family]
-    step = jax.jit(build(config).hidden, static_argnames="tail")
-    params, (tokens, valid) = loud_params(config), rows(3)
-    whole, _ = step(params, tokens, valid, tail=5)
-    out, cache = step(params, tokens[:, :6], valid[:, :6], tail=1, cache=empty_cache(config, 3, 6))
-    pieces, cache = [out], grow_cache(cache, 4)
-    for t in range(6, 10):
-        column = slice(t, t + 1)
-        out, cache = step(params, tokens[:, column], valid[:, column], tail=1, cache=cache)
-        pieces.append(out)
-    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=5e-6)
+        config_from_hf(config_to_hf(FAMILIES["qwen3_moe"], dtype="float32") | changes)
 
 
 @each_family
 def test_gradients_are_finite_differences_and_reach_every_parameter(family):
-    config, (tokens, valid) = CONFIGS[family], rows()
+    config, (tokens, lengths) = FAMILIES[family], random_lines()
     params = loud_params(config)
-    _, grad = value_and_grad(config, params, tokens, valid)
+    _, grad = value_and_grad(config, params, tokens, lengths)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grad):
         per_layer = np.asarray(leaf if path[0].key == "layers" else leaf[None])
         norms = np.linalg.norm(per_layer.reshape(per_layer.shape[0], -1), axis=1)
@@ -118,7 +70,7 @@ def test_gradients_are_finite_differences_and_reach_every_parameter(family):
 
     def along(step: float) -> float:
         moved = jax.tree.map(lambda p, d: p + step * d, params, direction)
-        return float(loss(config, moved, tokens, valid))
+        return float(loss(config, moved, tokens, lengths))
 
     want = (along(1e-4) - along(-1e-4)) / 2e-4
     got = sum(float(np.vdot(g, d)) for g, d in zip(*map(jax.tree.leaves, (grad, direction))))
@@ -134,12 +86,12 @@ def test_gradients_are_finite_differences_and_reach_every_parameter(family):
     ],
 )
 def test_sharded_equals_single_device(family, mesh):
-    config, (tokens, valid), mesh = CONFIGS[family], rows(), make_mesh(mesh)
+    config, (tokens, lengths), mesh = FAMILIES[family], random_lines(), make_mesh(mesh)
     params = loud_params(config)
-    want, want_grad = value_and_grad(config, params, tokens, valid)
+    want, want_grad = value_and_grad(config, params, tokens, lengths)
     placed = jax.device_put(params, param_shardings(params, AXES, RULES, mesh=mesh))
     with jax.set_mesh(mesh):
-        got, grad = value_and_grad(config, placed, *to_global((tokens, valid), mesh))
+        got, grad = value_and_grad(config, placed, *to_global((tokens, lengths), mesh))
     assert float(got) == pytest.approx(float(want), rel=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), grad, want_grad)
     if config.num_experts:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hf_folders import load_hf
 from huggingface_hub import constants
+from tiny_models import FAMILIES, random_lines
 
 from atod_jax.models import AXES, ModelConfig, build, hub
 from atod_jax.models.checkpoint_io import read_config, save_hf
@@ -24,23 +25,7 @@ from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.models.weights import Weights
 from atod_jax.sharding import RULES, make_mesh, param_shardings
 
-BASE = ModelConfig(
-    vocab_size=48,
-    hidden_size=16,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    intermediate_size=24,
-    rope_theta=1e4,
-    rms_eps=1e-6,
-    tie_embeddings=False,
-)
-CONFIGS = {
-    "qwen2": dataclasses.replace(BASE, qkv_bias=True, qk_norm=False),
-    "qwen3": BASE,
-    "qwen3_moe": dataclasses.replace(BASE, num_experts=4, experts_per_token=2),
-}
+BASE = FAMILIES["qwen3"]
 
 
 def saved(folder, config: ModelConfig, *, shard_bytes: int = 6000):
@@ -55,13 +40,13 @@ def places(shape: dict[str, int], axes=AXES):
     return functools.partial(param_shardings, axes=axes, rules=RULES, mesh=make_mesh(shape))
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "mesh", [{"data": 8}, {"fsdp": 2, "tensor": 2, "expert": 2}, {"fsdp": 4, "tensor": 2}]
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_mesh_they_are_what_numpy_reads(family, mesh, dtype, tmp_path):
-    folder = saved(tmp_path / "m", CONFIGS[family])
+    folder = saved(tmp_path / "m", FAMILIES[family])
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     want = load_hf(folder, dtype=dtype)[1]
     put = places(mesh)
@@ -80,7 +65,7 @@ def test_a_single_layer_has_nothing_to_stack(tmp_path):
 
 
 def test_devices_read_their_own_parts_once(tmp_path, monkeypatch):
-    folder = saved(tmp_path / "m", CONFIGS["qwen3_moe"])
+    folder = saved(tmp_path / "m", FAMILIES["qwen3_moe"])
     read, inner = {}, Weights.block
 
     def block(self, path, box, dtype):
@@ -203,7 +188,7 @@ print("done")
 
 
 def test_two_processes_read_their_halves_and_write_one_folder(tmp_path):
-    folder, out = saved(tmp_path / "m", CONFIGS["qwen3_moe"]), tmp_path / "out"
+    folder, out = saved(tmp_path / "m", FAMILIES["qwen3_moe"]), tmp_path / "out"
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -241,9 +226,9 @@ def test_integers_are_within_half_a_scale(axes):
     assert np.abs(whole * scale - kernel).max() > 0
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_kept_as_integers_computes_nearly_the_same(family, tmp_path):
-    config = dataclasses.replace(CONFIGS[family], dtype="bfloat16")
+    config = dataclasses.replace(FAMILIES[family], dtype="bfloat16")
     folder = saved(tmp_path / "m", config)
     put = places({"fsdp": 2, "tensor": 2, "expert": 2})
     exact, half, whole = (
@@ -254,8 +239,7 @@ def test_a_model_kept_as_integers_computes_nearly_the_same(family, tmp_path):
     if family == "qwen3_moe":
         assert whole["last"]["moe"]["router"]["kernel"].dtype == jnp.bfloat16
         assert whole["layers"]["moe"]["gate"]["scale"].shape == (2, 4, 1, 24)
-    tokens = np.random.default_rng(1).integers(0, 48, (4, 9)).astype(np.int32)
-    hidden = jax.jit(lambda p: build(config).hidden(p, tokens, tokens >= 0, tail=9)[0])
+    hidden = jax.jit(lambda p: build(config).hidden(p, *random_lines(4)))
     want = np.asarray(hidden(exact), np.float32)
 
     def error(params) -> float:

@@ -10,17 +10,19 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from toy_update import MODEL, SCORE, assert_trees_close, make_batch, plain_loss
+from runs import pooled
+from tiny_models import random_lines
+from toy_update import HEAD, MODEL, PLENTY, assert_trees_close, make_batch, plain_loss
 
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.learner import init_state, make_update
 from atod_jax.device.optim import OptimConfig, make_optimizer
 from atod_jax.models import AXES, build, lora
-from atod_jax.models.transformer import empty_cache
+from atod_jax.models.serving import empty_cache, enter
 from atod_jax.sharding import RULES, make_mesh, param_shardings, place, to_host
 
 RANK, ALPHA = 3, 6.0
-DENSE = dataclasses.replace(MODEL.config, num_layers=3)
+DENSE = dataclasses.replace(MODEL.config, num_layers=3, vocab_size=48)
 CONFIGS = {
     "dense": DENSE,
     "one layer": dataclasses.replace(DENSE, num_layers=1),
@@ -61,20 +63,23 @@ def delta(a, b, w):
 
 
 def states(model, params):
-    """Final states of the last four columns, all at once and one by one through a cache."""
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(1, 23, (4, 9)).astype(np.int32)
-    valid = np.arange(9)[None] >= np.array([0, 2, 5, 1])[:, None]
+    """Final states of every token, and of the last ones of two prompts and of what follows them."""
+    tokens, lengths = random_lines(4, 9)
 
     @jax.jit
     def run(params):
-        whole, _ = model.hidden(params, tokens, valid, tail=4)
-        parts, cache = [], empty_cache(model.config, 4, 9)
-        for first, last in ((0, 6), (6, 7), (7, 8), (8, 9)):
-            piece = (tokens[:, first:last], valid[:, first:last])
-            hidden, cache = model.hidden(params, *piece, tail=1, cache=cache)
-            parts.append(hidden)
-        return whole, jnp.concatenate(parts, axis=1)
+        weights = model.serve(params)
+        last, prompts = model.prefill(weights, tokens, lengths)
+        numbers = jnp.arange(4)
+        cache = enter(
+            empty_cache(model.config, 4, 9, recent=1),
+            prompts,
+            slot=numbers,
+            line=numbers,
+            start=jnp.zeros(4, jnp.int32),
+            length=jnp.array(lengths[:, 0]),
+        )
+        return model.hidden(params, tokens, lengths), last, model.step(weights, numbers, cache)[0]
 
     return [np.asarray(x) for x in run(params)]
 
@@ -144,11 +149,20 @@ def test_every_adapter_matches_exactly_one_pattern(name):
 
 @functools.cache
 def updates(tx, remat="none", mesh=None, config=MODEL.config, rate=1.0):
-    model = adapted(dataclasses.replace(config, remat=remat))
-    score = dataclasses.replace(SCORE, head=dataclasses.replace(SCORE.head, mesh=mesh))
-    return make_update(
-        model, tx, learning_rate=lambda step: jnp.float32(rate), loss=LossConfig(), score=score
+    """`update(state, piece) -> (state, metrics)`."""
+    update = make_update(
+        adapted(dataclasses.replace(config, remat=remat)),
+        tx,
+        learning_rate=lambda step: jnp.float32(rate),
+        loss=LossConfig(),
+        head=dataclasses.replace(HEAD, mesh=mesh),
     )
+
+    def one(state, piece):
+        state, means = update(state, [piece], room=PLENTY)
+        return state, pooled(means)
+
+    return one
 
 
 PLAIN = optax.identity()

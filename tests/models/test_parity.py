@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting import act_in_order
 from hf_folders import load_hf
 
 from atod_jax.models import ModelConfig, build
@@ -104,14 +105,17 @@ def torch_logits(model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def our_logits(config: ModelConfig, params, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    model = build(config)
+    """Of rows padded on the left as theirs are, which here begin their lines."""
+    model, columns, size = build(config), tokens.shape[1], valid.sum(axis=1)
 
     @jax.jit
-    def logits(params):
-        hidden, _ = model.hidden(params, jnp.array(tokens), jnp.array(valid), tail=tokens.shape[1])
+    def logits(params, tokens, lengths):
+        hidden = model.hidden(params, tokens, lengths)
         return jnp.einsum("nld,vd->nlv", hidden, model.head(params))
 
-    return np.asarray(logits(params))
+    shifted = [np.roll(row, n) for row, n in zip(tokens, size)]
+    ours = logits(params, jnp.array(shifted), jnp.array(size[:, None], jnp.int32))
+    return np.stack([np.roll(row, columns - n, axis=0) for row, n in zip(np.asarray(ours), size)])
 
 
 def assert_close(ours: np.ndarray, theirs: np.ndarray, valid: np.ndarray) -> None:
@@ -186,13 +190,13 @@ def test_greedy_decoding_agrees(family, tmp_path):
     cfg = SamplingConfig(
         max_new_tokens=8,
         prompt_buckets=(16,),
-        max_rows=8,
+        slots=8,
         eos_ids=(TINY["vocab_size"] - 1,),
         pad_id=0,
         temperature=0.0,
     )
     prompts = [row[keep] for row, keep in zip(tokens, valid)]
-    actions = Policy(build(config), cfg).act(params, prompts, [0, 1, 2], key=jax.random.key(0))
+    actions = act_in_order(Policy(build(config), cfg), params, prompts)
     for prompt, action in zip(prompts, actions):
         ids = torch.from_numpy(prompt)[None].long()
         want = theirs.generate(

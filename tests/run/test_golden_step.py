@@ -7,7 +7,7 @@ are those of the quickstart. The numbers were taken from this test on a CPU.
 import jax
 import numpy as np
 import pytest
-from runs import load_models, typed
+from runs import load_models, pooled, typed
 from test_layouts import trajectories
 
 from atod_jax.device.learner import minibatches
@@ -50,18 +50,17 @@ def one_step() -> dict[str, float]:
         algorithm = parts.algorithm(cfg)
         state, update = fresh_state(cfg.optim, student), parts.make_update(cfg, student)
         make_signal = SignalMaker(cfg, mesh, student=student, teacher=teacher, algorithm=algorithm)
-        pad = student.tokenizer.pad_token_id
-        packed = pack(cfg, trajectories(), mesh=mesh, pad_id=pad, step=0)
+        packed = pack(cfg, trajectories(), student=student, step=0)
         _, signal = make_signal(3, state.params, packed=packed)
         numbers = dict(signal.diagnostics)
-        for piece in minibatches(
+        for pieces in minibatches(
             packed.batch,
             signal,
-            minibatch_rows=cfg.packing.minibatch_rows,
+            minibatch=packed.minibatch,
             aggregation=cfg.loss.aggregation,
         ):
-            state, metrics = update(state, piece, capacity=packed.capacity(cfg.packing, mesh))
-            numbers |= metrics
+            state, means = update(state, pieces, room=packed.room(mesh))
+            numbers |= pooled(means)
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).sum(), student.params, state.params)
     return {name: mean.value() for name, mean in numbers.items()} | {
         "advantage/abs_sum": float(np.abs(np.asarray(signal.advantage)).sum()),

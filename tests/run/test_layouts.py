@@ -8,16 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from acting import act_in_order
+from runs import pooled
 
 from atod_jax.algorithms import atod
 from atod_jax.algorithms.base import Step
 from atod_jax.core.fused import HeadConfig
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.learner import init_state, make_update, minibatches
+from atod_jax.device.lines import Room
 from atod_jax.device.policy import Policy
 from atod_jax.device.sampling import SamplingConfig
-from atod_jax.device.scoring import ScoreConfig, make_score
-from atod_jax.episodes.packing import pack_turns
+from atod_jax.device.scoring import make_score
+from atod_jax.episodes.packing import Form, pack_turns
 from atod_jax.models import AXES, ModelConfig, build
 from atod_jax.records import StopReason, Task, Trajectory, Turn
 from atod_jax.sharding import RULES, make_mesh, param_shardings, place, replicate, to_host
@@ -68,10 +71,10 @@ def trajectories():
 
 def one_step(student, teacher, mesh):
     """(metrics, gradient, sampled tokens, their log-probabilities) of a step, on the host."""
-    whole = pack_turns(
-        trajectories(), minibatch_rows=ROWS, prompt_columns=P, response_columns=R, pad_id=0,
-        rng=np.random.default_rng(1),
-    )  # fmt: skip
+    form = Form(columns=2 * (P + R), response_columns=R, rows=2, micro_lines=8)
+    whole, minibatch = pack_turns(
+        trajectories(), form=form, minibatch_rows=ROWS, pad_id=0, rng=np.random.default_rng(1)
+    )
     weights = [
         jax.tree.map(lambda x: 2 * x, build(config).init(jax.random.key(n)))
         for n, config in enumerate((student, teacher))
@@ -85,34 +88,30 @@ def one_step(student, teacher, mesh):
             returns=replicate(whole.returns, mesh),
             group=replicate(whole.group, mesh),
         )
-    score_cfg = ScoreConfig(
-        micro_rows=16,
-        head=HeadConfig(forbidden=(0,), block=16, mesh=mesh),
-    )
+    head, room = HeadConfig(forbidden=(0,), block=16, mesh=mesh), Room(line=2 * R, head=16 * R)
     ours, theirs = (
-        make_score(build(config), score_cfg)(w, batch.rows)
+        make_score(build(config), head)(w, batch.rows, room=room)
         for config, w in zip((student, teacher), weights)
     )
     signal = jax.jit(functools.partial(atod.signal, atod.Config()))(
         Step(batch, ours, theirs, jnp.int32(3))
     )
-    (piece,) = minibatches(batch, signal, minibatch_rows=ROWS, aggregation="token-mean")
+    (pieces,) = minibatches(batch, signal, minibatch=minibatch, aggregation="token-mean")
     update = make_update(
         build(student), optax.identity(), learning_rate=lambda step: jnp.float32(1.0),
-        loss=LossConfig(), score=score_cfg,
+        loss=LossConfig(), head=head,
     )  # fmt: skip
     fresh = init_state(build(student), weights[0], tx=optax.identity())
-    state, metrics = update(fresh, piece)
+    state, metrics = update(fresh, pieces, room=room)
     gradient = jax.tree.map(lambda a, b: to_host(a) - to_host(b), weights[0], state.params)
     sampling = SamplingConfig(
-        temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=R, prompt_buckets=(P,), max_rows=16,
+        temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=R, prompt_buckets=(P,), slots=16,
         eos_ids=(1,), pad_id=0, vocab=V, forbidden=(0,),
     )  # fmt: skip
     prompts = [t.turns[0].prompt for t in trajectories()]
-    actions = Policy(build(student), sampling, mesh).act(
-        weights[0], prompts, range(16), key=jax.random.key(7)
-    )
-    numbers = {name: mean.value() for name, mean in (metrics | signal.diagnostics).items()}
+    policy = Policy(build(student), sampling, mesh)
+    actions = act_in_order(policy, weights[0], prompts, key=jax.random.key(7))
+    numbers = {name: mean.value() for name, mean in (pooled(metrics) | signal.diagnostics).items()}
     return numbers, gradient, [a.tokens for a in actions], [a.logp for a in actions]
 
 

@@ -134,7 +134,7 @@ def test_what_a_smaller_type_costs_a_trained_teacher(storage, most):
 
     def log_probabilities(model):
         ids = np.array([model.tokenizer(text)["input_ids"]], np.int32)
-        hidden, _ = model.lm.hidden(model.params, ids, np.ones(ids.shape, bool), tail=ids.shape[1])
+        hidden = model.lm.hidden(model.params, ids, np.array([[ids.size]], np.int32))
         head = model.lm.head(model.params).astype(np.float32)
         return jax.nn.log_softmax(hidden.astype(np.float32) @ head.T)
 

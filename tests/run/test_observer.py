@@ -65,35 +65,38 @@ def test_the_turn_table_lines_up_with_the_turns(config, cfg, mesh):
     assert max(whole["w"]) <= 1
 
 
-def test_capacity_depends_on_the_batch_alone(cfg, mesh):
-    def capacity(turns):
-        packed = pack(cfg, [make_trajectory(turns)], mesh=mesh, pad_id=0, step=0)
-        return packed.capacity(cfg.packing, mesh)
+def pack_all(config, cfg, mesh, trajectories, step=0):
+    with jax.set_mesh(mesh):
+        _, student, _ = load_models(config)
+    return pack(cfg, trajectories, student=student, step=step)
+
+
+def test_room_is_of_the_batch_alone(config, cfg, mesh):
+    def room(turns):
+        return pack_all(config, cfg, mesh, [make_trajectory(turns)]).room(mesh)
 
     most = cfg.packing.micro_rows // 8 * cfg.sampling.max_new_tokens  # on each of eight devices
-    assert most >= capacity(12) >= 3
-    assert capacity(12) == capacity(12)
+    assert most >= room(12).head >= 3
+    assert room(12) == room(12)
 
 
-def test_the_host_knows_what_the_devices_hold(cfg, mesh):
-    packed = pack(
-        cfg, [make_trajectory(4), make_trajectory(3, seed=1)], mesh=mesh, pad_id=0, step=5
-    )
+def test_the_host_knows_what_the_devices_hold(config, cfg, mesh):
+    packed = pack_all(config, cfg, mesh, [make_trajectory(4), make_trajectory(3, seed=1)], step=5)
     rows = packed.batch.rows
     np.testing.assert_array_equal(packed.mask, rows.action_mask)
     np.testing.assert_array_equal(packed.traj, rows.traj)
     np.testing.assert_array_equal(packed.turn, rows.turn)
 
 
-def test_teacher_prompts_reach_the_devices_in_a_bucket_of_their_own(cfg, mesh):
+def test_teacher_prompts_reach_the_devices_in_a_bucket_of_their_own(config, cfg, mesh):
     trajectory = make_trajectory(3)
     told = tuple(
         dataclasses.replace(t, teacher_prompt=np.arange(5, 65, dtype=np.int32))
         for t in trajectory.turns
     )
-    packed = pack(cfg, [dataclasses.replace(trajectory, turns=told)], mesh=mesh, pad_id=0, step=0)
-    batch = packed.batch
-    assert batch.rows.prompt.shape[1] == 52
-    assert batch.teacher_prompt.shape[1] == 72
-    assert sorted(np.asarray(batch.teacher_prompt_length)) == [0] * 13 + [60] * 3
-    assert batch.teacher_prompt.sharding == batch.rows.prompt.sharding
+    batch = pack_all(config, cfg, mesh, [dataclasses.replace(trajectory, turns=told)]).batch
+    ours, theirs = batch.rows.lines, batch.teacher_lines
+    assert ours.tokens.shape[1] == 52 + cfg.sampling.max_new_tokens - 1
+    assert theirs.tokens.shape[1] == 72 + cfg.sampling.max_new_tokens - 1
+    assert sorted(np.asarray(theirs.prompt_length))[-4:] == [0, 60, 60, 60]
+    assert theirs.tokens.sharding == ours.tokens.sharding

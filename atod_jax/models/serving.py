@@ -1,0 +1,268 @@
+"""Playing with a model: prompts are read once, then every slot is fed one token at a time.
+
+A slot is a row of the cache. Its prompt stands in the columns from 0; what is drawn since the last
+`commit` stands in `recent`, where all slots write the same column. So a step writes in place, no
+slot waits for another, and the kernel reads a contiguous prefix of every row. Layers are not
+stacked: a stack would be sliced, that is copied, in every step.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from atod_jax.models.attention import kernel_for, library, on_each_device, turns_of
+from atod_jax.models.transformer import (
+    ModelConfig,
+    embedded,
+    final_norm,
+    in_compute_type,
+    kernel_of_config,
+    last,
+    mix_of,
+    rope_of,
+    run_block,
+    unstacked,
+)
+from atod_jax.sharding import split_rows
+from atod_jax.types import TENSOR_AXIS
+
+Layers = tuple[Array, ...]  # one array a layer
+
+
+class Cache(struct.PyTreeNode, kw_only=True):
+    """Keys and values of what the slots have read and written."""
+
+    k: Layers  # each [B, S, kv, hd]
+    v: Layers
+    length: Int[Array, "B"]  # columns of k and v in use
+    recent_k: Layers  # each [B, C, kv, hd]
+    recent_v: Layers
+    written: Int[Array, ""]  # columns of these in use, in all slots
+
+
+class Prompts(NamedTuple):
+    """Keys and values of the prompts of some lines."""
+
+    k: Layers  # each [L, W, kv, hd]
+    v: Layers
+
+
+def serve(config: ModelConfig, params: Any) -> Any:
+    """The weights as playing reads them: in the compute type, one tree a layer.
+
+    Matrices that read the same input become one where a kernel computes attention: a step is so
+    short that starting a product costs as much as the product.
+
+    Returns: {"embed", "norm", "head" if untied, "blocks": a tuple of block trees}.
+    """
+    blocks = [params["last"]]
+    if config.num_layers > 1:
+        blocks = [*unstacked(params["layers"], config.num_layers - 1), *blocks]
+    rest = {name: params[name] for name in ("embed", "norm", "head") if name in params}
+    cast_tree = in_compute_type(config, rest | {"blocks": tuple(blocks)})
+    if kernel_of_config(config) == "written":
+        return cast_tree
+    return cast_tree | {"blocks": tuple(_widened(block) for block in cast_tree["blocks"])}
+
+
+def _widened(block: Any) -> Any:
+    """A block with one matrix for queries, keys and values, and one for gate and up; as it is
+    where heads are split over devices, or adapters belong to each."""
+    mesh = jax.sharding.get_abstract_mesh()
+    attn = block["attn"]
+    if "lora_a" in attn["q"] or not (mesh.empty or mesh.shape[TENSOR_AXIS] == 1):
+        return block
+    rest = {name: x for name, x in attn.items() if name not in ("q", "k", "v")}
+    block = block | {"attn": rest | {"qkv": _joined(attn["q"], attn["k"], attn["v"], axis=-2)}}
+    if "mlp" in block:
+        mlp = block["mlp"]
+        wide = _joined(mlp["gate"], mlp["up"], axis=-1)
+        block = block | {"mlp": {"gate_up": wide, "down": mlp["down"]}}
+    return block
+
+
+def _joined(*matrices: Any, axis: int) -> Any:
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=axis), *matrices)
+
+
+def prefill(
+    config: ModelConfig, weights: Any, tokens: Int[Array, "L W"], lengths: Int[Array, "L M"]
+) -> tuple[Float[Array, "L M D"], Prompts]:
+    """Reads lines of prompts.
+
+    Args:
+      weights: of `serve`.
+      tokens: prompts one after another.
+      lengths: of the prompts; 0 where there is none.
+
+    Returns:
+      The final-normed state of each prompt's last token, and keys and values for `enter`.
+    """
+    turns = turns_of(lengths, tokens.shape[1])
+    pick = jnp.maximum(turns.starts + lengths - 1, 0)
+    x = split_rows(embedded(config, weights, tokens))
+    rope = rope_of(config, turns.position)
+    kept = []
+    for block in weights["blocks"][:-1]:
+        x, keys_values = run_block(config, block, x, rope=rope, mix=mix_of(turns))
+        kept.append(keys_values)
+    final = weights["blocks"][-1]
+    x, keys_values = run_block(
+        config, final, x, rope=rope, mix=mix_of(turns, pick), **last(config, pick)
+    )
+    k, v = zip(*kept, keys_values, strict=True)
+    return final_norm(config, weights, x), Prompts(k, v)
+
+
+def empty_cache(config: ModelConfig, slots: int, columns: int, *, recent: int) -> Cache:
+    """A cache of slots of `columns` columns, with room for `recent` tokens between commits."""
+
+    def layers(columns: int) -> Layers:
+        shape = (slots, columns, config.num_kv_heads, config.head_dim)
+        return tuple(jnp.zeros(shape, config.dtype) for _ in range(config.num_layers))
+
+    return Cache(
+        k=layers(columns),
+        v=layers(columns),
+        length=jnp.zeros(slots, jnp.int32),
+        recent_k=layers(recent),
+        recent_v=layers(recent),
+        written=jnp.zeros((), jnp.int32),
+    )
+
+
+def enter(
+    cache: Cache,
+    prompts: Prompts,
+    *,
+    slot: Int[Array, "n"],
+    line: Int[Array, "n"],
+    start: Int[Array, "n"],
+    length: Int[Array, "n"],
+) -> Cache:
+    """Copies prompts into slots, between two commits.
+
+    Args:
+      cache: with nothing recent in it.
+      prompts: of `prefill`.
+      slot: where each goes; one past the last slot: nowhere.
+      line, start: where each stands.
+      length: its tokens.
+    """
+    columns = min(cache.k[0].shape[1], prompts.k[0].shape[1])
+    column = start[:, None] + jnp.arange(columns)[None]
+
+    def copied(into: Array, of: Array) -> Array:
+        new = of.at[line[:, None], column].get(mode="clip")
+        return into.at[slot, :columns].set(new, mode="drop")
+
+    return cache.replace(
+        k=jax.tree.map(copied, cache.k, prompts.k),
+        v=jax.tree.map(copied, cache.v, prompts.v),
+        length=cache.length.at[slot].set(length, mode="drop"),
+    )
+
+
+def step(
+    config: ModelConfig, weights: Any, token: Int[Array, "B"], cache: Cache
+) -> tuple[Float[Array, "B D"], Cache]:
+    """Feeds one token to every slot; returns the final-normed states and the longer cache."""
+    rope = rope_of(config, (cache.length + cache.written)[:, None])
+    x = embedded(config, weights, token[:, None])
+    recent = []
+    for layer, block in enumerate(weights["blocks"]):
+        mix = functools.partial(_read, cache=cache, layer=layer)
+        x, keys_values = run_block(config, block, x, rope=rope, mix=mix)
+        recent.append(keys_values)
+    recent_k, recent_v = zip(*recent, strict=True)
+    cache = cache.replace(recent_k=recent_k, recent_v=recent_v, written=cache.written + 1)
+    return final_norm(config, weights, x)[:, 0], cache
+
+
+def commit(cache: Cache) -> Cache:
+    """Moves what is recent behind what every slot holds; what does not fit is dropped."""
+    column = jnp.arange(cache.recent_k[0].shape[1])[None]
+    columns = cache.k[0].shape[1]
+    # what is not written goes past the end, every column to a place of its own
+    place = cache.length[:, None] + column + jnp.where(column < cache.written, 0, columns)
+    row = jnp.arange(cache.length.shape[0])[:, None]
+
+    def moved(into: Array, recent: Array) -> Array:
+        return into.at[row, place].set(recent, mode="drop", unique_indices=True)
+
+    return cache.replace(
+        k=jax.tree.map(moved, cache.k, cache.recent_k),
+        v=jax.tree.map(moved, cache.v, cache.recent_v),
+        length=jnp.minimum(cache.length + cache.written, columns),
+        written=jnp.zeros_like(cache.written),
+    )
+
+
+# ------------------------------------------------------------------- one token's attention
+
+
+def _read(
+    q: Float[Array, "B 1 h d"], k: Array, v: Array, *, cache: Cache, layer: int
+) -> tuple[Array, tuple[Array, Array]]:
+    """Attention of the new tokens over what their slots hold, and the recent columns with them."""
+    at = (0, cache.written, 0, 0)
+    recent_k = jax.lax.dynamic_update_slice(cache.recent_k[layer], k, at)
+    recent_v = jax.lax.dynamic_update_slice(cache.recent_v[layer], v, at)
+    old = _over_prefix(q, cache.k[layer], cache.v[layer], cache.length)
+    new = _over_prefix(q, recent_k, recent_v, jnp.full_like(cache.length, cache.written + 1))
+    return _merged(old, new).astype(q.dtype), (recent_k, recent_v)
+
+
+class _Part(NamedTuple):
+    """Attention over some columns."""
+
+    y: Float[Array, "B 1 h d"]
+    log_sum: Float[Array, "B 1 h"]  # logarithm of the sum of exp(score), float32
+
+
+def _over_prefix(q: Array, k: Array, v: Array, length: Array) -> _Part:
+    """Over the first `length` columns of every slot; of a slot without any, nothing or anything."""
+    if kernel_for(q.dtype, q.shape[-1]) != "cudnn":
+        return _over(q, k, v, jnp.arange(k.shape[1])[None] < length[:, None])
+    return on_each_device(_cudnn, (q, k, v), jnp.maximum(length, 1))
+
+
+def _cudnn(q: Array, k: Array, v: Array, length: Array) -> _Part:
+    """cuDNN's; the public function would round the logarithms to bfloat16, too coarse to merge."""
+    cudnn = library()
+    y, log_sum = cudnn.dot_product_attention(
+        q,
+        k,
+        v,
+        q_seqlen=jnp.ones_like(length),
+        kv_seqlen=length,
+        scale=q.shape[-1] ** -0.5,
+        mask_type=cudnn.MaskType.PADDING,
+        return_residual=True,
+    )
+    return _Part(y, log_sum.swapaxes(1, 2))
+
+
+def _over(q: Array, k: Array, v: Array, seen: Array) -> _Part:
+    """Written out; a slot with nothing to see adds nothing to a sum of parts."""
+    n, _, h, d = q.shape
+    grouped = q.reshape(n, k.shape[2], -1, d)
+    scores = jnp.einsum("ngrd,nlgd->ngrl", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(seen[:, None, None], scores * d**-0.5, -1e30)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    y = jnp.einsum(
+        "ngrl,nlgd->ngrd", (weights / total).astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return _Part(y.reshape(n, 1, h, d), (top + jnp.log(total)).reshape(n, 1, h))
+
+
+def _merged(a: _Part, b: _Part) -> Array:
+    """Attention over the columns of both."""
+    share = jax.nn.sigmoid(a.log_sum - b.log_sum)[..., None]
+    return share * a.y.astype(jnp.float32) + (1 - share) * b.y.astype(jnp.float32)
