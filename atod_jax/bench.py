@@ -31,7 +31,7 @@ from atod_jax.estimate import learning, playing, targets, workload
 from atod_jax.estimate.cost import Cost, Figures, estimated, heaviest, of_executable
 from atod_jax.estimate.hardware import CHIPS, Chip, Hardware, chip_of
 from atod_jax.estimate.learning import Update
-from atod_jax.estimate.programs import Program
+from atod_jax.estimate.programs import Program, TooLarge
 from atod_jax.estimate.text import amount, digits
 from atod_jax.models import LanguageModel, build, config_from_hf
 from atod_jax.models.sizes import SIZES, published
@@ -199,15 +199,18 @@ def record(
         if chip:
             often = part.steps if part.program.steps else part.times
             least += often * part.program.work.seconds(chip)
-    return {
-        "name": name,
-        "hardware": where,
+    return unknown(name, where, max(cost.memory.temporary for _, cost in parts)) | {
         "milliseconds": 1e3 * total.seconds,
-        "temporary_bytes": max(cost.memory.temporary for _, cost in parts),
         "bytes": total.bytes,
         "flops": total.flops,
         "share_of_limit": least / total.seconds if chip else None,
     }
+
+
+def unknown(name: str, where: str, temporary: int) -> dict[str, Any]:
+    """A record of an entry that does not fit its device."""
+    nothing = dict.fromkeys(("milliseconds", "bytes", "flops", "share_of_limit"))
+    return {"name": name, "hardware": where, "temporary_bytes": temporary} | nothing
 
 
 # ------------------------------------------------------------------- the program
@@ -224,17 +227,30 @@ def bench(entries: Sequence[str], given: argparse.Namespace) -> list[dict[str, A
     records = []
     with targets.seen_as(at.platform) if at else contextlib.nullcontext():
         for name in entries:
-            parts, table = [], TABLE[name](setting)
-            for number, part in enumerate(table, 1):
-                executable = part.program.compile()
-                found = estimated(executable, at.chip) if at else measured(executable, part.program)
-                parts.append((part, found))
-                if given.dump_hlo:
-                    file = f"{name}_{number}_{part.program.name}" if len(table) > 1 else name
-                    write_text(given.dump_hlo / f"{file}.hlo", executable.as_text())
+            try:
+                parts = _costs(name, setting, at=at, dump=given.dump_hlo)
+            except TooLarge as error:
+                records.append(unknown(name, given.hardware, error.temporary))
+                print(f"{name} on {given.hardware}: {error}\n", flush=True)
+                continue
             records.append(record(name, given.hardware, parts, chip=chip))
             print(page(records[-1], parts, top=given.top), flush=True)
     return records
+
+
+def _costs(
+    name: str, setting: Setting, *, at: Hardware | None, dump: Path | None
+) -> list[tuple[Part, Cost]]:
+    """The programs of an entry, compiled one by one."""
+    table, found = TABLE[name](setting), []
+    for number, part in enumerate(table, 1):
+        executable = part.program.compile()
+        cost = estimated(executable, at.chip) if at else measured(executable, part.program)
+        found.append((part, cost))
+        if dump:
+            file = f"{name}_{number}_{part.program.name}" if len(table) > 1 else name
+            write_text(dump / f"{file}.hlo", executable.as_text())
+    return found
 
 
 def page(found: dict[str, Any], parts: Sequence[tuple[Part, Cost]], *, top: int) -> str:

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from atod_jax.device.sampling import SamplingConfig, pick
 from atod_jax.models import Cache, LanguageModel, Prompts
-from atod_jax.models.serving import commit, empty_cache, enter
+from atod_jax.models.serving import commit, empty_cache, enter, longer_cache
 from atod_jax.types import BATCH_AXES, TENSOR_AXIS
 
 
@@ -215,16 +215,11 @@ def move(slots: Slots, source: Int[Array, "n"], *, columns: int, shards: int) ->
       columns: of the new cache; at least as many as now.
       shards: devices that split the slots.
     """
-    longer = columns - slots.cache.k[0].shape[1]
-
-    def padded(x: Array) -> Array:
-        return jnp.pad(x, ((0, 0), (0, longer), (0, 0), (0, 0)))
 
     def one(slots: Slots, source: Array) -> Slots:
         # recent columns are empty between two chunks: they go along for their shape alone
         slots = jax.tree.map(lambda x: x[source] if x.ndim else x, slots)
-        k, v = jax.tree.map(padded, (slots.cache.k, slots.cache.v))
-        return slots.replace(cache=slots.cache.replace(k=k, v=v))
+        return slots.replace(cache=longer_cache(slots.cache, columns))
 
     return _per_shard(one, shards, slots, source)
 
@@ -298,8 +293,13 @@ def shardings(mesh: Mesh, kv_heads: int, tree: Any) -> Any:
     """Rows split over data and fsdp, the heads of keys and values over tensor where they divide."""
     heads = TENSOR_AXIS if kv_heads % mesh.shape[TENSOR_AXIS] == 0 else None
 
-    def one(x: Any) -> NamedSharding:
-        split = (BATCH_AXES, None, heads)[: 3 if x.ndim == 4 else 1] if x.ndim else ()
-        return NamedSharding(mesh, PartitionSpec(*split))
+    def one(x: Any, axis: int = 2) -> NamedSharding:
+        split = (BATCH_AXES, *[None] * (axis - 1), heads) if x.ndim == 4 else (BATCH_AXES,)
+        return NamedSharding(mesh, PartitionSpec(*split[: x.ndim]))
 
-    return jax.tree.map(one, tree)
+    def cache_or_array(x: Any) -> Any:
+        if isinstance(x, Cache):
+            return jax.tree.map(functools.partial(one, axis=x.form.k.index(2)), x)
+        return one(x)
+
+    return jax.tree.map(cache_or_array, tree, is_leaf=lambda x: isinstance(x, Cache))

@@ -92,7 +92,7 @@ def table(found: Sequence[Compiled], chip: Chip) -> str:
             *map(amount, c.cost.memory),
             amount(c.needed),
             digits(c.seconds) if c.seconds else "-",
-            binds(c.cost, chip, times=c.phase.times, steps=c.phase.steps) if chip.flops else "-",
+            binds(c.cost, chip, times=c.phase.times, steps=c.phase.steps) if c.seconds else "-",
         )
         for c in found
     ]

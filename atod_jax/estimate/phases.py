@@ -10,10 +10,10 @@ import numpy as np
 from atod_jax.config import Run
 from atod_jax.device.sampling import SamplingConfig
 from atod_jax.estimate import learning, playing, programs, workload
-from atod_jax.estimate.cost import Cost, estimated, of_executable
+from atod_jax.estimate.cost import Cost, Figures, Memory, estimated, of_executable
 from atod_jax.estimate.hardware import Hardware
 from atod_jax.estimate.learning import Update
-from atod_jax.estimate.programs import Program
+from atod_jax.estimate.programs import Program, TooLarge
 from atod_jax.estimate.targets import seen_as
 from atod_jax.estimate.workload import Batch
 from atod_jax.models import LanguageModel, ModelConfig, build, config_from_hf, lora
@@ -64,8 +64,12 @@ class Compiled(NamedTuple):
 
 def compiled(phase: Phase, hardware: Hardware) -> Compiled:
     """The phase with its program compiled for its devices; time stays 0 where nothing is known."""
-    with seen_as(hardware.platform):
-        executable = phase.program.compile()
+    try:
+        with seen_as(hardware.platform):
+            executable = phase.program.compile()
+    except TooLarge as error:
+        memory = Memory(programs.size(phase.program.shapes()), error.temporary, 0)
+        return Compiled(phase, Cost(Figures(), Figures(), memory, []))
     if hardware.chip.flops:
         return Compiled(phase, estimated(executable, hardware.chip))
     return Compiled(phase, of_executable(executable, lambda kernel: 0.0))

@@ -5,12 +5,14 @@ need exist, and run where it runs.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from atod_jax.estimate.text import amount
 from atod_jax.estimate.work import Work
 from atod_jax.models import AXES, LanguageModel
 from atod_jax.models.loading import to_integers
@@ -18,6 +20,14 @@ from atod_jax.results.tables import padded_table
 from atod_jax.sharding import Layout, param_shardings
 
 NOTHING: Mapping[str, Any] = {}
+
+
+class TooLarge(ValueError):
+    """A TPU's compiler makes no program that does not fit, but says what it would need."""
+
+    def __init__(self, name: str, temporary: int):
+        super().__init__(f"{name} does not fit: {amount(temporary)} of temporaries")
+        self.temporary = temporary
 
 
 class Program(NamedTuple):
@@ -40,10 +50,20 @@ class Program(NamedTuple):
             return jax.tree.map(_placed, self.places, jax.eval_shape(self.make))
 
     def compile(self) -> Any:
-        """The program compiled for the devices of its shardings."""
+        """The program compiled for the devices of its shardings.
+
+        Raises:
+          TooLarge: the compiler has given up.
+        """
         shapes = self.shapes()
-        with jax.set_mesh(self.mesh):
-            return self.run.lower(*shapes, **self.options).compile()
+        try:
+            with jax.set_mesh(self.mesh):
+                return self.run.lower(*shapes, **self.options).compile()
+        except jax.errors.JaxRuntimeError as error:
+            needed = re.search(r"RESOURCE_EXHAUSTED.*?([\d.]+)G", str(error), re.DOTALL)
+            if needed is None:
+                raise
+            raise TooLarge(self.name, round(float(needed[1]) * 2**30)) from error
 
     def arguments(self) -> list:
         """Arguments that exist, on the devices of its shardings."""

@@ -34,6 +34,7 @@ _CARDS = {
 # libtpu would ask the machine it is in, and complain.
 _NO_MACHINE = {
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip to be locked
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v6e-1",
 }

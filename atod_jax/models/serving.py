@@ -7,6 +7,7 @@ stacked: a stack would be sliced, that is copied, in every step.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from atod_jax.models.attention import kernel_for, library, on_each_device, turns_of
+from atod_jax.models.attention import library, on_each_device, turns_of
 from atod_jax.models.transformer import (
     ModelConfig,
     embedded,
@@ -33,15 +34,32 @@ from atod_jax.types import TENSOR_AXIS
 Layers = tuple[Array, ...]  # one array a layer
 
 
+class Form(NamedTuple):
+    """The order in which arrays [slots, columns, heads, width] are stored: as they are read."""
+
+    k: tuple[int, ...]
+    v: tuple[int, ...]
+
+
+KERNEL = Form(k=(0, 1, 2, 3), v=(0, 1, 2, 3))
+PRODUCTS = Form(k=(0, 2, 3, 1), v=(0, 2, 1, 3))  # a matrix per slot and head, nothing to transpose
+
+
 class Cache(struct.PyTreeNode, kw_only=True):
     """Keys and values of what the slots have read and written."""
 
-    k: Layers  # each [B, S, kv, hd]
+    k: Layers  # each [B, S, kv, hd], in the order of the form
     v: Layers
     length: Int[Array, "B"]  # columns of k and v in use
-    recent_k: Layers  # each [B, C, kv, hd]
+    recent_k: Layers  # each [B, C, kv, hd], in the order of the form
     recent_v: Layers
     written: Int[Array, ""]  # columns of these in use, in all slots
+    form: Form = struct.field(pytree_node=False)
+
+    @property
+    def columns(self) -> int:
+        """S."""
+        return self.k[0].shape[self.form.k.index(1)]
 
 
 class Prompts(NamedTuple):
@@ -121,18 +139,50 @@ def prefill(
 def empty_cache(config: ModelConfig, slots: int, columns: int, *, recent: int) -> Cache:
     """A cache of slots of `columns` columns, with room for `recent` tokens between commits."""
 
-    def layers(columns: int) -> Layers:
+    def layers(columns: int, order: tuple[int, ...]) -> Layers:
         shape = (slots, columns, config.num_kv_heads, config.head_dim)
-        return tuple(jnp.zeros(shape, config.dtype) for _ in range(config.num_layers))
+        zeros = jnp.zeros([shape[axis] for axis in order], config.dtype)
+        return (zeros,) * config.num_layers
 
+    form = KERNEL if kernel_of_config(config) == "cudnn" else PRODUCTS
     return Cache(
-        k=layers(columns),
-        v=layers(columns),
+        k=layers(columns, form.k),
+        v=layers(columns, form.v),
         length=jnp.zeros(slots, jnp.int32),
-        recent_k=layers(recent),
-        recent_v=layers(recent),
+        recent_k=layers(recent, form.k),
+        recent_v=layers(recent, form.v),
         written=jnp.zeros((), jnp.int32),
+        form=form,
     )
+
+
+def longer_cache(cache: Cache, columns: int) -> Cache:
+    """The same cache with `columns` columns, not fewer than it has."""
+
+    def padded(x: Array, order: tuple[int, ...], _: Array) -> Array:
+        widths = [(0, 0)] * 4
+        widths[order.index(1)] = (0, columns - cache.columns)
+        return jnp.pad(x, widths)
+
+    return _mapped(padded, cache, (cache.k, cache.v))
+
+
+def _mapped(
+    function: Callable[..., Array], cache: Cache, others: tuple[Sequence[Array], Sequence[Array]]
+) -> Cache:
+    """The cache with function(array, its order, the other array) for every array of k and v."""
+    k, v = (
+        tuple(function(x, order, y) for x, y in zip(xs, ys, strict=True))
+        for xs, order, ys in zip((cache.k, cache.v), cache.form, others, strict=True)
+    )
+    return cache.replace(k=k, v=v)
+
+
+def _at(order: tuple[int, ...], slot: Any, columns: Any) -> tuple[Any, ...]:
+    """The index of columns of slots in an array of that order."""
+    index: list[Any] = [slice(None)] * 4
+    index[0], index[order.index(1)] = slot, columns
+    return tuple(index)
 
 
 def enter(
@@ -153,18 +203,15 @@ def enter(
       line, start: where each stands.
       length: its tokens.
     """
-    columns = min(cache.k[0].shape[1], prompts.k[0].shape[1])
+    columns = min(cache.columns, prompts.k[0].shape[1])
     column = start[:, None] + jnp.arange(columns)[None]
 
-    def copied(into: Array, of: Array) -> Array:
-        new = of.at[line[:, None], column].get(mode="clip")
-        return into.at[slot, :columns].set(new, mode="drop")
+    def copied(into: Array, order: tuple[int, ...], of: Array) -> Array:
+        new = of.at[line[:, None], column].get(mode="clip").transpose(order)
+        return into.at[_at(order, slot, slice(columns))].set(new, mode="drop")
 
-    return cache.replace(
-        k=jax.tree.map(copied, cache.k, prompts.k),
-        v=jax.tree.map(copied, cache.v, prompts.v),
-        length=cache.length.at[slot].set(length, mode="drop"),
-    )
+    lengths = cache.length.at[slot].set(length, mode="drop")
+    return _mapped(copied, cache, prompts).replace(length=lengths)
 
 
 def step(
@@ -185,19 +232,17 @@ def step(
 
 def commit(cache: Cache) -> Cache:
     """Moves what is recent behind what every slot holds; what does not fit is dropped."""
-    column = jnp.arange(cache.recent_k[0].shape[1])[None]
-    columns = cache.k[0].shape[1]
+    column = jnp.arange(cache.recent_k[0].shape[cache.form.k.index(1)])[None]
     # what is not written goes past the end, every column to a place of its own
-    place = cache.length[:, None] + column + jnp.where(column < cache.written, 0, columns)
+    place = cache.length[:, None] + column + jnp.where(column < cache.written, 0, cache.columns)
     row = jnp.arange(cache.length.shape[0])[:, None]
 
-    def moved(into: Array, recent: Array) -> Array:
-        return into.at[row, place].set(recent, mode="drop", unique_indices=True)
+    def moved(into: Array, order: tuple[int, ...], recent: Array) -> Array:
+        new = recent.transpose([order.index(axis) for axis in range(4)])
+        return into.at[_at(order, row, place)].set(new, mode="drop", unique_indices=True)
 
-    return cache.replace(
-        k=jax.tree.map(moved, cache.k, cache.recent_k),
-        v=jax.tree.map(moved, cache.v, cache.recent_v),
-        length=jnp.minimum(cache.length + cache.written, columns),
+    return _mapped(moved, cache, (cache.recent_k, cache.recent_v)).replace(
+        length=jnp.minimum(cache.length + cache.written, cache.columns),
         written=jnp.zeros_like(cache.written),
     )
 
@@ -209,11 +254,17 @@ def _read(
     q: Float[Array, "B 1 h d"], k: Array, v: Array, *, cache: Cache, layer: int
 ) -> tuple[Array, tuple[Array, Array]]:
     """Attention of the new tokens over what their slots hold, and the recent columns with them."""
-    at = (0, cache.written, 0, 0)
-    recent_k = jax.lax.dynamic_update_slice(cache.recent_k[layer], k, at)
-    recent_v = jax.lax.dynamic_update_slice(cache.recent_v[layer], v, at)
-    old = _over_prefix(q, cache.k[layer], cache.v[layer], cache.length)
-    new = _over_prefix(q, recent_k, recent_v, jnp.full_like(cache.length, cache.written + 1))
+    recent_k, recent_v = (
+        jax.lax.dynamic_update_slice_in_dim(
+            into[layer], new.transpose(order), cache.written, order.index(1)
+        )
+        for into, new, order in zip(
+            (cache.recent_k, cache.recent_v), (k, v), cache.form, strict=True
+        )
+    )
+    over = _over_kernel if cache.form == KERNEL else _over_products
+    old = over(q, cache.k[layer], cache.v[layer], cache.length)
+    new = over(q, recent_k, recent_v, jnp.full_like(cache.length, cache.written + 1))
     return _merged(old, new).astype(q.dtype), (recent_k, recent_v)
 
 
@@ -224,10 +275,8 @@ class _Part(NamedTuple):
     log_sum: Float[Array, "B 1 h"]  # logarithm of the sum of exp(score), float32
 
 
-def _over_prefix(q: Array, k: Array, v: Array, length: Array) -> _Part:
-    """Over the first `length` columns of every slot; of a slot without any, nothing or anything."""
-    if kernel_for(q.dtype, q.shape[-1]) != "cudnn":
-        return _over(q, k, v, jnp.arange(k.shape[1])[None] < length[:, None])
+def _over_kernel(q: Array, k: Array, v: Array, length: Array) -> _Part:
+    """Over the first `length` columns of every slot; of a slot without any, anything."""
     return on_each_device(_cudnn, (q, k, v), jnp.maximum(length, 1))
 
 
@@ -247,17 +296,18 @@ def _cudnn(q: Array, k: Array, v: Array, length: Array) -> _Part:
     return _Part(y, log_sum.swapaxes(1, 2))
 
 
-def _over(q: Array, k: Array, v: Array, seen: Array) -> _Part:
+def _over_products(q: Array, k: Array, v: Array, length: Array) -> _Part:
     """Written out; a slot with nothing to see adds nothing to a sum of parts."""
     n, _, h, d = q.shape
-    grouped = q.reshape(n, k.shape[2], -1, d)
-    scores = jnp.einsum("ngrd,nlgd->ngrl", grouped, k, preferred_element_type=jnp.float32)
+    grouped = q.reshape(n, k.shape[1], -1, d)
+    scores = jnp.einsum("ngrd,ngdl->ngrl", grouped, k, preferred_element_type=jnp.float32)
+    seen = jnp.arange(k.shape[3])[None] < length[:, None]
     scores = jnp.where(seen[:, None, None], scores * d**-0.5, -1e30)
     top = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     y = jnp.einsum(
-        "ngrl,nlgd->ngrd", (weights / total).astype(v.dtype), v, preferred_element_type=jnp.float32
+        "ngrl,ngld->ngrd", (weights / total).astype(v.dtype), v, preferred_element_type=jnp.float32
     )
     return _Part(y.reshape(n, 1, h, d), (top + jnp.log(total)).reshape(n, 1, h))
 

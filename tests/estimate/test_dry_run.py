@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -65,6 +66,19 @@ def test_what_does_not_fit_names_the_way_out():
         hardware, HERE, only=[phases.GRADIENT],
     )  # fmt: skip
     assert then.needed <= hardware.chip.memory
+
+
+def test_what_a_compiler_refuses_to_make_counts_with_what_it_says(monkeypatch):
+    (phase,) = [p for p in phases.plan(small(), HERE) if p.name == phases.GRADIENT]
+
+    def lower(*args, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: temporaries (33.5G) exceed (15.75G)")
+
+    refused = phase.program._replace(run=SimpleNamespace(lower=lower))
+    found = phases.compiled(phase._replace(program=refused), tiny(1e9))
+    assert found.cost.memory.temporary == 33.5 * 2**30
+    assert found.needed > 33.5 * 2**30
+    assert "| -" in dry_run.table([found], tiny(1e9).chip)
 
 
 def test_no_setting_helps_a_device_that_is_too_small(monkeypatch):

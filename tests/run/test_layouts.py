@@ -88,7 +88,7 @@ def one_step(student, teacher, mesh):
             returns=replicate(whole.returns, mesh),
             group=replicate(whole.group, mesh),
         )
-    head, room = HeadConfig(forbidden=(0,), block=16, mesh=mesh), Room(line=2 * R, head=16 * R)
+    head, room = HeadConfig(forbidden=(0,), block=16, mesh=mesh), Room(line=2 * R, head=ROWS * R)
     ours, theirs = (
         make_score(build(config), head)(w, batch.rows, room=room)
         for config, w in zip((student, teacher), weights)
