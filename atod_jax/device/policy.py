@@ -303,8 +303,8 @@ class _Desk(NamedTuple):
         """Free slots."""
         shape = (rows, policy.cfg.max_new_tokens)
         tokens, logp = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        nothing = np.zeros((2, rows), int)
-        return cls(np.full(rows, -1), *nothing, tokens, logp, policy.shards)
+        read, drawn = np.zeros((2, rows), int)
+        return cls(np.full(rows, -1), read, drawn, tokens, logp, policy.shards)
 
     @property
     def held(self) -> int:
