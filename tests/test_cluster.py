@@ -128,7 +128,7 @@ def train(workdir, count, *, steps, options=()):
         _, err = process.communicate(timeout=1500)
         assert process.returncode == 0, err[-3000:]
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    quiet = ("seconds/", "env/", "student/sampler_gap")
+    quiet = ("seconds/", "env/", "rollout/kept_steps", "student/sampler_gap")
     return [{k: v for k, v in line.items() if not k.startswith(quiet)} for line in lines]
 
 

@@ -15,7 +15,8 @@ from atod_jax.envs.pool import EnvPool
 from atod_jax.run import parts
 from configs import household
 
-OURS_ALONE = ("seconds/", "env/")  # what may differ between two equal runs
+# what may differ between two equal runs
+OURS_ALONE = ("seconds/", "env/", "rollout/kept_steps")
 
 
 class Vandal(threading.Thread):
