@@ -1,16 +1,18 @@
 """Test-wide settings: eight fake CPU devices, strict ranks, shapes checked at run time."""
 
 import os
+import sys
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # a fake device that a busy machine keeps waiting must not abort the whole test process
-    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-    # most of the time goes into compiling programs that run for milliseconds
-    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
+if "gpu" not in sys.argv:  # `pytest -m gpu tests/gpu` runs on what is there, as programs do
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_force_host_platform_device_count=8"
+        # a fake device that a busy machine keeps waiting must not abort the whole test process
+        + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+        # most of the time goes into compiling programs that run for milliseconds
+        + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    )
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,8 @@ from typing import Any
 
 from flax.traverse_util import unflatten_dict
 
+from atod_jax.models.block import ModelConfig
 from atod_jax.models.checkpoint_io import read_config
-from atod_jax.models.transformer import ModelConfig
 from atod_jax.models.weights import Weights
 
 

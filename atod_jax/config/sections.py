@@ -133,8 +133,10 @@ class Sampling:
 class Packing:
     """How turns become rows of fixed-size batches."""
 
-    minibatch_rows: int = option(256, "rows per optimiser step", at_least(1))
-    micro_rows: int = option(32, "rows per forward and backward pass", at_least(1), pins=False)
+    minibatch_rows: int = option(256, "turns per optimiser step, at most", at_least(1))
+    micro_rows: int = option(
+        32, "turns per forward and backward pass, at most", at_least(1), pins=False
+    )
     anchor_similarity: float = option(
         1.0, "observations this alike are one (gigpo); released search 0.9", above_to(0, 1)
     )

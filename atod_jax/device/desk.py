@@ -5,14 +5,15 @@ from typing import NamedTuple
 import numpy as np
 
 from atod_jax.device.slots import Written
-from atod_jax.records import Action
+from atod_jax.records import Action, Request
 
 
 class Desk(NamedTuple):
     """What is written in the slots, on the host."""
 
     row: np.ndarray  # i64[B], of the episode; -1: the slot is free
-    drawn: np.ndarray  # i64[B], tokens so far
+    read: np.ndarray  # i64[B], tokens of the prompt
+    drawn: np.ndarray  # i64[B], tokens of the action so far
     tokens: np.ndarray  # i32[B, R]
     logp: np.ndarray  # f32[B, R]
     shards: int  # devices of this process that split the slots
@@ -22,7 +23,13 @@ class Desk(NamedTuple):
         """Free slots for actions of up to `most` tokens."""
         shape = (rows, most)
         tokens, logp = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        return cls(np.full(rows, -1), np.zeros(rows, int), tokens, logp, shards)
+        read, drawn = np.zeros((2, rows), int)
+        return cls(np.full(rows, -1), read, drawn, tokens, logp, shards)
+
+    @property
+    def held(self) -> int:
+        """Tokens in the fullest slot."""
+        return int(np.max((self.read + self.drawn)[self.row >= 0], initial=0))
 
     @property
     def busy(self) -> np.ndarray:
@@ -33,12 +40,12 @@ class Desk(NamedTuple):
         """The slots [shards, n] of each shard."""
         size = len(self.row) // self.shards
         chosen = (source + size * np.arange(self.shards)[:, None]).reshape(-1)
-        row, drawn, tokens, logp = (x[chosen] for x in self[:-1])
-        return Desk(row, drawn, tokens, logp, self.shards)
+        row, read, drawn, tokens, logp = (x[chosen] for x in self[:-1])
+        return Desk(row, read, drawn, tokens, logp, self.shards)
 
-    def begin(self, slot: int, row: int) -> None:
+    def begin(self, slot: int, request: Request) -> None:
         """An action of an episode."""
-        self.row[slot], self.drawn[slot] = row, 0
+        self.row[slot], self.read[slot], self.drawn[slot] = request.row, len(request.prompt), 0
 
     def book(self, chunk: Written) -> int:
         """Writes a chunk down; returns how many of its steps were not in vain."""

@@ -27,6 +27,7 @@ from atod_jax.sharding import local_shards, to_global, to_host, to_local
 
 ROW_UNIT = 8  # the smallest number of slots
 PREFILL_TOKENS = 2048  # read by a device at a time, so that its products are large enough
+CACHE_COLUMNS = 256  # slots of an accelerator are a multiple of this long
 PART_TOKENS = 128  # a line has room for one prompt per so many columns
 ENTRIES = 16  # slots of a device that are filled at a time
 
@@ -64,6 +65,20 @@ class Policy:
     def columns(self, tokens: int) -> int:
         """The prompt bucket."""
         return next(b for b in self.cfg.prompt_buckets if b >= tokens)
+
+    def line_columns(self, longest: int) -> int:
+        """How long the lines are that prompts of up to `longest` tokens are read on."""
+        return max(PREFILL_TOKENS, self.columns(longest)) if self.packs else self.columns(longest)
+
+    def cache_columns(self, longest: int, fullest: int) -> int:
+        """How long the slots are for prompts of up to `longest` tokens, where the fullest holds
+        `fullest`: on an accelerator as little as a few sizes allow, since all of it is memory."""
+        cfg = self.cfg
+        whole = self.columns(longest) + cfg.room
+        if not (self.packs and cfg.room):
+            return whole
+        needed = max(longest, fullest) + cfg.chunk
+        return min(-(-needed // CACHE_COLUMNS) * CACHE_COLUMNS, cfg.prompt_buckets[-1] + cfg.room)
 
     def parts(self, columns: int) -> int:
         """Prompts on a line of so many columns, at most."""
@@ -133,7 +148,7 @@ class Sampler:
         self._key = to_host(jax.random.key_data(key))
         self._waiting: list[Request] = []
         self._slots: Slots | None = None
-        self._columns = 0  # of prompts, that the slots have
+        self._columns = 0  # that the slots have
         self._desk = Desk.of(0, policy.cfg.max_new_tokens, shards=policy.shards)
 
     @property
@@ -169,12 +184,15 @@ class Sampler:
         """
         fullest = max(map(np.count_nonzero, self._desk.busy), default=0)
         longest = max((len(r.prompt) for r in self._waiting), default=1)
-        expected, longest = _agreed(max(expected, fullest * self._policy.shards), longest)
+        expected, longest, held = _agreed(
+            max(expected, fullest * self._policy.shards), longest, self._desk.held
+        )
         if not expected:
             return None
         mesh = self._policy.mesh
         with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-            self._resize(self._policy.rows(expected), self._policy.columns(longest))
+            columns = self._policy.cache_columns(longest, held)
+            self._resize(self._policy.rows(expected), columns)
             batches, busy = self._plan(longest)
             # from here on nothing is agreed: talking would disturb programs that span processes
             for batch in batches:
@@ -201,7 +219,7 @@ class Sampler:
     def _plan(self, longest: int) -> tuple[list[_Batch], bool]:
         """Gives free slots to waiting prompts: what is to be read, and whether a slot is busy."""
         policy, size = self._policy, self._desk.busy.shape[1]
-        columns = self._columns if policy.packs else policy.columns(longest)
+        columns = policy.line_columns(longest)
         shards = [policy.lines(parts, columns) for parts in self._seated()]
         height = max(1, PREFILL_TOKENS // columns) if policy.packs else size
         entries = min(ENTRIES, size) if policy.packs else size
@@ -238,7 +256,7 @@ class Sampler:
                 parts[shard].append(_Part(askers[0][1].prompt, askers))
                 first = shard * desk.busy.shape[1]
                 for slot, request in askers:
-                    desk.begin(first + slot, request.row)
+                    desk.begin(first + slot, request)
         return parts
 
     def _read(self, batch: _Batch) -> None:

@@ -130,17 +130,21 @@ def details_of(cfg: Run, found: Sequence[Compiled]) -> str:
 
 
 def advice(cfg: Run, found: Sequence[Compiled], hardware: Hardware, *, devices: np.ndarray) -> str:
-    """Options with which it fits, each tried by compiling what did not fit."""
+    """Options with which it fits, one after another, each tried on the largest phase."""
     have, options = hardware.chip.memory, Options()
     for _ in range(MOST_TRIES):
-        too_large = [c for c in found if c.needed > have]
-        if not too_large:
+        worst = _peak(found)
+        if worst.needed <= have:
             break
-        better = _better(cfg, too_large, hardware, devices)
-        if better is None:
+        for change in remedies(cfg, worst.phase.name, devices.size):
+            print(f"trying {_flags(change)}", file=sys.stderr, flush=True)
+            changed = config.changed(cfg, change)
+            then = _changed(changed, found, hardware, devices)
+            if _peak(then).needed < worst.needed:
+                cfg, found, options = changed, then, options | change
+                break
+        else:
             break
-        change, cfg, found = better
-        options |= change
     peak = _peak(found).needed
     if peak <= have:
         return f"it fits ({amount(peak)}) with {_flags(options)}"
@@ -148,18 +152,20 @@ def advice(cfg: Run, found: Sequence[Compiled], hardware: Hardware, *, devices: 
     return f"even with {flags} it needs {amount(peak)}; take more devices"
 
 
-def _better(
+def _changed(
     cfg: Run, found: Sequence[Compiled], hardware: Hardware, devices: np.ndarray
-) -> tuple[Options, Run, list[Compiled]] | None:
-    """The first change that makes the largest phase smaller."""
-    worst, names = _peak(found), [c.phase.name for c in found]
-    for change in remedies(cfg, worst.phase.name, devices.size):
-        print(f"trying {_flags(change)}", file=sys.stderr, flush=True)
-        changed = config.changed(cfg, change)
-        then = compiled(changed, hardware, devices, only=names)
-        if _peak(then).needed < worst.needed:
-            return change, changed, then
-    return None
+) -> list[Compiled]:
+    """The phases with other options. Only the largest is compiled again: what lies on the devices
+    is known without that, and the temporaries of the others hardly grow."""
+    with targets.seen_as(hardware.platform):
+        planned = {phase.name: phase for phase in phases.plan(cfg, devices)}
+    worst = _peak(found).phase.name
+    return [
+        phases.compiled(planned[c.phase.name], hardware)
+        if c.phase.name == worst
+        else c.moved(planned[c.phase.name])
+        for c in found
+    ]
 
 
 def _flags(options: Options) -> str:

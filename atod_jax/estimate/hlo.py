@@ -145,7 +145,7 @@ class _Walker(NamedTuple):
         """The kernels of a computation that runs `times` times."""
         computation = self.computations.get(name, {})
         for op in computation.values():
-            if op.kind in _NOTHING or op.kind.endswith("-done"):
+            if op.kind in _NOTHING or op.kind.endswith("-done") or "ConcatBitcast" in op.rest:
                 continue
             if op.kind == "while":
                 known = re.search(r'"known_trip_count":\{"n":"(\d+)"', op.rest)
@@ -251,7 +251,7 @@ def _span(op: _Op) -> int:
 def _products(op: _Op, within: _Computation, inner: _Computation) -> Mapping[str, float]:
     """Operations of products and attention, by the type of what is multiplied; all else is free
     beside its bytes."""
-    if op.kind == "custom-call" and "__cudnn$fmha" in op.rest:
+    if op.kind == "custom-call" and ("__cudnn$fmha" in op.rest or "splash_mha" in op.name):
         return {"bf16": _attention(op, within)}
     found: dict[str, float] = collections.defaultdict(float)
     for o, around in [(o, inner) for o in inner.values()] or [(op, within)]:
@@ -286,9 +286,11 @@ def _window(op: _Op, dims: list[int]) -> int:
 
 
 def _attention(op: _Op, within: _Computation) -> float:
-    """Two products over half of all pairs, and five in the backward pass; [B, T, heads, D]."""
-    q, k = (_arrays(within[name].shape)[0][1] for name in op.operands[:2])
-    products = 5 if "Backward" in op.rest else 2
+    """Two products over half of all pairs, and five in the backward pass; of queries and keys
+    [B, T, heads, D] for cuDNN, [B, heads, T, D] for the TPU's kernel."""
+    arrays = [_arrays(within[name].shape) for name in op.operands if name in within]
+    q, k = [a[0][1] for a in arrays if len(a) == 1 and len(a[0][1]) == 4][:2]
+    products = 5 if "Backward" in op.rest or "_dkv_" in op.name else 2
     return 2.0 * products * math.prod(q) * max(k[1], k[2]) / 2
 
 

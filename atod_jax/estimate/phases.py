@@ -61,6 +61,11 @@ class Compiled(NamedTuple):
             self.phase.times * self.cost.whole.seconds + self.phase.steps * self.cost.step.seconds
         )
 
+    def moved(self, phase: Phase) -> "Compiled":
+        """The same temporaries, with what another phase is given and lies beside."""
+        memory = self.cost.memory._replace(arguments=programs.size(phase.program.shapes()))
+        return Compiled(phase, self.cost._replace(memory=memory))
+
 
 def compiled(phase: Phase, hardware: Hardware) -> Compiled:
     """The phase with its program compiled for its devices; time stays 0 where nothing is known."""

@@ -37,6 +37,7 @@ _NO_MACHINE = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip to be locked
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v6e-1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # a program that does not fit is said by us
 }
 # Both would try kernels on the card to choose among them.
 _NO_TRIALS = " --xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"

@@ -9,9 +9,9 @@ from jax import Array
 
 from atod_jax.models import serving, transformer
 from atod_jax.models.axes import AXES
+from atod_jax.models.block import ModelConfig
 from atod_jax.models.families import config_from_hf
 from atod_jax.models.serving import Cache, Prompts
-from atod_jax.models.transformer import ModelConfig
 
 __all__ = [
     "AXES",
@@ -30,7 +30,8 @@ class LanguageModel(NamedTuple):
     init(key) -> params                                   plain nested dict of float32
     hidden(params, tokens i32[L,W], lengths i32[L,M], *, pick=None) -> f[L,A,D]
     head(params) -> f[V,D]                                logits are hidden @ head.T
-    serve(params) -> weights                              what playing reads; `head` takes them too
+    serve(params) -> weights                              what playing reads; `hidden` and `head`
+                                                          take them too
     prefill(weights, tokens i32[L,W], lengths i32[L,M]) -> (f[L,M,D], prompts)
     step(weights, token i32[B], cache) -> (f[B,D], cache)
     plain(params) -> params                               of the architecture alone, for files

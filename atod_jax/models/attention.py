@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 from atod_jax.types import BATCH_AXES, TENSOR_AXIS
 
 QUERIES = 256  # columns whose scores exist at a time where they are written out
-SPLASH_BLOCK = 512  # columns of a tile of the TPU's kernel
+TILE = 128  # kernels of libraries want whole tiles of columns, cuDNN's for its gradients
+SPLASH_TILES = 5  # that the TPU's kernel takes at a time, at most
 _MASKED = -1e30  # finite, so that a row of padding stays free of nan
 
 
@@ -80,8 +81,12 @@ def attend(
     kernel = kernel_for(q.dtype, q.shape[-1])
     if kernel == "written":
         return _written(q, k, v, turns=turns, pick=pick)
+    columns = q.shape[1]
+    missing = -columns % TILE
+    q, k, v = (jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) for x in (q, k, v))
+    turns = turns_of(turns.lengths, columns + missing) if missing else turns
     y = on_each_device(_cudnn if kernel == "cudnn" else _splash, (q, k, v), turns)
-    return columns_of(y, pick)
+    return columns_of(y[:, :columns], pick)
 
 
 def on_each_device(
@@ -102,9 +107,8 @@ def on_each_device(
     q, k, _ = heads
     devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     rows = BATCH_AXES if q.shape[0] % devices == 0 else None
-    each = PartitionSpec(
-        rows, None, TENSOR_AXIS if k.shape[2] % mesh.shape[TENSOR_AXIS] == 0 else None
-    )
+    split = TENSOR_AXIS if k.shape[2] % mesh.shape[TENSOR_AXIS] == 0 else None
+    each = PartitionSpec(rows, None, split)
     specs = (each, each, each, PartitionSpec(rows))
     return jax.shard_map(kernel, in_specs=specs, out_specs=each, check_vma=False)(*heads, lines)
 
@@ -177,18 +181,12 @@ def packed_layout(
 
 
 def _splash(q: Array, k: Array, v: Array, turns: Turns) -> Array:
-    """Splash attention; columns are filled up to whole tiles."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     columns, heads = q.shape[1:3]
-    block = min(SPLASH_BLOCK, -(-columns // 128) * 128)
-    rows = [(0, 0), (0, -columns % block)]
-    q, k, v = (
-        jnp.pad(x, [*rows, (0, 0), (0, 0)]).swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v)
-    )
-    number = jnp.pad(turns.number, rows, constant_values=-1)
-    mask = masks.MultiHeadMask([masks.CausalMask((q.shape[2], q.shape[2]))] * heads)
+    block = TILE * max(n for n in range(1, SPLASH_TILES + 1) if columns % (n * TILE) == 0)
+    mask = masks.MultiHeadMask([masks.CausalMask((columns, columns))] * heads)
     sizes = splash.BlockSizes(
         block_q=block,
         block_kv=block,
@@ -199,8 +197,9 @@ def _splash(q: Array, k: Array, v: Array, turns: Turns) -> Array:
         use_fused_bwd_kernel=True,
     )
     kernel: Any = splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
-    ids = splash.SegmentIds(q=number, kv=number)
-    return jax.vmap(kernel)(q, k, v, ids).swapaxes(1, 2)[:, :columns]
+    ids = splash.SegmentIds(q=turns.number, kv=turns.number)
+    q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    return jax.vmap(kernel)(q, k, v, ids).swapaxes(1, 2)
 
 
 # ------------------------------------------------------------------- everywhere

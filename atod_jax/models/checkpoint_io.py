@@ -17,8 +17,8 @@ from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
 from atod_jax.models import families
+from atod_jax.models.block import ModelConfig
 from atod_jax.models.family import Entry
-from atod_jax.models.transformer import ModelConfig
 from atod_jax.models.weights import INDEX, SINGLE, read_json
 
 

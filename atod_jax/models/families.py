@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from atod_jax.models import family, qwen2, qwen3, qwen3_moe
+from atod_jax.models.block import ModelConfig
 from atod_jax.models.family import Entry, Family
-from atod_jax.models.transformer import ModelConfig
 
 FAMILIES = {f.model_type: f for f in (qwen2.FAMILY, qwen3.FAMILY, qwen3_moe.FAMILY)}
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from atod_jax.models.transformer import ModelConfig
+from atod_jax.models.block import ModelConfig
 
 # Fields that change the computation of every family, with the only value the decoder implements.
 _FIXED = {

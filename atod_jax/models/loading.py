@@ -15,8 +15,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
+from atod_jax.models.block import ModelConfig
 from atod_jax.models.families import tensor_map
-from atod_jax.models.transformer import ModelConfig
 from atod_jax.models.weights import Box, Weights
 
 

@@ -31,7 +31,8 @@ def adapted(lm: LanguageModel, *, rank: int, alpha: float) -> LanguageModel:
         return join(init_adapters(base, k_adapters, rank=rank), base)
 
     def hidden(params: Any, *args: Any, **options: Any) -> Array:
-        return lm.hidden(_joined(params, scale), *args, **options)
+        served = "blocks" in params
+        return lm.hidden(params if served else _joined(params, scale), *args, **options)
 
     return lm._replace(
         init=init,

@@ -16,18 +16,9 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from atod_jax.models.attention import library, on_each_device, turns_of
-from atod_jax.models.transformer import (
-    ModelConfig,
-    embedded,
-    final_norm,
-    in_compute_type,
-    kernel_of_config,
-    last,
-    mix_of,
-    rope_of,
-    run_block,
-    unstacked,
-)
+from atod_jax.models.block import ModelConfig, kernel_of_config, run_block
+from atod_jax.models.stack import blocks_of, in_compute_type, read
+from atod_jax.models.transformer import embedded, final_norm, rope_of
 from atod_jax.sharding import split_rows
 from atod_jax.types import TENSOR_AXIS
 
@@ -77,11 +68,8 @@ def serve(config: ModelConfig, params: Any) -> Any:
 
     Returns: {"embed", "norm", "head" if untied, "blocks": a tuple of block trees}.
     """
-    blocks = [params["last"]]
-    if config.num_layers > 1:
-        blocks = [*unstacked(params["layers"], config.num_layers - 1), *blocks]
     rest = {name: params[name] for name in ("embed", "norm", "head") if name in params}
-    cast_tree = in_compute_type(config, rest | {"blocks": tuple(blocks)})
+    cast_tree = in_compute_type(config, rest | {"blocks": blocks_of(params)})
     if kernel_of_config(config) == "written":
         return cast_tree
     return cast_tree | {"blocks": tuple(_widened(block) for block in cast_tree["blocks"])}
@@ -124,15 +112,8 @@ def prefill(
     pick = jnp.maximum(turns.starts + lengths - 1, 0)
     x = split_rows(embedded(config, weights, tokens))
     rope = rope_of(config, turns.position)
-    kept = []
-    for block in weights["blocks"][:-1]:
-        x, keys_values = run_block(config, block, x, rope=rope, mix=mix_of(turns))
-        kept.append(keys_values)
-    final = weights["blocks"][-1]
-    x, keys_values = run_block(
-        config, final, x, rope=rope, mix=mix_of(turns, pick), **last(config, pick)
-    )
-    k, v = zip(*kept, keys_values, strict=True)
+    x, kept = read(config, weights["blocks"], x, rope=rope, turns=turns, pick=pick)
+    k, v = zip(*kept, strict=True)
     return final_norm(config, weights, x), Prompts(k, v)
 
 

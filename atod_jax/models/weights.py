@@ -15,9 +15,9 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy, which safetensor
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from atod_jax.models.block import ModelConfig
 from atod_jax.models.families import tensor_map
 from atod_jax.models.family import Entry
-from atod_jax.models.transformer import ModelConfig
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

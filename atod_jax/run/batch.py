@@ -13,7 +13,7 @@ from atod_jax.device.lines import Room
 from atod_jax.episodes.packing import Form, pack_turns
 from atod_jax.episodes.render import pad_id
 from atod_jax.models import ModelConfig
-from atod_jax.models.transformer import kernel_of_config
+from atod_jax.models.block import kernel_of_config
 from atod_jax.records import Trajectory
 from atod_jax.run.models import Model
 from atod_jax.sharding import place, replicate

@@ -131,15 +131,20 @@ def test_a_window_over_a_batch_is_not_summed():
 
 
 def test_attention_counts_the_half_that_is_not_masked():
-    forward, backward = entry(
+    forward, backward, tpu = entry(
         "%q = bf16[2,64,4,8]{3,2,1,0} parameter(0)",
         "%f = (bf16[2,64,4,8]{3,2,1,0}, u8[0]{0}) custom-call(%q, %q, %q), "
         'custom_call_target="__cudnn$fmhaSoftmax"',
         "%b = (bf16[2,64,4,8]{3,2,1,0}, u8[0]{0}) custom-call(%q, %q, %q), "
         'custom_call_target="__cudnn$fmhaSoftmaxBackward"',
+        "%i = s32[2,64]{1,0} parameter(1)",
+        "%t = bf16[2,4,64,8]{3,2,1,0} parameter(2)",
+        "%splash_mha_fwd.1 = bf16[2,4,64,8]{3,2,1,0} custom-call(%i, %t, %t, %t), "
+        'custom_call_target="tpu_custom_call"',
     )
     assert forward.flops == 2 * 2 * (2 * 64 * 4 * 8) * 64 / 2
     assert backward.flops == 2.5 * forward.flops
+    assert tpu.flops == forward.flops
 
 
 def test_what_devices_send():

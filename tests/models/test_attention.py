@@ -30,6 +30,18 @@ def test_packed_layout(lengths, columns, size, offset):
     np.testing.assert_array_equal(got[1], [offset])
 
 
+def test_where_the_turns_of_shared_keys_begin():
+    """Counted in numbers of the keys, which have half as many heads as the queries."""
+    size, offset = packed_layout(jnp.array([[2, 3], [5, 0]]), 5)
+    q, k = jnp.zeros((2, 5, 4, 8)), jnp.zeros((2, 5, 2, 8))
+    got = attention.library()._fix_seqlen_offsets(size, size, offset, offset, q, k)
+    begins = np.array([[0, 2, 5, 10], [10, 10, 10, 10]])
+    for ours, want in zip(
+        got, ([[2, 3, 5], [0] * 3], [[2, 3, 5], [0] * 3], begins * 32, begins * 16)
+    ):
+        np.testing.assert_array_equal(ours, want)
+
+
 def test_turns():
     turns = turns_of(jnp.array([[2, 0, 3], [0, 0, 0]]), 7)
     np.testing.assert_array_equal(turns.number, [[0, 0, 2, 2, 2, 3, 3], [3] * 7])
