@@ -109,7 +109,7 @@ def _decode(rows: int) -> Callable[[Setting], list[Part]]:
     cfg = _sampling(rows, tokens=128, buckets=(512,))
 
     def parts(s: Setting) -> list[Part]:
-        program = playing.decode(s.student, s.layout, cfg, rows=rows, columns=512)
+        program = playing.decode(s.student, s.layout, cfg, rows=rows, columns=512 + cfg.room)
         return [Part(program, times=1 / cfg.chunk, steps=1)]
 
     return parts
@@ -297,7 +297,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     add("--only", default=",".join(TABLE), metavar="NAMES", help="of: " + ", ".join(TABLE))
     add("--model", default="Qwen3-0.6B", choices=SIZES, metavar="NAME", help="the student")
     add("--dtype", default="bfloat16", choices=DTYPES, help="of the products")
-    add("--remat", default="full", choices=REMAT, help="what the backward pass computes again")
+    add("--remat", default="none", choices=REMAT, help="what the backward pass computes again")
     add("--json", type=Path, metavar="FILE", help="keeps the table")
     add("--dump_hlo", type=Path, metavar="DIR", help="keeps the compiled programs as NAME.hlo")
     add("--top", type=int, default=10, help="kernels shown of each program")

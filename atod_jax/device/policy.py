@@ -26,6 +26,7 @@ from atod_jax.sharding import local_shards, to_global, to_host, to_local
 
 ROW_UNIT = 8  # the smallest number of slots
 PREFILL_TOKENS = 2048  # read by a device at a time, so that its products are large enough
+CACHE_COLUMNS = 256  # slots of an accelerator are a multiple of this long
 PART_TOKENS = 128  # a line has room for one prompt per so many columns
 ENTRIES = 16  # slots of a device that are filled at a time
 
@@ -63,6 +64,20 @@ class Policy:
     def columns(self, tokens: int) -> int:
         """The prompt bucket."""
         return next(b for b in self.cfg.prompt_buckets if b >= tokens)
+
+    def line_columns(self, longest: int) -> int:
+        """How long the lines are that prompts of up to `longest` tokens are read on."""
+        return max(PREFILL_TOKENS, self.columns(longest)) if self.packs else self.columns(longest)
+
+    def cache_columns(self, longest: int, fullest: int) -> int:
+        """How long the slots are for prompts of up to `longest` tokens, where the fullest holds
+        `fullest`: on an accelerator as little as a few sizes allow, since all of it is memory."""
+        cfg = self.cfg
+        whole = self.columns(longest) + cfg.room
+        if not (self.packs and cfg.room):
+            return whole
+        needed = max(longest, fullest) + cfg.chunk
+        return min(-(-needed // CACHE_COLUMNS) * CACHE_COLUMNS, cfg.prompt_buckets[-1] + cfg.room)
 
     def parts(self, columns: int) -> int:
         """Prompts on a line of so many columns, at most."""
@@ -122,7 +137,7 @@ class Sampler:
         self._key = to_host(jax.random.key_data(key))
         self._waiting: list[Request] = []
         self._slots: Slots | None = None
-        self._columns = 0  # of prompts, that the slots have
+        self._columns = 0  # that the slots have
         self._desk = _Desk.of(0, policy)
 
     @property
@@ -158,12 +173,15 @@ class Sampler:
         """
         fullest = max(map(np.count_nonzero, self._desk.busy), default=0)
         longest = max((len(r.prompt) for r in self._waiting), default=1)
-        expected, longest = _agreed(max(expected, fullest * self._policy.shards), longest)
+        expected, longest, held = _agreed(
+            max(expected, fullest * self._policy.shards), longest, self._desk.held
+        )
         if not expected:
             return None
         mesh = self._policy.mesh
         with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-            self._resize(self._policy.rows(expected), self._policy.columns(longest))
+            columns = self._policy.cache_columns(longest, held)
+            self._resize(self._policy.rows(expected), columns)
             self._fill(longest)
             (busy,) = _agreed(self._desk.busy.any())
             return self._decode() if busy else []
@@ -188,7 +206,7 @@ class Sampler:
     def _fill(self, longest: int) -> None:
         """Reads waiting prompts into free slots."""
         policy = self._policy
-        columns = self._columns if policy.packs else policy.columns(longest)
+        columns = policy.line_columns(longest)
         shards = [policy.lines(parts, columns) for parts in self._seated()]
         (count,) = _agreed(max(map(len, shards)))
         if not count:
@@ -221,7 +239,7 @@ class Sampler:
                 parts[shard].append(_Part(askers[0][1].prompt, askers))
                 first = shard * desk.busy.shape[1]
                 for slot, request in askers:
-                    desk.begin(first + slot, request.row)
+                    desk.begin(first + slot, request)
         return parts
 
     def _read(self, shards: list[list[Line]], shape: tuple[int, int], at_once: int) -> None:
@@ -274,6 +292,7 @@ class _Desk(NamedTuple):
     """What is written in the slots, on the host."""
 
     row: np.ndarray  # i64[B], of the episode; -1: the slot is free
+    read: np.ndarray  # i64[B], tokens of the prompt
     drawn: np.ndarray  # i64[B], tokens so far
     tokens: np.ndarray  # i32[B, R]
     logp: np.ndarray  # f32[B, R]
@@ -284,7 +303,13 @@ class _Desk(NamedTuple):
         """Free slots."""
         shape = (rows, policy.cfg.max_new_tokens)
         tokens, logp = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        return cls(np.full(rows, -1), np.zeros(rows, int), tokens, logp, policy.shards)
+        read, drawn = np.zeros((2, rows), int)
+        return cls(np.full(rows, -1), read, drawn, tokens, logp, policy.shards)
+
+    @property
+    def held(self) -> int:
+        """Tokens in the fullest slot."""
+        return int(np.max((self.read + self.drawn)[self.row >= 0], initial=0))
 
     @property
     def busy(self) -> np.ndarray:
@@ -295,12 +320,12 @@ class _Desk(NamedTuple):
         """The slots [shards, n] of each shard."""
         size = len(self.row) // self.shards
         chosen = (source + size * np.arange(self.shards)[:, None]).reshape(-1)
-        row, drawn, tokens, logp = (x[chosen] for x in self[:-1])
-        return _Desk(row, drawn, tokens, logp, self.shards)
+        row, read, drawn, tokens, logp = (x[chosen] for x in self[:-1])
+        return _Desk(row, read, drawn, tokens, logp, self.shards)
 
-    def begin(self, slot: int, row: int) -> None:
+    def begin(self, slot: int, request: Request) -> None:
         """An action of an episode."""
-        self.row[slot], self.drawn[slot] = row, 0
+        self.row[slot], self.read[slot], self.drawn[slot] = request.row, len(request.prompt), 0
 
     def book(self, chunk: Written) -> int:
         """Writes a chunk down; returns how many of its steps were not in vain."""

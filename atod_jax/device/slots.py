@@ -54,8 +54,8 @@ class Entry(NamedTuple):
 
 
 def empty(model: LanguageModel, rows: int, columns: int, *, cfg: SamplingConfig) -> Slots:
-    """Free slots for prompts of up to `columns` tokens."""
-    cache = empty_cache(model.config, rows, columns + cfg.room, recent=cfg.chunk)
+    """Free slots of `columns` columns: for a prompt, and what has been committed of an action."""
+    cache = empty_cache(model.config, rows, columns, recent=cfg.chunk)
     return Slots(
         cache=cache,
         key=jax.random.wrap_key_data(jnp.zeros((rows, 2), jnp.uint32)),
@@ -244,7 +244,7 @@ def _per_shard(function: Callable[..., Any], shards: int, *trees: Any) -> Any:
 class Programs(NamedTuple):
     """The functions above and the model's prefill, compiled for one layout."""
 
-    empty: Callable[[int, int], Slots]  # (rows, prompt columns)
+    empty: Callable[[int, int], Slots]  # (rows, columns)
     prefill: Callable[..., tuple[Array, Prompts]]  # (weights, tokens, lengths)
     fill: Callable[..., Slots]  # (slots, prompts, hidden, entries, key)
     decode: Callable[..., tuple[Slots, Array]]  # (weights, slots, temperature)
@@ -271,7 +271,7 @@ def programs(model: LanguageModel, cfg: SamplingConfig, mesh: Mesh | None) -> Pr
         return decode(model, weights, slots, temperature=temperature, cfg=cfg, shards=shards)
 
     def moved(slots: Slots, source: Array, columns: int) -> Slots:
-        return move(slots, source, columns=columns + cfg.room, shards=shards)
+        return move(slots, source, columns=columns, shards=shards)
 
     return Programs(
         empty=placed("empty", functools.partial(empty, model, cfg=cfg), static_argnums=(0, 1)),

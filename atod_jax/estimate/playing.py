@@ -77,17 +77,18 @@ def fill(
 def decode(
     model: LanguageModel, layout: Layout, cfg: SamplingConfig, *, rows: int, columns: int
 ) -> Program:
-    """A chunk of tokens in every slot, behind prompts of `columns` tokens."""
+    """A chunk of tokens in every slot; slots are `columns` long, and halfway through an action."""
+    prompt = max(1, columns - cfg.room)
 
     def make() -> tuple:
         state = slots.empty(model, rows, columns, cfg=cfg)
-        length = jnp.full(rows, columns, jnp.int32)
+        length = jnp.full(rows, prompt, jnp.int32)
         cache = state.cache.replace(length=length)
         state = state.replace(cache=cache, live=jnp.ones(rows, bool), drawn=jnp.ones_like(length))
         return model.serve(stored(model)), state, jnp.float32(cfg.temperature)
 
     state = jax.eval_shape(lambda: slots.empty(model, rows, columns, cfg=cfg))
-    seen = columns + cfg.max_new_tokens / 2
+    seen = prompt + cfg.max_new_tokens / 2
     return Program(
         name="decode",
         run=slots.programs(model, cfg.program, layout.mesh).decode,

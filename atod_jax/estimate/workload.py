@@ -88,7 +88,7 @@ class Played:
 
     reads: collections.Counter[Read]
     fills: collections.Counter[tuple[Read, int, int, int]]  # by these, slots, columns, entries
-    chunks: collections.Counter[tuple[int, int]]  # by slots and columns of prompts
+    chunks: collections.Counter[tuple[int, int]]  # by slots and their columns
     steps: collections.Counter[tuple[int, int]]  # likewise
     kept: float  # share of steps of all slots that wrote a token
     seen: float  # tokens in a slot on average
@@ -133,7 +133,7 @@ class _Counting:
 
     def __init__(self, cfg: SamplingConfig, responses: np.ndarray):
         self._chunk, self._responses = cfg.chunk, responses
-        self._columns = 0  # of prompts, in the slots
+        self._columns = 0  # of the slots
         self.found = Played(*(collections.Counter() for _ in range(4)), kept=0.0, seen=0.0)
 
     def programs(self) -> Programs:
