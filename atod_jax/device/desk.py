@@ -1,4 +1,4 @@
-"""What the host knows of the slots: whose action is written in each, and how far it is."""
+"""What is written in the slots of one process, on the host: arrays with a row per slot."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ class Desk(NamedTuple):
 
     row: np.ndarray  # i64[B], of the episode; -1: the slot is free
     read: np.ndarray  # i64[B], tokens of the prompt
-    drawn: np.ndarray  # i64[B], tokens so far
+    drawn: np.ndarray  # i64[B], tokens of the action so far
     tokens: np.ndarray  # i32[B, R]
     logp: np.ndarray  # f32[B, R]
-    shards: int
+    shards: int  # devices of this process that split the slots
 
     @classmethod
     def of(cls, rows: int, most: int, *, shards: int) -> "Desk":
-        """Free slots for actions of at most so many tokens."""
+        """Free slots for actions of up to `most` tokens."""
         shape = (rows, most)
         tokens, logp = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         read, drawn = np.zeros((2, rows), int)
