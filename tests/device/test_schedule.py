@@ -12,7 +12,7 @@ from atod_jax.envs.base import Observation, Projection, StepResult
 from atod_jax.envs.pool import EnvPool
 from atod_jax.episodes.rollout import collect
 from atod_jax.models import ModelConfig, build
-from atod_jax.records import RolloutPlan, Task
+from atod_jax.records import Request, RolloutPlan, Task
 
 TURNS, EPISODES = 25, 128
 MODEL = build(
@@ -116,3 +116,18 @@ def test_four_fifths_of_what_is_computed_are_kept(slots):
     assert counts.kept == lengths.sum() - lengths.size
     assert counts.kept / counts.steps > 0.8
     assert device.prompts / device.read > 0.65
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_one_prompt_of_a_group_is_read_once(packs):
+    cfg = SamplingConfig(max_new_tokens=99, prompt_buckets=(64,), slots=32, eos_ids=(1,), pad_id=0)
+    device, policy = Device(np.full((1, 40), 5), cfg.chunk), Policy(MODEL, cfg)
+    policy.programs, policy.packs = device.programs, packs
+    sampler = policy.sampler(None, jax.random.key(0))
+    groups = [np.full(20 + n, n, np.int32) for n in range(5)]
+    sampler.submit([Request(row, 0, groups[row // 9]) for row in range(40)])
+    assert len(sampler.advance(40)) == 32
+    assert device.prompts == 20 + 21 + 22 + 23
+    assert len(sampler.advance(8)) == 8  # the rest of the fourth group, and the fifth
+    assert device.prompts == 20 + 21 + 22 + 23 + 23 + 24
+    assert sampler.advance(0) is None
