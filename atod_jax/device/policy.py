@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from atod_jax.device.desk import Desk
 from atod_jax.device.sampling import SamplingConfig
 from atod_jax.device.slots import Entry, Programs, Slots, Written, programs
 from atod_jax.models import LanguageModel
@@ -124,6 +125,16 @@ class _Part(NamedTuple):
 Line = list[_Part]  # prompts that are read one after another
 
 
+class _Batch(NamedTuple):
+    """What is read at a time, equally much in every process."""
+
+    shards: list[list[Line]]
+    height: int  # lines of a shard, those without a prompt included
+    columns: int
+    fills: int  # programs that put the prompts into slots
+    entries: int  # slots of a shard that each of them fills, at most
+
+
 class Sampler:
     """The slots of one process, filled again and again.
 
@@ -138,7 +149,7 @@ class Sampler:
         self._waiting: list[Request] = []
         self._slots: Slots | None = None
         self._columns = 0  # that the slots have
-        self._desk = _Desk.of(0, policy)
+        self._desk = Desk.of(0, policy.cfg.max_new_tokens, shards=policy.shards)
 
     @property
     def slots(self) -> int:
@@ -182,8 +193,10 @@ class Sampler:
         with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
             columns = self._policy.cache_columns(longest, held)
             self._resize(self._policy.rows(expected), columns)
-            self._fill(longest)
-            (busy,) = _agreed(self._desk.busy.any())
+            batches, busy = self._plan(longest)
+            # from here on nothing is agreed: talking would disturb programs that span processes
+            for batch in batches:
+                self._read(batch)
             return self._decode() if busy else []
 
     def _resize(self, rows: int, columns: int) -> None:
@@ -192,7 +205,7 @@ class Sampler:
         columns = max(columns, self._columns)
         if self._slots is None:
             self._slots = programs.empty(rows * jax.process_count(), columns)
-            self._desk = _Desk.of(rows, self._policy)
+            self._desk = Desk.of(rows, self._policy.cfg.max_new_tokens, shards=shards)
         elif rows < len(self._desk.row) or columns > self._columns:
             # those that are busy first
             order = np.argsort(~self._desk.busy, axis=1, kind="stable")[:, : rows // shards]
@@ -203,21 +216,25 @@ class Sampler:
 
     # --------------------------------------------------------------- prompts
 
-    def _fill(self, longest: int) -> None:
-        """Reads waiting prompts into free slots."""
-        policy = self._policy
+    def _plan(self, longest: int) -> tuple[list[_Batch], bool]:
+        """Gives free slots to waiting prompts: what is to be read, and whether a slot is busy."""
+        policy, size = self._policy, self._desk.busy.shape[1]
         columns = policy.line_columns(longest)
         shards = [policy.lines(parts, columns) for parts in self._seated()]
-        (count,) = _agreed(max(map(len, shards)))
-        if not count:
-            return
-        size = self._desk.busy.shape[1]
-        at_once, fills = max(1, PREFILL_TOKENS // columns), min(ENTRIES, size)
+        height = max(1, PREFILL_TOKENS // columns) if policy.packs else size
+        entries = min(ENTRIES, size) if policy.packs else size
+        cuts = [[lines[n : n + height] for n in range(0, len(lines), height)] for lines in shards]
+        askers = max((_askers(lines) for batches in cuts for lines in batches), default=0)
+        fills, count, busy = _agreed(
+            -(-askers // entries), max(map(len, shards)), self._desk.busy.any()
+        )
         if not policy.packs:
-            at_once, fills = policy.rows(count * policy.shards) // policy.shards, size
-        for first in range(0, count, at_once):
-            batch = [lines[first : first + at_once] for lines in shards]
-            self._read(batch, (at_once, columns), fills)
+            height = policy.rows(count * policy.shards) // policy.shards
+        batches = [
+            _Batch([lines[n : n + height] for lines in shards], height, columns, fills, entries)
+            for n in range(0, count, max(1, height))
+        ]
+        return batches, bool(busy)
 
     def _seated(self) -> list[Line]:
         """The prompts that find a free slot, per shard; those of early turns first, so that all
@@ -242,9 +259,9 @@ class Sampler:
                     desk.begin(first + slot, request)
         return parts
 
-    def _read(self, shards: list[list[Line]], shape: tuple[int, int], at_once: int) -> None:
-        """One prefill, and the fills of as many slots as have asked, `at_once` of them a shard."""
-        programs, (height, columns) = self._policy.programs, shape
+    def _read(self, batch: _Batch) -> None:
+        """One prefill, and the fills of the slots that have asked."""
+        programs, (shards, height, columns, fills, at_once) = self._policy.programs, batch
         tokens = np.full((len(shards) * height, columns), self._policy.cfg.pad_id, np.int32)
         lengths = np.zeros((len(tokens), self._policy.parts(columns)), np.int32)
         entries: list[list[Entry]] = [[] for _ in shards]
@@ -260,13 +277,12 @@ class Sampler:
                         for slot, request in askers
                     ]
                     start += length
-        (count,) = _agreed(-(-max(map(len, entries)) // at_once))
-        table = np.zeros((len(shards), count * at_once, len(Entry._fields)), np.int32)
+        table = np.zeros((len(shards), fills * at_once, len(Entry._fields)), np.int32)
         table[:, :, 0] = self._desk.busy.shape[1]  # no slot
         for shard, some in enumerate(entries):
             table[shard, : len(some)] = np.reshape(some, (-1, table.shape[2]))
         hidden, prompts = programs.prefill(self._weights, *self._placed(tokens, lengths))
-        for some in np.split(table, count, axis=1):
+        for some in np.split(table, fills, axis=1):
             (some,) = self._placed(some.reshape(-1, table.shape[2]))
             self._slots = programs.fill(self._slots, prompts, hidden, some, self._key)
 
@@ -288,61 +304,8 @@ class Sampler:
         return to_global(host, mesh) if mesh and mesh.size > 1 else host
 
 
-class _Desk(NamedTuple):
-    """What is written in the slots, on the host."""
-
-    row: np.ndarray  # i64[B], of the episode; -1: the slot is free
-    read: np.ndarray  # i64[B], tokens of the prompt
-    drawn: np.ndarray  # i64[B], tokens so far
-    tokens: np.ndarray  # i32[B, R]
-    logp: np.ndarray  # f32[B, R]
-    shards: int
-
-    @classmethod
-    def of(cls, rows: int, policy: Policy) -> "_Desk":
-        """Free slots."""
-        shape = (rows, policy.cfg.max_new_tokens)
-        tokens, logp = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        read, drawn = np.zeros((2, rows), int)
-        return cls(np.full(rows, -1), read, drawn, tokens, logp, policy.shards)
-
-    @property
-    def held(self) -> int:
-        """Tokens in the fullest slot."""
-        return int(np.max((self.read + self.drawn)[self.row >= 0], initial=0))
-
-    @property
-    def busy(self) -> np.ndarray:
-        """bool[shards, slots of each]."""
-        return (self.row >= 0).reshape(self.shards, -1)
-
-    def moved(self, source: np.ndarray) -> "_Desk":
-        """The slots [shards, n] of each shard."""
-        size = len(self.row) // self.shards
-        chosen = (source + size * np.arange(self.shards)[:, None]).reshape(-1)
-        row, read, drawn, tokens, logp = (x[chosen] for x in self[:-1])
-        return _Desk(row, read, drawn, tokens, logp, self.shards)
-
-    def begin(self, slot: int, request: Request) -> None:
-        """An action of an episode."""
-        self.row[slot], self.read[slot], self.drawn[slot] = request.row, len(request.prompt), 0
-
-    def book(self, chunk: Written) -> int:
-        """Writes a chunk down; returns how many of its steps were not in vain."""
-        column = np.arange(chunk.tokens.shape[1])
-        first = np.minimum(self.drawn, 1)[:, None]
-        count = np.where(self.row >= 0, chunk.drawn - self.drawn, 0)[:, None]
-        slot, place = np.nonzero((column >= first) & (column < first + count))
-        into = (slot, self.drawn[slot] + place - first[slot, 0])
-        self.tokens[into], self.logp[into] = chunk.tokens[slot, place], chunk.logp[slot, place]
-        self.drawn[:] += count[:, 0]
-        return int(np.count_nonzero(place))  # the first token of an action takes no step
-
-    def end(self, slot: int) -> tuple[int, Action]:
-        """(row, action); the slot is free."""
-        row, drawn = int(self.row[slot]), self.drawn[slot]
-        self.row[slot] = -1
-        return row, Action(self.tokens[slot, :drawn].copy(), self.logp[slot, :drawn].copy())
+def _askers(lines: Sequence[Line]) -> int:
+    return sum(len(part.askers) for line in lines for part in line)
 
 
 def _agreed(*numbers: Any) -> tuple[int, ...]:

@@ -146,7 +146,7 @@ def _cudnn(q: Array, k: Array, v: Array, turns: Turns) -> Array:
 def library() -> Any:
     """JAX's own module around cuDNN's attention.
 
-    Its version in JAX 0.10 computes where the turns of keys begin from the number of query heads;
+    Up to JAX 0.11.0 it computes where the turns of keys begin from the number of query heads;
     asked with the keys in the place of the queries, every version answers right.
     """
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
