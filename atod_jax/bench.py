@@ -46,7 +46,7 @@ HARDWARE = ("local", *CHIPS)
 TEACHER = "Qwen3-4B"
 LENGTHS = Path(__file__).with_name("assets") / "bench" / "lengths.json"
 HEAD = {"width": 2048, "vocab": 151_936}
-ITERATION = {"sampling.prompt_buckets": (512, 1024), "packing.micro_rows": 128}
+ITERATION = {"sampling.prompt_buckets": (512, 1024), "packing.micro_rows": 64}
 REPEATS = 3  # timed runs, after one that warms up
 
 
@@ -55,12 +55,16 @@ class Setting(NamedTuple):
 
     model: str  # of the student, see `models.sizes`
     dtype: str  # of the products
-    remat: str
+    remat: str  # "" = as every entry has it
     layout: Layout  # on one device
 
     @property
     def student(self) -> LanguageModel:
-        return self.build(self.model, remat=self.remat)
+        return self.build(self.model)
+
+    def learner(self, remat: str) -> LanguageModel:
+        """The student where it learns, with what it computes again unless told otherwise."""
+        return self.build(self.model, remat=self.remat or remat)
 
     @property
     def teacher(self) -> LanguageModel:
@@ -90,8 +94,8 @@ def _rows(setting: Setting, *, rows: int, prompt: int, response: int) -> workloa
     return workload.packed([(prompt, response)] * rows, form, minibatch_rows=rows)
 
 
-def _update(**shape: int) -> Callable[[Setting], list[Part]]:
-    return lambda s: [Part(Update(s.student, s.layout).whole(_rows(s, **shape)))]
+def _update(remat: str, **shape: int) -> Callable[[Setting], list[Part]]:
+    return lambda s: [Part(Update(s.learner(remat), s.layout).whole(_rows(s, **shape)))]
 
 
 def _score(s: Setting) -> list[Part]:
@@ -109,7 +113,9 @@ def _decode(rows: int) -> Callable[[Setting], list[Part]]:
     cfg = _sampling(rows, tokens=128, buckets=(512,))
 
     def parts(s: Setting) -> list[Part]:
-        program = playing.decode(s.student, s.layout, cfg, rows=rows, columns=512 + cfg.room)
+        program = playing.decode(
+            s.student, s.layout, cfg, rows=rows, columns=512 + cfg.room, seen=512 + 64
+        )
         return [Part(program, times=1 / cfg.chunk, steps=1)]
 
     return parts
@@ -142,13 +148,13 @@ def iteration(s: Setting) -> list[Part]:
         )
         parts.append(Part(program, times))
     for (rows, columns), times in played.chunks.items():
-        program = playing.decode(model, layout, cfg, rows=rows, columns=columns)
+        program = playing.decode(model, layout, cfg, rows=rows, columns=columns, seen=played.seen)
         parts.append(Part(program, times, played.steps[rows, columns]))
     turns = list(zip(prompts.flat, responses.flat, strict=True))
     run = config.changed(config.resolve(config.base(), model_required=False), ITERATION)
     lines = form_of(run, [workload.episode(turns)], model=s.student.config, mesh=s.layout.mesh)
     batch = workload.packed(turns, lines, minibatch_rows=run.packing.minibatch_rows)
-    update = Update(s.student, s.layout)
+    update = Update(s.learner("none"), s.layout)
     return [
         *parts,
         Part(learning.score(s.student, batch, s.layout), times=batch.micro_batches),
@@ -159,8 +165,8 @@ def iteration(s: Setting) -> list[Part]:
 
 
 TABLE: Mapping[str, Callable[[Setting], list[Part]]] = {
-    "update_64x640": _update(rows=64, prompt=512, response=128),
-    "update_32x1536": _update(rows=32, prompt=1024, response=512),
+    "update_64x640": _update("none", rows=64, prompt=512, response=128),
+    "update_32x1536": _update("dots", rows=32, prompt=1024, response=512),
     "score_4b_64x640": _score,
     "prefill_128x512": _prefill,
     "decode_128": _decode(128),

@@ -31,7 +31,7 @@ PROGRAMS = (
     learning.score(MODEL, BATCH, LAYOUT, keep_states=True),
     playing.prefill(MODEL, LAYOUT, lines=2, columns=8, prompts=2),
     playing.fill(MODEL, LAYOUT, CFG, read=(2, 8, 2), rows=4, columns=8, entries=3),
-    playing.decode(MODEL, LAYOUT, CFG, rows=4, columns=8),
+    playing.decode(MODEL, LAYOUT, CFG, rows=4, columns=16, seen=9),
     learning.head(1024, "float32", LAYOUT, width=8, vocab=32, teacher=True),
 )
 
@@ -68,7 +68,7 @@ def test_the_built_in_lengths_go_through_the_sampler():
     steps = sum(rows * steps for (rows, _), steps in played.steps.items())
     assert played.kept == pytest.approx((responses.sum() - responses.size) / steps)
     assert played.kept > 0.6
-    assert set(played.steps) == {(8, 512)}
+    assert set(played.steps) == {(8, 512 + 200)}
 
 
 def test_an_entry_adds_up_its_programs():

@@ -161,7 +161,7 @@ def _playing(
     (lines, columns, prompts), _ = max(played.reads.items())
     reading = playing.prefill(model, layout, lines=lines, columns=columns, prompts=prompts)
     (rows, columns), _ = max(played.chunks.items())
-    writing = playing.decode(model, layout, sampling, rows=rows, columns=columns)
+    writing = playing.decode(model, layout, sampling, rows=rows, columns=columns, seen=played.seen)
     slots = programs.size(writing.shapes()[1])
     yield READING, reading, {"times": sum(played.reads.values()), "more": slots}
     steps = {"times": sum(played.chunks.values()), "steps": sum(played.steps.values())}

@@ -75,20 +75,24 @@ def fill(
 
 
 def decode(
-    model: LanguageModel, layout: Layout, cfg: SamplingConfig, *, rows: int, columns: int
+    model: LanguageModel,
+    layout: Layout,
+    cfg: SamplingConfig,
+    *,
+    rows: int,
+    columns: int,
+    seen: float,
 ) -> Program:
-    """A chunk of tokens in every slot; slots are `columns` long, and halfway through an action."""
-    prompt = max(1, columns - cfg.room)
+    """A chunk of tokens in every slot of `columns` columns, of which `seen` hold something."""
 
     def make() -> tuple:
         state = slots.empty(model, rows, columns, cfg=cfg)
-        length = jnp.full(rows, prompt, jnp.int32)
+        length = jnp.full(rows, min(int(seen), columns - cfg.chunk), jnp.int32)
         cache = state.cache.replace(length=length)
         state = state.replace(cache=cache, live=jnp.ones(rows, bool), drawn=jnp.ones_like(length))
         return model.serve(stored(model)), state, jnp.float32(cfg.temperature)
 
     state = jax.eval_shape(lambda: slots.empty(model, rows, columns, cfg=cfg))
-    seen = prompt + cfg.max_new_tokens / 2
     return Program(
         name="decode",
         run=slots.programs(model, cfg.program, layout.mesh).decode,
