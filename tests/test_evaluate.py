@@ -56,6 +56,15 @@ def test_several_seeds_give_pass_at_k_and_the_first_is_the_single_one(tmp_path):
     assert "in 3 tries" in (tmp_path / "evaluation.md").read_text()
 
 
+def test_the_number_of_slots_changes_nothing():
+    """Neither how many episodes are open, nor how many actions are written side by side."""
+    many, few = (
+        evaluate(typed(small_config(**changes)), "household/teacher-good", "")["T=1.0"].to_json()
+        for changes in ({}, {"eval.slots": 4, "sampling.rows": 3})
+    )
+    assert many == few
+
+
 def test_a_shipped_model_by_name_gives_the_same_numbers_every_time(capsys):
     one, two = (evaluate(typed(small_config()), "household/teacher-good", "") for _ in range(2))
     assert one["T=1.0"].to_json() == two["T=1.0"].to_json()

@@ -122,19 +122,15 @@ def head_loss(
 
 
 def support_bias(rows: int, *, vocab: int, forbidden: tuple[int, ...]) -> Float[Array, "V"]:
-    """0 on ids the policy can produce, very negative on the others; see `HeadConfig`."""
+    """0 on ids the policy can produce, very negative on the others; see `HeadConfig`.
+
+    Sampler and scorer add it to their logits alike, so they agree.
+    """
     ids = jnp.arange(rows)
     outside = functools.reduce(
         jnp.logical_or, [ids == f for f in forbidden], ids >= (vocab or rows)
     )
     return jnp.where(outside, LOWEST, 0.0)
-
-
-def mask_logits(
-    logits: Float[Array, "T V"], *, vocab: int = 0, forbidden: tuple[int, ...] = ()
-) -> Float[Array, "T V"]:
-    """The logits over the support; sampler and scorer share it, so they agree."""
-    return logits + support_bias(logits.shape[-1], vocab=vocab, forbidden=forbidden)[None]
 
 
 # ------------------------------------------------------------------- forward and backward

@@ -78,29 +78,19 @@ def layouts_of(cfg: Run, devices: np.ndarray | None = None) -> Layouts:
 
 
 def require_rows(cfg: Run, shapes: Shapes) -> None:
-    """Rows and episodes must divide over the data axes of the student's mesh, and the rows that the
-    teacher scores over those of its own.
+    """Rows of a pass must divide over the data axes of the meshes on which they are scored.
 
     Raises:
       ValueError: names the key, the value and the next value that fits.
     """
-    rows = {"packing.micro_rows": cfg.packing.micro_rows}
-    episodes = {
-        "eval.slots": cfg.eval.slots,
-        "rollout.tasks * rollout.group": cfg.rollout.tasks * cfg.rollout.group,
-    }
-    for key, shape, sizes in (
-        ("mesh", shapes.student, rows | episodes),
-        ("teacher.mesh", shapes.teacher, rows),
-    ):
+    rows = cfg.packing.micro_rows
+    for key, shape in (("mesh", shapes.student), ("teacher.mesh", shapes.teacher)):
         shards = shards_of(shape)
-        for name, size in sizes.items():
-            if size % shards:
-                raise ValueError(
-                    f"{name}={size} is not divisible by the {shards} data shards of {key} "
-                    f"{dict(shape)}; use {-(-size // shards) * shards} or lower "
-                    f"{key}.data/{key}.fsdp"
-                )
+        if rows % shards:
+            raise ValueError(
+                f"packing.micro_rows={rows} is not divisible by the {shards} data shards of {key} "
+                f"{dict(shape)}; use {-(-rows // shards) * shards} or lower {key}.data/{key}.fsdp"
+            )
 
 
 def shards_of(shape: Shape) -> int:
