@@ -19,7 +19,7 @@ _HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _OP = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _NOTHING = {
     "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id",
-    "replica-id",
+    "replica-id", "ConcatBitcast", "AllocateBuffer",
 }  # fmt: skip
 _SLICES = ("dynamic-slice", "slice", "gather")
 _UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # in place; operand that says with what
@@ -145,11 +145,13 @@ class _Walker(NamedTuple):
         """The kernels of a computation that runs `times` times."""
         computation = self.computations.get(name, {})
         for op in computation.values():
-            if op.kind in _NOTHING or op.kind.endswith("-done") or "ConcatBitcast" in op.rest:
+            target = re.search(r'custom_call_target="([^"]*)"', op.rest)
+            kind = target[1] if target else op.kind
+            if kind in _NOTHING or kind.endswith("-done"):
                 continue
             if op.kind == "while":
-                known = re.search(r'"known_trip_count":\{"n":"(\d+)"', op.rest)
-                trips = int(known[1]) if known else self.open_trips
+                known = _trips(op, self.computations.get(op.called("condition"), {}))
+                trips = known or self.open_trips
                 yield from self.walk(op.called("body"), times * trips, is_open or not known)
             elif op.kind == "call":
                 yield from self.walk(op.called("to_apply"), times, is_open)
@@ -157,14 +159,13 @@ class _Walker(NamedTuple):
                 for branch in _branches(op):
                     yield from self.walk(branch, times, is_open)
             else:
-                yield self._kernel(op, computation, times, is_open)
+                yield self._kernel(op, computation, times, is_open)._replace(kind=kind)
 
     def _kernel(self, op: _Op, within: _Computation, times: int, is_open: bool) -> Kernel:
-        target = re.search(r'custom_call_target="([^"]*)"', op.rest)
         cycles = re.search(r'"estimated_cycles":"(\d+)"', op.rest)
         inner = self.computations.get(op.called("calls"), {})
         return Kernel(
-            kind=target[1] if target else op.kind,
+            kind=op.kind,
             shape=op.shape.partition("{")[0],
             source=self.sources.of(op),
             times=times,
@@ -176,6 +177,19 @@ class _Walker(NamedTuple):
             cycles=float(cycles[1]) if cycles else 0.0,
             open_loop=is_open,
         )
+
+
+def _trips(op: _Op, condition: _Computation) -> int:
+    """How often a loop runs; 0 where that is not known. A TPU's compiler does not write it down,
+    but a condition that only compares with a number says it: all begin at 0."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', op.rest)
+    if known:
+        return int(known[1])
+    *_, last = (None, *condition.values())
+    if last is None or last.kind != "compare" or "direction=LT" not in last.rest:
+        return 0
+    limit = condition.get(last.operands[1])
+    return int(limit.rest.partition(")")[0]) if limit and limit.kind == "constant" else 0
 
 
 def _branches(op: _Op) -> list[str]:

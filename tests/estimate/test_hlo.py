@@ -88,6 +88,19 @@ def test_a_loop_that_reads_and_writes_slices():
     assert written.source == "new"
 
 
+def test_a_loop_whose_condition_says_how_often_it_runs():
+    condition = """
+%cond (t: (s32[], f32[10,4])) -> pred[] {
+  %n = s32[] constant(9)
+  %t = (s32[], f32[10,4]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  ROOT %c = pred[] compare(%i, %n), direction=LT
+}
+"""
+    found = hlo.kernels(condition + LOOP.replace("@", ""))
+    assert [(k.times, k.open_loop) for k in found] == [(9, False), (9, False)]
+
+
 def test_a_loop_of_unknown_length_counts_as_often_as_one_says():
     found = hlo.kernels(LOOP.replace("@", ""), open_trips=7)
     assert [(k.times, k.open_loop) for k in found] == [(7, True), (7, True)]
