@@ -37,7 +37,7 @@ def run(models, tmp_path_factory):
 
 def same_for_both(folder):
     """The metrics of the training steps that do not speak of time or of the environments."""
-    timed = ("seconds/", "env/")
+    timed = ("seconds/", "env/", "rollout/kept_steps")
     return [
         {k: v for k, v in r.items() if not k.startswith(timed)}
         for r in records(folder)

@@ -1,6 +1,8 @@
 """Runs on other layouts give the numbers of one mesh: a teacher with a mesh, rules or devices of
 its own, a student that plays on another shape than it trains on."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -146,11 +148,12 @@ def test_what_does_not_fit_is_refused(changes, message, models):
 
 
 @pytest.mark.parametrize(("processes", "local", "reserved"), [(3, 4, 4), (8, 1, 8)])
-def test_every_process_has_devices_for_both(processes, local, reserved, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
-    monkeypatch.setattr(jax, "local_device_count", lambda: local)
+def test_every_process_has_devices_for_both(processes, local, reserved):
+    devices = np.array(
+        [SimpleNamespace(process_index=n // local, id=n) for n in range(processes * local)]
+    )
     with pytest.raises(ValueError, match=f"use a multiple of {processes} below"):
-        layouts.divided(reserved)
+        layouts.divided(reserved, devices)
 
 
 def test_devices_without_a_teacher_are_refused(models):
