@@ -267,15 +267,6 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(one, tree)
 
 
-def on_mesh(tree: Any, mesh: Mesh) -> Any:
-    """Puts what lives on one device, such as counters, whole on every device."""
-
-    def one(x: jax.Array) -> jax.Array:
-        return x if isinstance(x.sharding, NamedSharding) else replicate(jax.device_get(x), mesh)
-
-    return jax.tree.map(one, tree)
-
-
 def to_host(x: jax.Array) -> np.ndarray:
     """The whole array, in every process."""
     if x.is_fully_addressable or x.is_fully_replicated:

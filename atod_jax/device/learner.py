@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from atod_jax.core.aggregation import token_shares
 from atod_jax.core.fused import HeadConfig, TeacherHead, head_loss, token_stats
@@ -32,17 +33,37 @@ class Piece(NamedTuple):
 def init_state(
     model: LanguageModel, params: Any, *, tx: optax.GradientTransformation
 ) -> TrainState:
-    """A fresh training state around given parameters; optimiser moments follow their shardings.
+    """A fresh training state around given parameters; optimiser moments follow their shardings, and
+    counters are everywhere.
 
     What trains is copied, since updates overwrite it; what is frozen is shared.
     """
     trained, frozen = model.split(params)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=jax.tree.map(jnp.copy, trained),
-        frozen=frozen,
-        opt_state=tx.init(trained),
+
+    def begin(trained: Any) -> TrainState:
+        copy = jax.tree.map(jnp.copy, trained)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(step=zero, params=copy, frozen=None, opt_state=tx.init(trained))
+
+    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(trained)):
+        places = _places(trained, jax.eval_shape(begin, trained), tx)
+        begin = jax.jit(begin, out_shardings=places)
+    return begin(trained).replace(frozen=frozen)
+
+
+def _places(trained: Any, state: TrainState, tx: optax.GradientTransformation) -> TrainState:
+    """Where the arrays of a state lie, by where its parameters do."""
+    places = jax.tree.map(lambda x: x.sharding, trained)
+    one = jax.tree.leaves(places)[0]
+    whole = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
+    moments = optax.tree.map_params(
+        tx,
+        lambda _, place: place,
+        state.opt_state,
+        places,
+        transform_non_params=lambda _: whole,
     )
+    return state.replace(step=whole, params=places, opt_state=moments)
 
 
 def minibatches(

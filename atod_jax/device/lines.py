@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int
 from atod_jax.types import Rows
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of all places there could be; one program each
+FEW = 256  # so many places cost less than another program
 
 
 class Room(NamedTuple):
@@ -38,8 +39,9 @@ class Room(NamedTuple):
 
 
 def _share(whole: int, needed: int) -> int:
-    """The smallest share of the whole that is enough."""
-    return next(n for share in SHARES if (n := math.ceil(whole * share)) >= needed)
+    """The smallest share of the whole that is enough; all of it where that is little."""
+    shares = (math.ceil(whole * share) for share in SHARES)
+    return next(n for n in shares if n >= needed and (n >= FEW or n == whole))
 
 
 class Places(NamedTuple):

@@ -27,6 +27,7 @@ from atod_jax.sharding import local_shards, to_global, to_host, to_local
 
 ROW_UNIT = 8  # the smallest number of slots
 PREFILL_TOKENS = 2048  # read by a device at a time, so that its products are large enough
+CPU_LINES = 8  # that a CPU reads at a time, each with one prompt
 CACHE_COLUMNS = 256  # slots of an accelerator are a multiple of this long
 PART_TOKENS = 128  # a line has room for one prompt per so many columns
 ENTRIES = 16  # slots of a device that are filled at a time
@@ -49,8 +50,8 @@ class Policy:
         self.shards = local_shards(mesh) if mesh else 1
         self.counts = Counts()
         devices = mesh.devices.flat if mesh else jax.devices()
-        # A CPU reads every prompt on a line of its own: nothing is gained by long lines there, and
-        # few prompts are few lines. Elsewhere lines are packed, and always equally many.
+        # A CPU reads every prompt on a line of its own, where attention to what precedes it would
+        # cost more than the padding.
         self.packs = devices[0].platform != "cpu"
 
     def sampler(self, weights: Any, key: Array) -> "Sampler":
@@ -103,16 +104,18 @@ class Policy:
     def rows(self, count: int) -> int:
         """How many slots there are for so many actions at a time."""
         unit = math.lcm(ROW_UNIT, self.shards)
-        return row_bucket(min(count, self.cfg.slots), unit=unit, most=self.cfg.slots)
+        return row_bucket(count, unit=unit, most=self.cfg.slots)
 
 
 def row_bucket(rows: int, *, unit: int, most: int) -> int:
-    """The smallest of 0, unit, 4 unit, 16 unit, ..., and `most` (rounded up to units) that fits:
-    a padded row costs little, a compiled shape seconds."""
+    """The smallest of `most`, a quarter of it, a sixteenth, ... (rounded up to units) that fits, not
+    more than `most`: a padded row costs little, a compiled shape seconds."""
     if rows == 0:
         return 0
-    power = unit * 4 ** max(0, math.ceil(math.log2(rows / unit) / 2))
-    return min(power, -(-most // unit) * unit)
+    units = -(-most // unit)
+    while units > 1 and (fewer := -(-units // 4)) * unit >= rows:
+        units = fewer
+    return units * unit
 
 
 class _Part(NamedTuple):
@@ -221,18 +224,16 @@ class Sampler:
         policy, size = self._policy, self._desk.busy.shape[1]
         columns = policy.line_columns(longest)
         shards = [policy.lines(parts, columns) for parts in self._seated()]
-        height = max(1, PREFILL_TOKENS // columns) if policy.packs else size
-        entries = min(ENTRIES, size) if policy.packs else size
+        height = max(1, PREFILL_TOKENS // columns) if policy.packs else CPU_LINES
+        entries = min(ENTRIES, size)
         cuts = [[lines[n : n + height] for n in range(0, len(lines), height)] for lines in shards]
         askers = max((_askers(lines) for batches in cuts for lines in batches), default=0)
         fills, count, busy = _agreed(
             -(-askers // entries), max(map(len, shards)), self._desk.busy.any()
         )
-        if not policy.packs:
-            height = policy.rows(count * policy.shards) // policy.shards
         batches = [
             _Batch([lines[n : n + height] for lines in shards], height, columns, fills, entries)
-            for n in range(0, count, max(1, height))
+            for n in range(0, count, height)
         ]
         return batches, bool(busy)
 

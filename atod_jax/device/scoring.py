@@ -54,6 +54,7 @@ def join(trees: list[Any], *, empty: int = 0) -> Any:
     return jax.tree.map(lambda *x: jnp.concatenate([*x, *[jnp.zeros_like(x[0])] * empty]), *trees)
 
 
+@functools.cache
 def make_score(
     model: LanguageModel, cfg: HeadConfig, *, keep_states: bool = False, whose: str = "student"
 ) -> jax.stages.Wrapped:

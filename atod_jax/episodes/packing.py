@@ -40,7 +40,7 @@ def pack_turns(
 
     There are as few minibatches as hold at most `minibatch_rows` turns, equally many each. Every
     turn that the student played becomes exactly one row; replayed turns become none, but keep their
-    number. Empty micro-batches at the end bring the batch to one of few sizes.
+    number. Empty micro-batches at the end make their number a power of two: few sizes, few programs.
 
     Args:
       trajectories: B of them.
@@ -71,8 +71,7 @@ def pack_turns(
         micro_batches = -(-len(own) // form.micro_lines)
         lines += own + [[]] * (micro_batches * form.micro_lines - len(own))
         minibatch += [number] * micro_batches
-    round_size = max(1, minibatch_rows // (form.rows * form.micro_lines))
-    minibatch += [-1] * (-len(minibatch) % round_size)
+    minibatch += [-1] * ((1 << (len(minibatch) - 1).bit_length()) - len(minibatch))
     lines += [[]] * (len(minibatch) * form.micro_lines - len(lines))
     return Batch(
         _filled(trajectories, turns, lines, form, pad_id, anchor_similarity), tuple(minibatch)

@@ -5,6 +5,7 @@ the parameters themselves hardly more than the largest tensor is ever in memory.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from atod_jax.models.block import ModelConfig
 from atod_jax.models.families import tensor_map
 from atod_jax.models.weights import Box, Weights
+
+SMALL = 2**22  # numbers of a stack that is read at once
 
 
 def load_sharded(
@@ -48,7 +51,8 @@ def load_sharded(
     flat = {}
     for name, like in shapes.items():
         place = functools.reduce(lambda tree, key: tree[key], name, places)
-        read = _assemble if name[0] == "layers" else _place
+        large = math.prod(like.shape) > SMALL
+        read = _assemble if large and name[0] == "layers" else _place
         flat[name] = read(functools.partial(weights.block, name), like, place)
         if dtype == "int8" and name[-1] == "kernel" and name[-2] != "router":
             flat |= _as_integers(name, flat[name], weights.contracted(name), shardings)

@@ -20,8 +20,9 @@ from atod_jax.sharding import place, replicate
 from atod_jax.streams import Stream, rng
 from atod_jax.types import BATCH_AXES, TurnBatch
 
-TURNS = 8  # places in a line where a kernel keeps the turns of a line apart
-COLUMNS = 128  # lines there are a multiple of this long
+# Places in a line. Where scores are written out they are those of the whole line, so it is short.
+TURNS = {"cudnn": 8, "splash": 8, "written": 4}
+COLUMNS = 128  # lines of a kernel are a multiple of this long
 
 
 class Packed(NamedTuple):
@@ -97,8 +98,8 @@ def form_of(
 ) -> Form:
     """The lines of a batch.
 
-    Where a kernel keeps turns apart, a line is as long as the longest turn there can be and holds
-    several; elsewhere it holds one, and is as long as the smallest prompt bucket allows.
+    A line is as long as the longest turn there can be and holds several, so that all batches have
+    one form. Before Hopper it holds one, and is as long as the smallest prompt bucket allows.
     """
     turns = [turn for t in trajectories for turn in t.turns]
     prompts = [len(turn.prompt) for turn in turns]
@@ -107,9 +108,11 @@ def form_of(
     buckets, tokens = cfg.sampling.prompt_buckets, cfg.sampling.max_new_tokens
 
     def columns(lengths: Sequence[int]) -> int:
-        if together > 1:
-            return -(-(buckets[-1] + tokens) // COLUMNS) * COLUMNS
-        return next((b for b in buckets if b >= max(lengths)), buckets[-1]) + tokens - 1
+        longest = buckets[-1]
+        if together == 1:
+            longest = next((b for b in buckets if b >= max(lengths)), longest)
+        unit = 1 if kernel_of_config(model) == "written" else COLUMNS
+        return -(-(longest + tokens - 1) // unit) * unit
 
     shards = _shards(mesh)
     return Form(
@@ -122,10 +125,9 @@ def form_of(
 
 
 def turns_together(model: ModelConfig) -> int:
-    """Places for turns in a line: several where the attention kernel of this platform keeps them
-    apart, one where scores are written out, which would be those of the whole line."""
+    """Places for turns in a line; cuDNN keeps them apart on Hopper and later."""
     kernel = kernel_of_config(model)
-    return TURNS if kernel == "splash" or (kernel == "cudnn" and _hopper()) else 1
+    return TURNS[kernel] if kernel != "cudnn" or _hopper() else 1
 
 
 def _hopper() -> bool:

@@ -23,7 +23,7 @@ from atod_jax.models.loading import load_sharded
 from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.run.layouts import Layouts
-from atod_jax.sharding import Layout, on_mesh, param_shardings, reshard
+from atod_jax.sharding import Layout, param_shardings, reshard
 from atod_jax.streams import Stream, key
 from atod_jax.types import TrainState
 
@@ -274,8 +274,7 @@ def restore_params(cfg: Run, saved: Saved, student: Model) -> Any:
 
 def fresh_state(cfg: OptimConfig, student: Model) -> TrainState:
     """The state in which training begins; the loaded weights stay as they are."""
-    state = init_state(student.lm, student.params, tx=make_optimizer(cfg))
-    return on_mesh(state, student.layout.mesh)
+    return init_state(student.lm, student.params, tx=make_optimizer(cfg))
 
 
 def require_same_base(cfg: Student, saved: Mapping[str, Any], workdir: Path) -> None:

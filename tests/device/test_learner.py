@@ -111,11 +111,11 @@ def test_too_little_room_makes_the_loss_nan(params, room):
 
 
 def test_room_is_the_smallest_share_that_holds_every_line_and_device():
-    tokens = np.array([3, 9, 0, 8, 1, 2, 16, 0])
-    assert Room.of(tokens, most=64, micro_lines=4, shards=1) == (16, 32)
-    assert Room.of(tokens, most=64, micro_lines=4, shards=2) == (16, 16)
-    assert Room.of(tokens, most=16, micro_lines=8, shards=1) == (16, 64)
-    assert Room.of(tokens * 0, most=64, micro_lines=4, shards=2) == (4, 1)
+    tokens = 64 * np.array([3, 9, 0, 8, 1, 2, 16, 0])
+    assert Room.of(tokens, most=4096, micro_lines=4, shards=1) == (1024, 2048)
+    assert Room.of(tokens, most=4096, micro_lines=4, shards=2) == (1024, 1024)
+    assert Room.of(tokens, most=1024, micro_lines=8, shards=1) == (1024, 4096)
+    assert Room.of(tokens * 0, most=64, micro_lines=4, shards=2) == (64, 128)  # few at any rate
 
 
 def test_an_exact_kl_moves_the_student_to_the_teacher(params):
