@@ -78,5 +78,5 @@ def smoke(c: ConfigDict) -> None:
     c.eval.tasks = 32
     c.eval.final_tasks = 64
     c.eval.every = 2
-    c.eval.slots = 64
+    c.eval.slots = 16
     c.save_every = 2

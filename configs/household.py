@@ -86,6 +86,6 @@ def shrink(c: ConfigDict) -> None:
     c.packing.minibatch_rows = 64
     c.eval.tasks = 16
     c.eval.final_tasks = 16
-    c.eval.slots = 16
+    c.eval.slots = 8
     c.eval.every = 2
     c.save_every = 2

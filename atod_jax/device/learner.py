@@ -39,29 +39,26 @@ def init_state(
     What trains is copied, since updates overwrite it; what is frozen is shared.
     """
     trained, frozen = model.split(params)
-
-    def begin(trained: Any) -> TrainState:
-        copy = jax.tree.map(jnp.copy, trained)
-        zero = jnp.zeros((), jnp.int32)
-        return TrainState(step=zero, params=copy, frozen=None, opt_state=tx.init(trained))
-
+    begin = functools.partial(_begin, tx)
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(trained)):
-        places = _places(trained, jax.eval_shape(begin, trained), tx)
-        begin = jax.jit(begin, out_shardings=places)
+        begin = jax.jit(begin, out_shardings=state_places(trained, tx))
     return begin(trained).replace(frozen=frozen)
 
 
-def _places(trained: Any, state: TrainState, tx: optax.GradientTransformation) -> TrainState:
-    """Where the arrays of a state lie, by where its parameters do."""
+def _begin(tx: optax.GradientTransformation, trained: Any) -> TrainState:
+    copy = jax.tree.map(jnp.copy, trained)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(step=zero, params=copy, frozen=None, opt_state=tx.init(trained))
+
+
+def state_places(trained: Any, tx: optax.GradientTransformation) -> TrainState:
+    """Where the arrays of a state lie, without what is frozen, by where its parameters do."""
     places = jax.tree.map(lambda x: x.sharding, trained)
     one = jax.tree.leaves(places)[0]
     whole = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
+    state = jax.eval_shape(functools.partial(_begin, tx), trained)
     moments = optax.tree.map_params(
-        tx,
-        lambda _, place: place,
-        state.opt_state,
-        places,
-        transform_non_params=lambda _: whole,
+        tx, lambda _, place: place, state.opt_state, places, transform_non_params=lambda _: whole
     )
     return state.replace(step=whole, params=places, opt_state=moments)
 
@@ -147,14 +144,21 @@ def make_update(
     learning_rate: Callable[[jax.Array], jax.Array],
     loss: LossConfig,
     head: HeadConfig,
+    places: TrainState | None = None,
 ) -> Update:
     """The step of one minibatch.
 
     The weight of a token is fixed, so the number of micro-batches changes memory and speed but not
-    the gradient.
+    the gradient. With the `places` of a state, what comes out lies where the next call takes it
+    from; left to the compiler it would lie the same, but be told in other words, which JAX compiles
+    again.
     """
+    of_gradient = (places.params, None) if places else None
+    of_step = (places, None) if places else None
 
-    @functools.partial(jax.jit, donate_argnames="total", static_argnames="room")
+    @functools.partial(
+        jax.jit, donate_argnames="total", static_argnames="room", out_shardings=of_gradient
+    )
     def gradient(total: Any, trained: Any, frozen: Any, piece: Piece, room: Room) -> Any:
         def read(trained: Any) -> tuple[jax.Array, Places]:
             return action_states(model, model.join(trained, frozen), piece.rows, room=room.line)
@@ -177,7 +181,7 @@ def make_update(
             metrics["loss/total"] = Mean(total=value, weight=jnp.zeros(()))  # counted by `step`
             return jax.tree.map(jnp.add, total | sums, pull(change)[0]), metrics
 
-    @functools.partial(jax.jit, donate_argnames="state")
+    @functools.partial(jax.jit, donate_argnames="state", out_shardings=of_step)
     def step(state: TrainState, grads: Any) -> tuple[TrainState, Metrics]:
         with jax.named_scope("step"):
             direction, opt_state = tx.update(grads, state.opt_state, state.params)

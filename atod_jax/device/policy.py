@@ -108,12 +108,12 @@ class Policy:
 
 
 def row_bucket(rows: int, *, unit: int, most: int) -> int:
-    """The smallest of `most`, a quarter of it, a sixteenth, ... (rounded up to units) that fits, not
-    more than `most`: a padded row costs little, a compiled shape seconds."""
+    """The smallest that fits of `most`, a quarter of it, a sixteenth, ..., in whole units: a padded
+    row costs little, a compiled shape seconds. `most` for more than that."""
     if rows == 0:
         return 0
     units = -(-most // unit)
-    while units > 1 and (fewer := -(-units // 4)) * unit >= rows:
+    while units > 3 and (fewer := -(-units // 4)) * unit >= rows:
         units = fewer
     return units * unit
 

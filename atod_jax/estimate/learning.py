@@ -46,6 +46,7 @@ class Update(NamedTuple):
             learning_rate=make_learning_rate(self.optim, 1),
             loss=self.loss,
             head=HeadConfig(mesh=self.layout.mesh),
+            places=self.state_places().replace(frozen=None),
         )
 
     def whole(self, batch: Batch) -> Program:

@@ -91,12 +91,14 @@ def head_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> Hea
 
 def make_update(cfg: Run, student: Model) -> learner.Update:
     """The update of a run, see `learner.make_update`."""
+    tx = make_optimizer(cfg.optim)
     return learner.make_update(
         student.lm,
-        make_optimizer(cfg.optim),
+        tx,
         learning_rate=make_learning_rate(cfg.optim, cfg.total_steps),
         loss=cfg.loss,
         head=head_config(cfg, student.tokenizer, student.layout.mesh),
+        places=learner.state_places(student.lm.split(student.params)[0], tx),
     )
 
 

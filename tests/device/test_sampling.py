@@ -319,18 +319,20 @@ def test_second_tokens_follow_their_conditional_distribution():
 
 
 def test_row_buckets():
-    got = [row_bucket(n, unit=8, most=96) for n in (0, 1, 8, 9, 16, 17, 33, 64, 65, 96)]
-    assert got == [0, 8, 8, 32, 32, 32, 96, 96, 96, 96]
+    got = [row_bucket(n, unit=8, most=512) for n in (0, 1, 8, 9, 32, 33, 128, 129, 512, 600)]
+    assert got == [0, 8, 8, 32, 32, 128, 128, 512, 512, 512]
+    assert [row_bucket(n, unit=8, most=90) for n in (1, 24, 25)] == [24, 24, 96]
     assert row_bucket(3, unit=8, most=5) == 8
-    assert row_bucket(70, unit=24, most=100) == 96
+    assert row_bucket(20, unit=24, most=100) == 48
 
 
 def test_few_shapes_compile():
-    policy = make_policy(dataclasses.replace(CFG, max_new_tokens=5))  # programs of its own
+    policy = make_policy(dataclasses.replace(CFG, max_new_tokens=5, slots=64))  # its own programs
     for count, seed in ((1, 0), (5, 1), (8, 2), (20, 3), (17, 4), (24, 5)):
         write(requests_of(make_prompts(count, seed)), policy=policy)
-    compiled = policy.programs  # slots 8 and 24; all prompts fit the shorter bucket
-    assert [f._cache_size() for f in (compiled.prefill, compiled.fill, compiled.decode)] == [2] * 3
+    compiled = policy.programs  # slots 16 and 64; all prompts fit the shorter bucket
+    sizes = [f._cache_size() for f in (compiled.prefill, compiled.fill, compiled.decode)]
+    assert sizes == [1, 2, 2]
 
 
 def test_no_prompts_no_actions():
