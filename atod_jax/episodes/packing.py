@@ -40,7 +40,7 @@ def pack_turns(
 
     There are as few minibatches as hold at most `minibatch_rows` turns, equally many each. Every
     turn that the student played becomes exactly one row; replayed turns become none, but keep their
-    number. Empty micro-batches at the end make their number a power of two: few sizes, few programs.
+    number. Empty micro-batches at the end make their number a power of two: few sizes compile.
 
     Args:
       trajectories: B of them.
