@@ -196,7 +196,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def split_rows(x: jax.Array) -> jax.Array:
+def split_rows(x: jax.Array, axis: int = 0) -> jax.Array:
     """Under `jax.set_mesh`, keeps the rows of an intermediate array split over data and fsdp.
 
     Left to itself, XLA splits activations by width, as the embedding table is split, and every
@@ -204,7 +204,7 @@ def split_rows(x: jax.Array) -> jax.Array:
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, BATCH_AXES))
 
 
 def local_shards(mesh: Mesh) -> int:

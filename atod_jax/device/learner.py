@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
@@ -84,27 +85,24 @@ def minibatches(
       teacher: states of all lines.
     """
     states, matrix = teacher or (None, None)
-    streams = signal.replace(diagnostics={}), states
     count = max(minibatch) + 1
-    cut = _cut(batch, streams, count=count, micro_batches=len(minibatch), aggregation=aggregation)
+    share = _shares(batch, np.float32(count), aggregation=aggregation)
+    whole = Piece(batch.rows, signal.replace(diagnostics={}), share), states
     pieces: list[list[Piece]] = [[] for _ in range(count)]
-    for number, (rows, share, (signal, states)) in zip(minibatch, cut, strict=True):
+    for number, (piece, states) in zip(minibatch, split(whole, pieces=len(minibatch)), strict=True):
         if number >= 0:
             head = None if matrix is None else TeacherHead(states, matrix)
-            pieces[number].append(Piece(rows, signal, share, head))
+            pieces[number].append(piece._replace(teacher=head))
     return pieces
 
 
-@functools.partial(jax.jit, static_argnames=("count", "micro_batches", "aggregation"))
-def _cut(
-    batch: TurnBatch, streams: Any, *, count: int, micro_batches: int, aggregation: str
-) -> list[Any]:
-    """(rows, shares, streams) of every micro-batch."""
+@functools.partial(jax.jit, static_argnames="aggregation")
+def _shares(batch: TurnBatch, count: jax.Array, *, aggregation: str) -> jax.Array:
+    """What a token weighs in its minibatch, `count` times as much as in the batch."""
     rows = batch.rows
-    share = token_shares(
+    return count * token_shares(
         rows.action_mask, rows.traj, num_traj=batch.returns.shape[0], mode=aggregation
     )
-    return split((rows, count * share, streams), pieces=micro_batches)
 
 
 class Update(NamedTuple):

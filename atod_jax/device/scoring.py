@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from atod_jax.core.fused import HeadConfig, token_stats
 from atod_jax.device.lines import Places, Room, places_of
 from atod_jax.models import LanguageModel
+from atod_jax.sharding import split_rows
 from atod_jax.types import Rows, TokenStats, TurnBatch
 
 
@@ -34,18 +36,24 @@ def teacher_rows(batch: TurnBatch) -> Rows:
     return batch.rows.replace(lines=batch.teacher_lines or batch.rows.lines)
 
 
-@functools.partial(jax.jit, static_argnames="pieces")
-def split(tree: Any, *, pieces: int) -> list[Any]:
-    """Cuts the leading axis of every array into equal pieces, as one program.
+def split(tree: Any, *, pieces: int, first: int | None = None) -> list[Any]:
+    """Cuts the leading axis of every array into equal pieces; only the first few, if told so.
 
-    Slicing arrays that are spread over devices one by one would dispatch a program with its own
-    communication per array and piece.
+    Devices exchange rows once, so that each piece is spread over all of them.
     """
+    stack = _stack(tree, pieces=pieces)
+    return [_piece(stack, np.int32(m)) for m in range(pieces if first is None else first)]
 
-    def piece(m: int) -> Any:
-        return jax.tree.map(lambda x: jnp.split(x, pieces)[m], tree)
 
-    return [piece(m) for m in range(pieces)]
+@functools.partial(jax.jit, static_argnames="pieces")
+def _stack(tree: Any, *, pieces: int) -> Any:
+    """[N, ...] -> [pieces, N / pieces, ...], the rows of each split over the devices."""
+    return jax.tree.map(lambda x: split_rows(x.reshape(pieces, -1, *x.shape[1:]), axis=1), tree)
+
+
+@jax.jit
+def _piece(stack: Any, m: jax.Array) -> Any:
+    return jax.tree.map(lambda x: x[m], stack)
 
 
 @functools.partial(jax.jit, static_argnames="empty")

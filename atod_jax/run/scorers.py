@@ -63,7 +63,7 @@ class BatchScorer:
         if self._at != self._from:
             rows = put(rows, batch_sharding(self._at))
         full = sum(number >= 0 for number in packed.minibatch)
-        return split(rows, pieces=len(packed.minibatch))[:full]
+        return split(rows, pieces=len(packed.minibatch), first=full)
 
 
 class TeacherScorer:
