@@ -20,11 +20,10 @@ from atod_jax.models import LanguageModel, ModelConfig, build, config_from_hf, l
 from atod_jax.models.checkpoint_io import read_config
 from atod_jax.models.sizes import SIZES
 from atod_jax.run.batch import form_of
-from atod_jax.run.layouts import layouts_of
+from atod_jax.run.layouts import layouts_of, line_shards, shapes_of, shards_of
 from atod_jax.run.models import fresh_config, local_path
 from atod_jax.run.parts import algorithm
 from atod_jax.sharding import Layout
-from atod_jax.types import BATCH_AXES
 
 READING, WRITING = "reading prompts", "writing actions"
 STUDENT_SCORING, TEACHER_SCORING = "student scoring", "teacher scoring"
@@ -89,14 +88,17 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
       FileNotFoundError: a model is neither a folder nor one of the published sizes.
     """
     layouts, (ours, theirs), named = layouts_of(cfg, devices), models(cfg), algorithm(cfg)
-    batch = _longest(cfg, ours, layouts.student)
+    batch, their_batch = (
+        _longest(cfg, ours, shards=line_shards(shapes_of(cfg, devices.size)), on=layout)
+        for layout in (layouts.student, layouts.teacher)
+    )
     their = ours if named.teacher.self_teacher else theirs
     exact = named.teacher.exact_kl
     update = Update(ours, layouts.student, cfg.loss, cfg.optim, teacher=their if exact else None)
     step = update.step()
     score = learning.score(ours, batch, layouts.student)
     judge = theirs and learning.score(
-        theirs, batch, layouts.teacher, dtype=cfg.teacher.dtype, keep_states=exact
+        theirs, their_batch, layouts.teacher, dtype=cfg.teacher.dtype, keep_states=exact
     )
     # the weights at the start stay, for their evaluation and the KL to them
     start = programs.size(ours.split(score.shapes()[0])[0])
@@ -127,13 +129,12 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
     return phases
 
 
-def _longest(cfg: Run, model: LanguageModel, layout: Layout) -> Batch:
-    """A micro-batch of the longest turns there can be."""
-    turn, shards = (cfg.sampling.prompt_buckets[-1], cfg.sampling.max_new_tokens), _shards(layout)
-    one = workload.episode([turn])
-    form = form_of(cfg, [one], model=model.config, mesh=layout.mesh)
+def _longest(cfg: Run, model: LanguageModel, *, shards: int, on: Layout) -> Batch:
+    """A micro-batch of the longest turns there can be, with room for it on the devices of `on`."""
+    turn = cfg.sampling.prompt_buckets[-1], cfg.sampling.max_new_tokens
+    form = form_of(cfg, [workload.episode([turn])], model=model.config, shards=shards)
     turns = [turn] * form.micro_lines
-    return workload.packed(turns, form, minibatch_rows=len(turns), shards=shards)
+    return workload.packed(turns, form, minibatch_rows=len(turns), shards=_shards(on))
 
 
 def _playing(
@@ -169,7 +170,7 @@ def _playing(
 
 
 def _shards(layout: Layout) -> int:
-    return math.prod(layout.mesh.shape[axis] for axis in BATCH_AXES)
+    return shards_of(layout.mesh.shape)
 
 
 def models(cfg: Run) -> tuple[LanguageModel, LanguageModel | None]:

@@ -15,10 +15,11 @@ from atod_jax.episodes.render import pad_id
 from atod_jax.models import ModelConfig
 from atod_jax.models.block import kernel_of_config
 from atod_jax.records import Trajectory
+from atod_jax.run.layouts import line_shards, shapes_of, shards_of
 from atod_jax.run.models import Model
 from atod_jax.sharding import place, replicate
 from atod_jax.streams import Stream, rng
-from atod_jax.types import BATCH_AXES, TurnBatch
+from atod_jax.types import TurnBatch
 
 TURNS = 8  # places in a line where a kernel keeps the turns of a line apart
 COLUMNS = 128  # lines there are a multiple of this long
@@ -50,7 +51,7 @@ class Packed(NamedTuple):
             self.mask.sum(axis=1).reshape(-1, form.rows).sum(axis=1),
             most=min(form.columns, form.rows * form.response_columns),
             micro_lines=form.micro_lines,
-            shards=_shards(mesh),
+            shards=shards_of(mesh.shape),
         )
 
     def by_turn(
@@ -68,7 +69,8 @@ class Packed(NamedTuple):
 def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: int) -> Packed:
     """Trajectories as lines, where the student trains."""
     mesh = student.layout.mesh
-    form = form_of(cfg, trajectories, model=student.lm.config, mesh=mesh)
+    shards = line_shards(shapes_of(cfg, jax.device_count()))
+    form = form_of(cfg, trajectories, model=student.lm.config, shards=shards)
     turns, minibatch = pack_turns(
         trajectories,
         form=form,
@@ -93,9 +95,9 @@ def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: 
 
 
 def form_of(
-    cfg: Run, trajectories: Sequence[Trajectory], *, model: ModelConfig, mesh: Mesh
+    cfg: Run, trajectories: Sequence[Trajectory], *, model: ModelConfig, shards: int
 ) -> Form:
-    """The lines of a batch.
+    """The lines of a batch, in multiples of `shards` a micro-batch (`layouts.line_shards`).
 
     Where a kernel keeps turns apart, a line is as long as the longest turn there can be and holds
     several; elsewhere it holds one, and is as long as the smallest prompt bucket allows.
@@ -111,7 +113,6 @@ def form_of(
             return -(-(buckets[-1] + tokens) // COLUMNS) * COLUMNS
         return next((b for b in buckets if b >= max(lengths)), buckets[-1]) + tokens - 1
 
-    shards = _shards(mesh)
     return Form(
         columns=columns(prompts),
         response_columns=tokens,
@@ -131,8 +132,3 @@ def turns_together(model: ModelConfig) -> int:
 def _hopper() -> bool:
     """Whether the GPUs are new enough for cuDNN's packed layout."""
     return float(getattr(jax.devices()[0], "compute_capability", 9)) >= 9
-
-
-def _shards(mesh: Mesh) -> int:
-    """Into how many pieces lines are split."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

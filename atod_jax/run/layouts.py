@@ -98,6 +98,11 @@ def shards_of(shape: Shape) -> int:
     return math.prod(shape[axis] for axis in BATCH_AXES)
 
 
+def line_shards(shapes: Shapes) -> int:
+    """Lines of a pass come in multiples of this: every mesh that scores them takes equal parts."""
+    return math.lcm(shards_of(shapes.student), shards_of(shapes.teacher))
+
+
 def divided(reserved: int, devices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The student's devices and the teacher's `reserved`: the last ones of every process.
 

@@ -14,6 +14,7 @@ from runs import typed
 from atod_jax.estimate import dry_run, phases
 from atod_jax.estimate.hardware import Chip, Hardware
 from atod_jax.estimate.remedies import remedies
+from atod_jax.run import batch
 from configs import alfworld, household
 
 REPO = Path(__file__).resolve().parents[2]
@@ -103,6 +104,19 @@ def test_every_model_is_counted_where_it_is():
     assert step.program.given == pytest.approx(3 * 1.72e9, rel=0.01)  # 1.7B of 12 bytes by four
     assert step.beside == pytest.approx(1.72e9, rel=0.01)  # the weights at the start
     assert gradient.beside == pytest.approx(3 * 1.72e9, rel=0.01)  # and the moments
+
+
+def test_lines_of_several_turns_divide_over_the_meshes_of_both_models(monkeypatch):
+    """8 turns are one line, which the teacher's 8 data shards could not share."""
+    monkeypatch.setattr(batch, "turns_together", lambda model: 8)
+    layouts = {"mesh.data": 1, "mesh.tensor": 8, "teacher.mesh.data": 8}
+    planned = {
+        p.name: p for p in phases.plan(released(**layouts, **{"packing.micro_rows": 8}), HERE)
+    }
+    judge, gradient = (planned[p].program for p in (phases.TEACHER_SCORING, phases.GRADIENT))
+    for rows in (judge.shapes()[-1], gradient.shapes()[-1].rows):
+        assert rows.lines.tokens.shape[0] == 8
+    assert gradient.options["room"].head == 8 * judge.options["room"].head
 
 
 @pytest.mark.parametrize(("dtype", "gigabytes"), [("int8", 4.42), ("bfloat16", 8.04)])
