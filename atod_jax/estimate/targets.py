@@ -64,6 +64,8 @@ def prepare(hardware: Hardware) -> None:
     """
     require(hardware)
     jax.config.update("jax_platforms", "cpu")
+    # a program for devices that are not here cannot be read back
+    jax.config.update("jax_enable_compilation_cache", False)
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _NO_TRIALS
     os.environ |= _NO_MACHINE
 
