@@ -152,7 +152,7 @@ def iteration(s: Setting) -> list[Part]:
         parts.append(Part(program, times, played.steps[rows, columns]))
     turns = list(zip(prompts.flat, responses.flat, strict=True))
     run = config.changed(config.resolve(config.base(), model_required=False), ITERATION)
-    lines = form_of(run, [workload.episode(turns)], model=s.student.config, shards=1)
+    lines = form_of(run, [workload.episode(turns)], model=s.student.config, mesh=s.layout.mesh)
     batch = workload.packed(turns, lines, minibatch_rows=run.packing.minibatch_rows)
     update = Update(s.learner("none"), s.layout)
     return [

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from atod_jax.config import Run
@@ -20,7 +21,7 @@ from atod_jax.models import LanguageModel, ModelConfig, build, config_from_hf, l
 from atod_jax.models.checkpoint_io import read_config
 from atod_jax.models.sizes import SIZES
 from atod_jax.run.batch import form_of
-from atod_jax.run.layouts import layouts_of, line_shards, shapes_of, shards_of
+from atod_jax.run.layouts import Layouts, layouts_of, shards_of
 from atod_jax.run.models import fresh_config, local_path
 from atod_jax.run.parts import algorithm
 from atod_jax.sharding import Layout
@@ -89,7 +90,7 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
     """
     layouts, (ours, theirs), named = layouts_of(cfg, devices), models(cfg), algorithm(cfg)
     batch, their_batch = (
-        _longest(cfg, ours, shards=line_shards(shapes_of(cfg, devices.size)), on=layout)
+        _longest(cfg, ours, layouts, shards=_shards(layout))
         for layout in (layouts.student, layouts.teacher)
     )
     their = ours if named.teacher.self_teacher else theirs
@@ -120,21 +121,37 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
         for name, program, often in _playing(cfg, ours, layouts.sampling):
             add(name, program, "student", **often)
     add(STUDENT_SCORING, score, "student", times=micro_batches)
+    # an exact KL keeps the teacher's states of all micro-batches, where it is and for the update
+    kept = math.ceil(micro_batches) * _states(batch, their.config) if exact and their else 0
+    theirs_kept, ours_kept = (kept // _shards(at) for at in (layouts.teacher, layouts.student))
     if named.needs_teacher(0) and named.teacher.self_teacher:
         add(TEACHER_SCORING, score, "student", times=micro_batches)
     elif named.needs_teacher(0) and judge:
-        add(TEACHER_SCORING, judge, "teacher", times=micro_batches)
-    add(GRADIENT, update.gradient(batch), "student", times=micro_batches)
-    add(STEP, step, "student", times=math.ceil(turns / cfg.packing.minibatch_rows))
+        add(TEACHER_SCORING, judge, "teacher", times=micro_batches, more=theirs_kept)
+    # of these, one copy is whole and one is cut into micro-batches
+    add(GRADIENT, update.gradient(batch), "student", times=micro_batches, more=2 * ours_kept)
+    add(
+        STEP,
+        step,
+        "student",
+        more=2 * ours_kept,
+        times=math.ceil(turns / cfg.packing.minibatch_rows),
+    )
     return phases
 
 
-def _longest(cfg: Run, model: LanguageModel, *, shards: int, on: Layout) -> Batch:
-    """A micro-batch of the longest turns there can be, with room for it on the devices of `on`."""
+def _longest(cfg: Run, model: LanguageModel, layouts: Layouts, *, shards: int) -> Batch:
+    """A micro-batch of the longest turns there can be, with room for it on so many devices."""
     turn = cfg.sampling.prompt_buckets[-1], cfg.sampling.max_new_tokens
-    form = form_of(cfg, [workload.episode([turn])], model=model.config, shards=shards)
+    form = form_of(cfg, [workload.episode([turn])], model=model.config, mesh=layouts.student.mesh)
     turns = [turn] * form.micro_lines
-    return workload.packed(turns, form, minibatch_rows=len(turns), shards=_shards(on))
+    return workload.packed(turns, form, minibatch_rows=len(turns), shards=shards)
+
+
+def _states(batch: Batch, teacher: ModelConfig) -> int:
+    """Bytes of a teacher's final states for the action tokens of a micro-batch."""
+    item = jnp.dtype(teacher.dtype).itemsize
+    return batch.form.micro_lines * batch.room.line * teacher.hidden_size * item
 
 
 def _playing(

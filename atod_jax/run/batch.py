@@ -69,8 +69,7 @@ class Packed(NamedTuple):
 def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: int) -> Packed:
     """Trajectories as lines, where the student trains."""
     mesh = student.layout.mesh
-    shards = line_shards(shapes_of(cfg, jax.device_count()))
-    form = form_of(cfg, trajectories, model=student.lm.config, shards=shards)
+    form = form_of(cfg, trajectories, model=student.lm.config, mesh=mesh)
     turns, minibatch = pack_turns(
         trajectories,
         form=form,
@@ -95,9 +94,9 @@ def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: 
 
 
 def form_of(
-    cfg: Run, trajectories: Sequence[Trajectory], *, model: ModelConfig, shards: int
+    cfg: Run, trajectories: Sequence[Trajectory], *, model: ModelConfig, mesh: Mesh
 ) -> Form:
-    """The lines of a batch, in multiples of `shards` a micro-batch (`layouts.line_shards`).
+    """The lines of a batch.
 
     Where a kernel keeps turns apart, a line is as long as the longest turn there can be and holds
     several; elsewhere it holds one, and is as long as the smallest prompt bucket allows.
@@ -113,6 +112,8 @@ def form_of(
             return -(-(buckets[-1] + tokens) // COLUMNS) * COLUMNS
         return next((b for b in buckets if b >= max(lengths)), buckets[-1]) + tokens - 1
 
+    # the student and a teacher on devices of its own take equal parts of them
+    shards = line_shards(shapes_of(cfg, mesh.size + cfg.teacher.devices))
     return Form(
         columns=columns(prompts),
         response_columns=tokens,

@@ -126,6 +126,22 @@ def test_a_teacher_is_as_large_as_it_is_kept(dtype, gigabytes):
     assert found == pytest.approx(1e9 * gigabytes, rel=0.01)
 
 
+def test_an_exact_kl_keeps_the_states_of_all_its_tokens():
+    """1,000 turns of 512 tokens and 2,560 numbers of 4 bytes, whole and in pieces, on 8 devices."""
+    turns = {"rollout.tasks": 5, "rollout.group": 4, "env.max_turns": 50}
+    turns |= {"algorithm.name": "opd", "teacher.dtype": "float32"}
+    plans = [
+        phases.plan(released(**turns, **{"algorithm.opd.exact": exact}), HERE)
+        for exact in (False, True)
+    ]
+    sampled, whole = ({p.name: p for p in some} for some in plans)
+    bytes_on_a_device = 1024 * 512 * 2560 * 4 / 8  # in micro-batches of 256
+    for name, times in [(phases.TEACHER_SCORING, 1), (phases.GRADIENT, 2), (phases.STEP, 2)]:
+        more = whole[name].beside - sampled[name].beside
+        assert more == pytest.approx(times * bytes_on_a_device)
+    assert whole[phases.STUDENT_SCORING].beside == sampled[phases.STUDENT_SCORING].beside
+
+
 def test_adapters_leave_the_rest_frozen():
     rank = {"student.lora_rank": 16}
     (gradient,) = [p for p in phases.plan(released(**rank), HERE) if p.name == phases.GRADIENT]
