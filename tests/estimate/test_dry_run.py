@@ -166,6 +166,10 @@ def test_remedies_begin_with_the_harmless_ones():
         ({"teacher.mesh.tensor": 4}, r"mesh .* needs 4 devices"),
         ({"teacher.devices": 8}, r"teacher\.devices=8: there are 8 devices"),
         ({"mesh.data": 8, "packing.micro_rows": 4}, r"micro_rows=4 is not divisible by the 8"),
+        (
+            {"teacher.devices": 3, "packing.micro_rows": 5, "packing.minibatch_rows": 5},
+            r"the 3 data shards of .* use 15 or",
+        ),
     ],
 )
 def test_layouts_for_other_devices_are_refused(changes, message):
