@@ -313,6 +313,11 @@ def main(arguments: Iterable[str] | None = None) -> None:
         entries = given.only.split(",")
         if unknown := sorted(set(entries) - set(TABLE)):
             raise ValueError(f"--only: no entry {', '.join(unknown)}; take {', '.join(TABLE)}")
+        if given.json and (given.json.is_dir() or not given.json.name):
+            raise ValueError(f"--json={given.json}: name a file, not a folder")
+        for folder in (given.json and given.json.parent, given.dump_hlo):
+            if folder:  # what cannot be written is told before the work
+                folder.mkdir(parents=True, exist_ok=True)
         records = bench(entries, given)
         if given.json:
             write_text(given.json, json.dumps(records, indent=1) + "\n")

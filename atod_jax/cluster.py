@@ -80,13 +80,6 @@ def gather(items: Sequence[T]) -> list[T]:
     return [item for items in lists for item in items]
 
 
-def anyone(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.array([flag])).any())
-
-
 def first_says(value: Any) -> Any:
     """The value of the first process."""
     return gather([value])[0]

@@ -142,7 +142,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def start(cfg: Run, flags: cli.Flags) -> None:
-    """Trains, or says what training would need."""
+    """Trains, or says what training would need.
+
+    Raises:
+      ValueError: hardware is named, but no dry run is asked for.
+    """
+    if not flags.dry_run and (flags.details or flags.hardware != "local"):
+        raise ValueError("--hardware and --details say what a dry run shows: add --dry_run")
     if flags.dry_run:
         dry_run.main(cfg, flags.hardware, details=flags.details)
     else:

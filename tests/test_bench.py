@@ -92,6 +92,9 @@ def test_an_entry_adds_up_its_programs():
         (["--hardware=a100"], "invalid choice: 'a100'"),
         (["--modle=x"], "unrecognized arguments"),
         (["--model=x"], "invalid choice: 'x'"),
+        (["--json=/"], "--json=/: name a file"),
+        ([f"--json={__file__}/below/x.json"], "Not a directory"),
+        ([f"--dump_hlo={__file__}"], "File exists"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):

@@ -28,7 +28,6 @@ with cluster.leaving_together():
     everything = cluster.gather(mine)
     assert [e["n"] for e in everything] == [0, 1, 2, 3, 4]
     assert all((e["x"] == e["n"]).all() and len(e["x"]) == e["n"] for e in everything)
-    assert cluster.anyone(number == 1) and not cluster.anyone(False)
     assert cluster.first_says(number + 7) == 7
     assert cluster.is_first() == (number == 0)
     if dies and number == 1:
@@ -93,8 +92,6 @@ def test_alone_everything_is_as_it_was():
     cluster.start()
     assert cluster.share_of(7) == slice(0, 7)
     assert cluster.gather([1, 2]) == [1, 2]
-    assert cluster.anyone(True)
-    assert not cluster.anyone(False)
     assert cluster.first_says("x") == "x"
     assert cluster.is_first()
 

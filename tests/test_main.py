@@ -88,6 +88,7 @@ def test_the_version(arguments, capsys):
             "did you mean --config.optim.lr?",
         ),
         (("train", "--config=quickstart", "--workdir=x", "extra"), "flags begin with --"),
+        (("train", "--config=quickstart", "--workdir=x", "--hardware=h100"), "add --dry_run"),
     ],
 )
 def test_mistakes_are_answered_with_the_fix(arguments, message, capsys):

@@ -1,1 +1,1 @@
-"""What a run will need, by arithmetic: memory, time and traffic per device; no weights, no run."""
+"""What a run will need, asked of compilers: memory and time per device; no weights, no run."""

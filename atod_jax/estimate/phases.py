@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from atod_jax.config import Run
@@ -20,11 +21,10 @@ from atod_jax.models import LanguageModel, ModelConfig, build, config_from_hf, l
 from atod_jax.models.checkpoint_io import read_config
 from atod_jax.models.sizes import SIZES
 from atod_jax.run.batch import form_of
-from atod_jax.run.layouts import layouts_of
+from atod_jax.run.layouts import Layouts, layouts_of, shards_of
 from atod_jax.run.models import fresh_config, local_path
 from atod_jax.run.parts import algorithm
 from atod_jax.sharding import Layout
-from atod_jax.types import BATCH_AXES
 
 READING, WRITING = "reading prompts", "writing actions"
 STUDENT_SCORING, TEACHER_SCORING = "student scoring", "teacher scoring"
@@ -89,14 +89,17 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
       FileNotFoundError: a model is neither a folder nor one of the published sizes.
     """
     layouts, (ours, theirs), named = layouts_of(cfg, devices), models(cfg), algorithm(cfg)
-    batch = _longest(cfg, ours, layouts.student)
+    batch, their_batch = (
+        _longest(cfg, ours, layouts, shards=_shards(layout))
+        for layout in (layouts.student, layouts.teacher)
+    )
     their = ours if named.teacher.self_teacher else theirs
     exact = named.teacher.exact_kl
     update = Update(ours, layouts.student, cfg.loss, cfg.optim, teacher=their if exact else None)
     step = update.step()
     score = learning.score(ours, batch, layouts.student)
     judge = theirs and learning.score(
-        theirs, batch, layouts.teacher, dtype=cfg.teacher.dtype, keep_states=exact
+        theirs, their_batch, layouts.teacher, dtype=cfg.teacher.dtype, keep_states=exact
     )
     # the weights at the start stay, for their evaluation and the KL to them
     start = programs.size(ours.split(score.shapes()[0])[0])
@@ -118,22 +121,37 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
         for name, program, often in _playing(cfg, ours, layouts.sampling):
             add(name, program, "student", **often)
     add(STUDENT_SCORING, score, "student", times=micro_batches)
+    # an exact KL keeps the teacher's states of all micro-batches, where it is and for the update
+    kept = math.ceil(micro_batches) * _states(batch, their.config) if exact and their else 0
+    theirs_kept, ours_kept = (kept // _shards(at) for at in (layouts.teacher, layouts.student))
     if named.needs_teacher(0) and named.teacher.self_teacher:
         add(TEACHER_SCORING, score, "student", times=micro_batches)
     elif named.needs_teacher(0) and judge:
-        add(TEACHER_SCORING, judge, "teacher", times=micro_batches)
-    add(GRADIENT, update.gradient(batch), "student", times=micro_batches)
-    add(STEP, step, "student", times=math.ceil(turns / cfg.packing.minibatch_rows))
+        add(TEACHER_SCORING, judge, "teacher", times=micro_batches, more=theirs_kept)
+    # of these, one copy is whole and one is cut into micro-batches
+    add(GRADIENT, update.gradient(batch), "student", times=micro_batches, more=2 * ours_kept)
+    add(
+        STEP,
+        step,
+        "student",
+        more=2 * ours_kept,
+        times=math.ceil(turns / cfg.packing.minibatch_rows),
+    )
     return phases
 
 
-def _longest(cfg: Run, model: LanguageModel, layout: Layout) -> Batch:
-    """A micro-batch of the longest turns there can be."""
-    turn, shards = (cfg.sampling.prompt_buckets[-1], cfg.sampling.max_new_tokens), _shards(layout)
-    one = workload.episode([turn])
-    form = form_of(cfg, [one], model=model.config, mesh=layout.mesh)
+def _longest(cfg: Run, model: LanguageModel, layouts: Layouts, *, shards: int) -> Batch:
+    """A micro-batch of the longest turns there can be, with room for it on so many devices."""
+    turn = cfg.sampling.prompt_buckets[-1], cfg.sampling.max_new_tokens
+    form = form_of(cfg, [workload.episode([turn])], model=model.config, mesh=layouts.student.mesh)
     turns = [turn] * form.micro_lines
     return workload.packed(turns, form, minibatch_rows=len(turns), shards=shards)
+
+
+def _states(batch: Batch, teacher: ModelConfig) -> int:
+    """Bytes of a teacher's final states for the action tokens of a micro-batch."""
+    item = jnp.dtype(teacher.dtype).itemsize
+    return batch.form.micro_lines * batch.room.line * teacher.hidden_size * item
 
 
 def _playing(
@@ -169,7 +187,7 @@ def _playing(
 
 
 def _shards(layout: Layout) -> int:
-    return math.prod(layout.mesh.shape[axis] for axis in BATCH_AXES)
+    return shards_of(layout.mesh.shape)
 
 
 def models(cfg: Run) -> tuple[LanguageModel, LanguageModel | None]:

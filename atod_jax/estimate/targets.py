@@ -64,6 +64,8 @@ def prepare(hardware: Hardware) -> None:
     """
     require(hardware)
     jax.config.update("jax_platforms", "cpu")
+    # a program for devices that are not here cannot be read back
+    jax.config.update("jax_enable_compilation_cache", False)
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _NO_TRIALS
     os.environ |= _NO_MACHINE
 
@@ -76,10 +78,14 @@ def _installed(module: str) -> bool:
 
 
 def devices(hardware: Hardware) -> np.ndarray:
-    """The devices of the hardware, in the order of its wiring; `prepare` comes first."""
+    """The devices of the hardware, in the order of its wiring; `prepare` comes first.
+
+    Raises:
+      ValueError: there is no machine with so many.
+    """
     count = hardware.count
     if hardware.platform == "gpu":
-        hosts, local = -(-count // hardware.chip.domain), min(count, hardware.chip.domain)
+        hosts, local = nodes(count, hardware.chip.domain)
         found = topologies.get_topology_desc(
             hardware.chip.name,
             "cuda",
@@ -92,6 +98,17 @@ def devices(hardware: Hardware) -> np.ndarray:
     # a host has 2 x 2 chips, or all of fewer
     host = {} if count >= 4 else {"chips_per_host_bounds": (*shape, 1, 1)[:3]}
     return np.array(topologies.get_topology_desc(name, "tpu", **host).devices)
+
+
+def nodes(count: int, each: int) -> tuple[int, int]:
+    """Nodes, and the cards of each.
+
+    Raises:
+      ValueError: more than a node has, but no whole number of nodes.
+    """
+    if count > each and count % each:
+        raise ValueError(f"{count} cards: give up to {each}, or whole nodes of {each}")
+    return max(1, count // each), min(count, each)
 
 
 def grid(count: int, axes: int) -> tuple[int, ...]:

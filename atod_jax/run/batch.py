@@ -15,10 +15,11 @@ from atod_jax.episodes.render import pad_id
 from atod_jax.models import ModelConfig
 from atod_jax.models.block import kernel_of_config
 from atod_jax.records import Trajectory
+from atod_jax.run.layouts import line_shards, shapes_of, shards_of
 from atod_jax.run.models import Model
 from atod_jax.sharding import place, replicate
 from atod_jax.streams import Stream, rng
-from atod_jax.types import BATCH_AXES, TurnBatch
+from atod_jax.types import TurnBatch
 
 # Places in a line. Where scores are written out they are those of the whole line, so it is short.
 TURNS = {"cudnn": 8, "splash": 8, "written": 4}
@@ -51,7 +52,7 @@ class Packed(NamedTuple):
             self.mask.sum(axis=1).reshape(-1, form.rows).sum(axis=1),
             most=min(form.columns, form.rows * form.response_columns),
             micro_lines=form.micro_lines,
-            shards=_shards(mesh),
+            shards=shards_of(mesh.shape),
         )
 
     def by_turn(
@@ -114,7 +115,8 @@ def form_of(
         unit = 1 if kernel_of_config(model) == "written" else COLUMNS
         return -(-(longest + tokens - 1) // unit) * unit
 
-    shards = _shards(mesh)
+    # the student and a teacher on devices of its own take equal parts of them
+    shards = line_shards(shapes_of(cfg, mesh.size + cfg.teacher.devices))
     return Form(
         columns=columns(prompts),
         response_columns=tokens,
@@ -133,8 +135,3 @@ def turns_together(model: ModelConfig) -> int:
 def _hopper() -> bool:
     """Whether the GPUs are new enough for cuDNN's packed layout."""
     return float(getattr(jax.devices()[0], "compute_capability", 9)) >= 9
-
-
-def _shards(mesh: Mesh) -> int:
-    """Into how many pieces lines are split."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

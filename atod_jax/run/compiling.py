@@ -28,10 +28,10 @@ def use_cache(folder: str) -> None:
     code for its very instructions, so every kind of processor has a folder of its own.
     """
     if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        place = Path(folder).expanduser() / _processor()
         try:
+            place = Path(folder).expanduser() / _processor()
             place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: whoever runs this has no home
             print(f"no cache of compiled programs: {error}", file=sys.stderr)
             return
         jax.config.update("jax_compilation_cache_dir", str(place))

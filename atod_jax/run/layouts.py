@@ -83,19 +83,24 @@ def require_rows(cfg: Run, shapes: Shapes) -> None:
     Raises:
       ValueError: names the key, the value and the next value that fits.
     """
-    rows = cfg.packing.micro_rows
+    rows, each = cfg.packing.micro_rows, line_shards(shapes)
     for key, shape in (("mesh", shapes.student), ("teacher.mesh", shapes.teacher)):
         shards = shards_of(shape)
         if rows % shards:
             raise ValueError(
                 f"packing.micro_rows={rows} is not divisible by the {shards} data shards of {key} "
-                f"{dict(shape)}; use {-(-rows // shards) * shards} or lower {key}.data/{key}.fsdp"
+                f"{dict(shape)}; use {-(-rows // each) * each} or lower {key}.data/{key}.fsdp"
             )
 
 
 def shards_of(shape: Shape) -> int:
     """Into how many pieces a mesh of this shape splits rows."""
     return math.prod(shape[axis] for axis in BATCH_AXES)
+
+
+def line_shards(shapes: Shapes) -> int:
+    """Lines of a pass come in multiples of this: every mesh that scores them takes equal parts."""
+    return math.lcm(shards_of(shapes.student), shards_of(shapes.teacher))
 
 
 def divided(reserved: int, devices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from runs import typed
 from atod_jax.estimate import dry_run, phases
 from atod_jax.estimate.hardware import Chip, Hardware
 from atod_jax.estimate.remedies import remedies
+from atod_jax.run import batch
 from configs import alfworld, household
 
 REPO = Path(__file__).resolve().parents[2]
@@ -105,11 +106,40 @@ def test_every_model_is_counted_where_it_is():
     assert gradient.beside == pytest.approx(3 * 1.72e9, rel=0.01)  # and the moments
 
 
+def test_lines_of_several_turns_divide_over_the_meshes_of_both_models(monkeypatch):
+    """8 turns are one line, which the teacher's 8 data shards could not share."""
+    monkeypatch.setattr(batch, "turns_together", lambda model: 8)
+    layouts = {"mesh.data": 1, "mesh.tensor": 8, "teacher.mesh.data": 8}
+    planned = {
+        p.name: p for p in phases.plan(released(**layouts, **{"packing.micro_rows": 8}), HERE)
+    }
+    judge, gradient = (planned[p].program for p in (phases.TEACHER_SCORING, phases.GRADIENT))
+    for rows in (judge.shapes()[-1], gradient.shapes()[-1].rows):
+        assert rows.lines.tokens.shape[0] == 8
+    assert gradient.options["room"].head == 8 * judge.options["room"].head
+
+
 @pytest.mark.parametrize(("dtype", "gigabytes"), [("int8", 4.42), ("bfloat16", 8.04)])
 def test_a_teacher_is_as_large_as_it_is_kept(dtype, gigabytes):
     planned = {p.name: p for p in phases.plan(released(**{"teacher.dtype": dtype}), HERE)}
     found = planned[phases.TEACHER_SCORING].program.given
     assert found == pytest.approx(1e9 * gigabytes, rel=0.01)
+
+
+def test_an_exact_kl_keeps_the_states_of_all_its_tokens():
+    """1,000 turns of 512 tokens and 2,560 numbers of 4 bytes, whole and in pieces, on 8 devices."""
+    turns = {"rollout.tasks": 5, "rollout.group": 4, "env.max_turns": 50}
+    turns |= {"algorithm.name": "opd", "teacher.dtype": "float32"}
+    plans = [
+        phases.plan(released(**turns, **{"algorithm.opd.exact": exact}), HERE)
+        for exact in (False, True)
+    ]
+    sampled, whole = ({p.name: p for p in some} for some in plans)
+    bytes_on_a_device = 1024 * 512 * 2560 * 4 / 8  # in micro-batches of 256
+    for name, times in [(phases.TEACHER_SCORING, 1), (phases.GRADIENT, 2), (phases.STEP, 2)]:
+        more = whole[name].beside - sampled[name].beside
+        assert more == pytest.approx(times * bytes_on_a_device)
+    assert whole[phases.STUDENT_SCORING].beside == sampled[phases.STUDENT_SCORING].beside
 
 
 def test_adapters_leave_the_rest_frozen():
@@ -136,6 +166,10 @@ def test_remedies_begin_with_the_harmless_ones():
         ({"teacher.mesh.tensor": 4}, r"mesh .* needs 4 devices"),
         ({"teacher.devices": 8}, r"teacher\.devices=8: there are 8 devices"),
         ({"mesh.data": 8, "packing.micro_rows": 4}, r"micro_rows=4 is not divisible by the 8"),
+        (
+            {"teacher.devices": 3, "packing.micro_rows": 5, "packing.minibatch_rows": 5},
+            r"the 3 data shards of .* use 15 or",
+        ),
     ],
 )
 def test_layouts_for_other_devices_are_refused(changes, message):

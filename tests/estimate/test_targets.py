@@ -34,6 +34,12 @@ def test_no_slice_of_three_chips():
         targets.grid(3, 2)
 
 
+def test_cards_come_in_whole_nodes():
+    assert [targets.nodes(n, 8) for n in (1, 6, 8, 32)] == [(1, 1), (1, 6), (1, 8), (4, 8)]
+    with pytest.raises(ValueError, match=r"12 cards: give up to 8, or whole nodes of 8"):
+        targets.nodes(12, 8)
+
+
 @pytest.mark.parametrize(("hardware", "megabytes"), [("h100", 3_590), ("v6e", None)])
 def test_the_head_compiles_for(hardware, megabytes, tmp_path):
     if not installed(hardware):
