@@ -120,7 +120,7 @@ def test_a_teacher_kept_as_integers_is_a_quarter_of_its_size(rows, tmp_path):
     folder = model_folder(tmp_path / "m", rows)
     student, teacher = models(config(folder, folder, **{"teacher.dtype": "int8"}))
     assert teacher.lm.config.dtype == "bfloat16"
-    kernel = teacher.params["last"]["mlp"]["up"]["kernel"]
+    kernel = teacher.params["blocks"][-1]["mlp"]["up"]["kernel"]
     assert 4 * kernel.nbytes == student.params["last"]["mlp"]["up"]["kernel"].nbytes
     assert teacher.lm.head(teacher.params).dtype == "bfloat16"
 
