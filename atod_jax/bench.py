@@ -7,177 +7,37 @@
 device, which needs the extra `aot` and no card: memory is what the device would report, the time is
 a roofline over the kernels (GPU) or the compiler's own count of cycles (TPU). --model is the
 student, and the teacher is Qwen3-4B. `iteration` is put together from programs and from the lengths
-of 3,200 real prompts and responses.
+of 3,200 real prompts and responses, 25 turns of 128 episodes.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 import atod_jax
-from atod_jax import config
-from atod_jax.device.sampling import SamplingConfig
-from atod_jax.episodes.packing import Form
-from atod_jax.estimate import learning, playing, targets, workload
+from atod_jax.estimate import targets, workload
 from atod_jax.estimate.cost import Cost, Figures, estimated, heaviest, of_executable
+from atod_jax.estimate.entries import TABLE, Part, Setting
 from atod_jax.estimate.hardware import CHIPS, Chip, Hardware, chip_of
-from atod_jax.estimate.learning import Update
 from atod_jax.estimate.programs import Program, TooLarge
 from atod_jax.estimate.text import amount, digits
-from atod_jax.models import LanguageModel, build, config_from_hf
 from atod_jax.models.block import DTYPES, REMAT
-from atod_jax.models.sizes import SIZES, published
+from atod_jax.models.sizes import SIZES
 from atod_jax.results.files import write_text
 from atod_jax.results.tables import padded_table
 from atod_jax.run import cli
-from atod_jax.run.batch import form_of, turns_together
 from atod_jax.sharding import Layout, make_mesh
 
 HARDWARE = ("local", *CHIPS)
-TEACHER = "Qwen3-4B"
-LENGTHS = Path(__file__).with_name("assets") / "bench" / "lengths.json"
-HEAD = {"width": 2048, "vocab": 151_936}
-ITERATION = {"sampling.prompt_buckets": (512, 1024), "packing.micro_rows": 64}
 REPEATS = 3  # timed runs, after one that warms up
-
-
-class Setting(NamedTuple):
-    """What the programs are made for."""
-
-    model: str  # of the student, see `models.sizes`
-    dtype: str  # of the products
-    remat: str  # "" = as every entry has it
-    layout: Layout  # on one device
-
-    @property
-    def student(self) -> LanguageModel:
-        return self.build(self.model)
-
-    def learner(self, remat: str) -> LanguageModel:
-        """The student where it learns, with what it computes again unless told otherwise."""
-        return self.build(self.model, remat=self.remat or remat)
-
-    @property
-    def teacher(self) -> LanguageModel:
-        return self.build(TEACHER)
-
-    def build(self, name: str, *, remat: str = "none") -> LanguageModel:
-        """A published model without weights."""
-        config = config_from_hf(published(name), dtype=self.dtype)
-        return build(dataclasses.replace(config, remat=remat))
-
-
-class Part(NamedTuple):
-    """How often an entry runs a program, and steps of its open loop."""
-
-    program: Program
-    times: float = 1.0
-    steps: float = 0.0
-
-
-# ------------------------------------------------------------------- the table
-
-
-def _rows(setting: Setting, *, rows: int, prompt: int, response: int) -> workload.Batch:
-    """Rows that are all full, 32 of them at a time, one to a line."""
-    places = turns_together(setting.student.config)
-    form = Form(prompt + response, response, rows=places, micro_lines=32)
-    return workload.packed([(prompt, response)] * rows, form, minibatch_rows=rows)
-
-
-def _update(remat: str, **shape: int) -> Callable[[Setting], list[Part]]:
-    return lambda s: [Part(Update(s.learner(remat), s.layout).whole(_rows(s, **shape)))]
-
-
-def _score(s: Setting) -> list[Part]:
-    batch = _rows(s, rows=64, prompt=512, response=128)
-    judge = learning.score(s.teacher, batch, s.layout, dtype=s.dtype)
-    return [Part(judge, times=batch.micro_batches)]
-
-
-def _prefill(s: Setting) -> list[Part]:
-    return [Part(playing.prefill(s.student, s.layout, lines=128, columns=512))]
-
-
-def _decode(rows: int) -> Callable[[Setting], list[Part]]:
-    """One step, and its share of what a chunk does besides."""
-    cfg = _sampling(rows, tokens=128, buckets=(512,))
-
-    def parts(s: Setting) -> list[Part]:
-        program = playing.decode(
-            s.student, s.layout, cfg, rows=rows, columns=512 + cfg.room, seen=512 + 64
-        )
-        return [Part(program, times=1 / cfg.chunk, steps=1)]
-
-    return parts
-
-
-def _head(teacher: bool) -> Callable[[Setting], list[Part]]:
-    return lambda s: [Part(learning.head(65_536, s.dtype, s.layout, teacher=teacher, **HEAD))]
-
-
-def _sampling(slots: int, *, tokens: int, buckets: tuple[int, ...]) -> SamplingConfig:
-    return SamplingConfig(
-        max_new_tokens=tokens, prompt_buckets=buckets, slots=slots, eos_ids=(1,), pad_id=0
-    )
-
-
-def iteration(s: Setting) -> list[Part]:
-    """Playing, both scorings and the updates of the built-in lengths, as a run would do them."""
-    lengths = json.loads(LENGTHS.read_text())
-    prompts, responses = (np.asarray(lengths[name]) for name in ("prompt", "response"))
-    cfg = _sampling(128, tokens=512, buckets=ITERATION["sampling.prompt_buckets"])
-    played = workload.play(s.student, cfg, prompts=prompts, responses=responses)
-    model, layout = s.student, s.layout
-    parts = []
-    for (lines, columns, many), times in played.reads.items():
-        program = playing.prefill(model, layout, lines=lines, columns=columns, prompts=many)
-        parts.append(Part(program, times))
-    for (read, rows, columns, entries), times in played.fills.items():
-        program = playing.fill(
-            model, layout, cfg, read=read, rows=rows, columns=columns, entries=entries
-        )
-        parts.append(Part(program, times))
-    for (rows, columns), times in played.chunks.items():
-        program = playing.decode(model, layout, cfg, rows=rows, columns=columns, seen=played.seen)
-        parts.append(Part(program, times, played.steps[rows, columns]))
-    turns = list(zip(prompts.flat, responses.flat, strict=True))
-    run = config.changed(config.resolve(config.base(), model_required=False), ITERATION)
-    lines = form_of(run, [workload.episode(turns)], model=s.student.config, mesh=s.layout.mesh)
-    batch = workload.packed(turns, lines, minibatch_rows=run.packing.minibatch_rows)
-    update = Update(s.learner("none"), s.layout)
-    return [
-        *parts,
-        Part(learning.score(s.student, batch, s.layout), times=batch.micro_batches),
-        Part(learning.score(s.teacher, batch, s.layout, dtype=s.dtype), times=batch.micro_batches),
-        Part(update.gradient(batch), times=batch.micro_batches),
-        Part(update.step(), times=batch.minibatches),
-    ]
-
-
-TABLE: Mapping[str, Callable[[Setting], list[Part]]] = {
-    "update_64x640": _update("none", rows=64, prompt=512, response=128),
-    "update_32x1536": _update("dots", rows=32, prompt=1024, response=512),
-    "score_4b_64x640": _score,
-    "prefill_128x512": _prefill,
-    "decode_128": _decode(128),
-    "decode_32": _decode(32),
-    "head_65536": _head(teacher=False),
-    "head_65536_teacher": _head(teacher=True),
-    "iteration": iteration,
-}
-
-
-# ------------------------------------------------------------------- what it costs
 
 
 def measured(executable: Any, program: Program) -> Cost:
@@ -206,6 +66,7 @@ def record(
             often = part.steps if part.program.steps else part.times
             least += often * part.program.work.seconds(chip)
     return unknown(name, where, max(cost.memory.temporary for _, cost in parts)) | {
+        "memory_bytes": max(part.beside + cost.memory.needed for part, cost in parts),
         "milliseconds": 1e3 * total.seconds,
         "bytes": total.bytes,
         "flops": total.flops,
@@ -215,7 +76,7 @@ def record(
 
 def unknown(name: str, where: str, temporary: int) -> dict[str, Any]:
     """A record of an entry that does not fit its device."""
-    nothing = dict.fromkeys(("milliseconds", "bytes", "flops", "share_of_limit"))
+    nothing = dict.fromkeys(("memory_bytes", "milliseconds", "bytes", "flops", "share_of_limit"))
     return {"name": name, "hardware": where, "temporary_bytes": temporary} | nothing
 
 
@@ -229,7 +90,15 @@ def bench(entries: Sequence[str], given: argparse.Namespace) -> list[dict[str, A
         targets.prepare(at)
     devices = targets.devices(at) if at else np.array(jax.local_devices()[:1])
     chip = at.chip if at else chip_of(devices[0].device_kind)
-    setting = Setting(given.model, given.dtype, given.remat, Layout(make_mesh({}, devices)))
+    setting = Setting(
+        given.model,
+        given.dtype,
+        given.remat,
+        Layout(make_mesh({}, devices)),
+        vocab=given.vocab,
+        turns=given.turns,
+        episodes=given.episodes,
+    )
     records = []
     with targets.seen_as(at.platform) if at else contextlib.nullcontext():
         for name in entries:
@@ -266,7 +135,8 @@ def page(found: dict[str, Any], parts: Sequence[tuple[Part, Cost]], *, top: int)
     limit = "" if share is None else f", {100 * share:.0f} % of the limit"
     lines = [
         f"{found['name']} on {found['hardware']}: {digits(found['milliseconds'])} ms{limit}; "
-        f"temporaries {amount(found['temporary_bytes'])}, moved {amount(found['bytes'])}, "
+        f"memory {amount(found['memory_bytes'])}, of which temporaries "
+        f"{amount(found['temporary_bytes'])}; moved {amount(found['bytes'])}, "
         f"{amount(found['flops'], 'FLOP')}"
     ]
     if len(parts) > 1:
@@ -291,6 +161,15 @@ def _total(part: Part, cost: Cost) -> Figures:
     return Figures().plus(part.times, cost.whole).plus(part.steps, cost.step)
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{value} is too small, give at least {least}")
+        return value
+
+    return number
+
+
 def main(arguments: Iterable[str] | None = None) -> None:
     """Command line."""
     parser = cli.Parser(
@@ -303,7 +182,11 @@ def main(arguments: Iterable[str] | None = None) -> None:
     add("--only", default=",".join(TABLE), metavar="NAMES", help="of: " + ", ".join(TABLE))
     add("--model", default="Qwen3-0.6B", choices=SIZES, metavar="NAME", help="the student")
     add("--dtype", default="bfloat16", choices=DTYPES, help="of the products")
-    add("--remat", default="none", choices=REMAT, help="what the backward pass computes again")
+    add("--remat", default="", choices=REMAT, help="what the backward pass computes again")
+    number = {"default": 0, "metavar": "N"}
+    add("--vocab", type=_at_least(workload.IDS), help="rows of every head", **number)
+    add("--turns", type=_at_least(1), help="of an episode of `iteration`; 25 recorded", **number)
+    add("--episodes", type=_at_least(1), help="of `iteration`; 128 recorded", **number)
     add("--json", type=Path, metavar="FILE", help="keeps the table")
     add("--dump_hlo", type=Path, metavar="DIR", help="keeps the compiled programs as NAME.hlo")
     add("--top", type=int, default=10, help="kernels shown of each program")

@@ -132,7 +132,7 @@ def param_shardings(
     """A NamedSharding per parameter.
 
     Args:
-      abstract_params: nested dict of arrays or ShapeDtypeStructs.
+      abstract_params: nested dicts and tuples of arrays or ShapeDtypeStructs.
       axes: (pattern, logical axes) pairs; a pattern matches a whole name ("last/mlp/up/kernel").
       rules: logical axis -> mesh axis or None.
       mesh: the device mesh.
@@ -144,7 +144,7 @@ def param_shardings(
     """
 
     def one(path: Any, leaf: Any) -> NamedSharding:
-        name = "/".join(str(key.key) for key in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         return NamedSharding(mesh, _spec(name, leaf.shape, logical_axes(name, axes), rules, mesh))
 
     return jax.tree_util.tree_map_with_path(one, abstract_params)

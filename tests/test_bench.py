@@ -8,7 +8,7 @@ from toy_update import CONFIG
 from atod_jax import bench
 from atod_jax.device.sampling import SamplingConfig
 from atod_jax.episodes.packing import Form
-from atod_jax.estimate import learning, playing, workload
+from atod_jax.estimate import entries, learning, playing, workload
 from atod_jax.estimate.cost import Cost, Figures, Memory
 from atod_jax.estimate.hardware import CHIPS
 from atod_jax.estimate.learning import Update
@@ -85,6 +85,20 @@ def test_an_entry_adds_up_its_programs():
     assert bench.record("x", "local", parts, chip=None)["share_of_limit"] is None
 
 
+def test_lengths_are_cut_or_repeated_and_the_vocabulary_replaced():
+    recorded = entries.Setting("Qwen3-0.6B", "bfloat16", "", LAYOUT)
+    whole = recorded.lengths("prompt")
+    assert whole.shape == (25, 128)
+    few, many = (
+        recorded._replace(turns=t, episodes=n).lengths("prompt") for t, n in ((5, 32), (50, 256))
+    )
+    np.testing.assert_array_equal(few, whole[:5, :32])
+    np.testing.assert_array_equal(many, np.tile(whole, (2, 2)))
+    small = recorded._replace(vocab=8192)
+    assert small.student.config.vocab_size == small.teacher.config.vocab_size == 8192
+    assert recorded.teacher.config.vocab_size == 151_936
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -95,6 +109,9 @@ def test_an_entry_adds_up_its_programs():
         (["--json=/"], "--json=/: name a file"),
         ([f"--json={__file__}/below/x.json"], "Not a directory"),
         ([f"--dump_hlo={__file__}"], "File exists"),
+        (["--turns=0"], "argument --turns: 0 is too small, give at least 1"),
+        (["--episodes=many"], "argument --episodes: invalid number value: 'many'"),
+        (["--vocab=8"], "argument --vocab: 8 is too small, give at least 1000"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):

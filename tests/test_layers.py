@@ -68,9 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "algorithms", "config", "device", "episodes", "records", "results", "run", "types",
     },
     "export": {"config", "models", "run"},
-    "bench": {
-        "config", "device", "episodes", "estimate", "models", "results", "run", "sharding",
-    },
+    "bench": {"estimate", "models", "results", "run", "sharding"},
     "doctor": {"config", "envs", "options", "records", "results", "run", "train"},
 }  # fmt: skip
 RUNS_WHOLE = {"doctor": {"train"}}  # programs that start another one

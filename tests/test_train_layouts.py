@@ -113,7 +113,7 @@ def test_every_model_is_where_it_belongs(models):
     assert devices(teacher.params) == set(last)
     assert gate(student.params["last"]) == (8, 32)  # embed over fsdp
     assert gate(playing["blocks"][-1]) == (16, 32)
-    assert gate(teacher.params["last"]) == (24, 16)  # mlp over tensor
+    assert gate(teacher.params["blocks"][-1]) == (24, 16)  # mlp over tensor
     jax.tree.map(np.testing.assert_array_equal, playing, student.lm.serve(student.params))
 
 

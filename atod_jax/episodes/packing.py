@@ -63,14 +63,14 @@ def pack_turns(
     if not turns:
         raise ValueError("no turns to pack: the student played none in this step")
     sizes = [_sizes(turn, form) for _, _, turn in turns]
+    tokens = [len(turn.action) for _, _, turn in turns]
     minibatches = np.array_split(rng.permutation(len(turns)), -(-len(turns) // minibatch_rows))
     lines: list[list[int]] = []
     minibatch: list[int] = []
     for number, members in enumerate(minibatches):
-        own = _lines(members, sizes, form)
-        micro_batches = -(-len(own) // form.micro_lines)
-        lines += own + [[]] * (micro_batches * form.micro_lines - len(own))
-        minibatch += [number] * micro_batches
+        own = _dealt(_lines(members, sizes, form), tokens, form)
+        lines += own
+        minibatch += [number] * (len(own) // form.micro_lines)
     minibatch += [-1] * ((1 << (len(minibatch) - 1).bit_length()) - len(minibatch))
     lines += [[]] * (len(minibatch) * form.micro_lines - len(lines))
     return Batch(
@@ -118,6 +118,23 @@ def _lines(members: np.ndarray, sizes: Sequence[tuple[int, int]], form: Form) ->
         lines[at].append(turn)
         left[at] = (left[at][0] - student, left[at][1] - teacher)
     return lines
+
+
+def _dealt(lines: list[list[int]], tokens: Sequence[int], form: Form) -> list[list[int]]:
+    """Lines in whole micro-batches, filled up by empty ones, each with about as many action tokens:
+    all have room for those of the fullest. Heavy lines lie beside light ones, since several devices
+    may share a micro-batch."""
+    lines = lines + [[]] * (-len(lines) % form.micro_lines)
+    if form.rows == 1:
+        return lines
+    lines.sort(key=lambda line: -sum(tokens[turn] for turn in line))
+    count, dealt = len(lines) // form.micro_lines, []
+    rounds = [lines[n : n + count] for n in range(0, len(lines), count)]
+    rounds[1::2] = [one[::-1] for one in rounds[1::2]]
+    for own in zip(*rounds, strict=True):
+        beside = zip(own, reversed(own), strict=True)
+        dealt += [line for pair in beside for line in pair][: len(own)]
+    return dealt
 
 
 def _filled(

@@ -38,6 +38,11 @@ def main(cfg: Run, hardware_name: str, *, details: bool = False) -> None:
         hardware = parse(hardware_name)
         targets.prepare(hardware)
         devices = targets.devices(hardware)
+    with targets.seen_as(hardware.platform):
+        _report(cfg, hardware, devices, details=details)
+
+
+def _report(cfg: Run, hardware: Hardware, devices: np.ndarray, *, details: bool) -> None:
     found = compiled(cfg, hardware, devices)
     print(verdict(found, hardware))
     print(f"\n{table(found, hardware.chip)}\n")
@@ -55,8 +60,7 @@ def compiled(
     cfg: Run, hardware: Hardware, devices: np.ndarray, *, only: Sequence[str] = ()
 ) -> list[Compiled]:
     """The programs of an iteration, or those of some phases, compiled one after another."""
-    with targets.seen_as(hardware.platform):
-        planned = [p for p in phases.plan(cfg, devices) if not only or p.name in only]
+    planned = [p for p in phases.plan(cfg, devices) if not only or p.name in only]
     found = []
     for number, phase in enumerate(planned, 1):
         print(f"compiling {number} of {len(planned)}: {phase.name}", file=sys.stderr, flush=True)
@@ -157,8 +161,7 @@ def _changed(
 ) -> list[Compiled]:
     """The phases with other options. Only the largest is compiled again: what lies on the devices
     is known without that, and the temporaries of the others hardly grow."""
-    with targets.seen_as(hardware.platform):
-        planned = {phase.name: phase for phase in phases.plan(cfg, devices)}
+    planned = {phase.name: phase for phase in phases.plan(cfg, devices)}
     worst = _peak(found).phase.name
     return [
         phases.compiled(planned[c.phase.name], hardware)

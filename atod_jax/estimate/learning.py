@@ -14,7 +14,16 @@ from atod_jax.device import learner
 from atod_jax.device.optim import OptimConfig, make_learning_rate, make_optimizer
 from atod_jax.device.scoring import make_score
 from atod_jax.estimate import work
-from atod_jax.estimate.programs import Program, param_places, random_key, stored, tree_places, whole
+from atod_jax.estimate.programs import (
+    Program,
+    frozen,
+    frozen_places,
+    param_places,
+    random_key,
+    stored,
+    tree_places,
+    whole,
+)
 from atod_jax.estimate.work import Work
 from atod_jax.estimate.workload import Batch
 from atod_jax.models import LanguageModel
@@ -143,20 +152,30 @@ def score(
     batch: Batch,
     layout: Layout,
     *,
-    dtype: str = "float32",
+    teacher: str = "",
     keep_states: bool = False,
 ) -> Program:
-    """Log-probabilities and entropies of a micro-batch; weights stored as `dtype`."""
+    """Log-probabilities and entropies of a micro-batch.
+
+    Args:
+      model: a student in training, or a frozen teacher.
+      batch: of the turns.
+      layout: of the model.
+      teacher: the type in which its weights are kept, if it is one.
+      keep_states: as an exact KL needs them.
+    """
 
     def make() -> tuple:
-        return stored(model, dtype), jax.tree.map(jnp.asarray, batch.rows(0))
+        params = frozen(model, teacher) if teacher else stored(model)
+        return params, jax.tree.map(jnp.asarray, batch.rows(0))
 
     head = HeadConfig(mesh=layout.mesh)
+    places = frozen_places(model, layout, teacher) if teacher else param_places(model, layout)
     return Program(
-        name="score",
+        name="score_teacher" if teacher else "score",
         run=make_score(model, head, keep_states=keep_states),
         make=make,
-        places=(param_places(model, layout, dtype), batch_sharding(layout.mesh)),
+        places=(places, batch_sharding(layout.mesh)),
         mesh=layout.mesh,
         work=work.forward(model.config, batch.lengths).times(1 / batch.micro_batches),
         options={"room": batch.room},

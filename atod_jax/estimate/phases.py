@@ -15,7 +15,6 @@ from atod_jax.estimate.cost import Cost, Figures, Memory, estimated, of_executab
 from atod_jax.estimate.hardware import Hardware
 from atod_jax.estimate.learning import Update
 from atod_jax.estimate.programs import Program, TooLarge
-from atod_jax.estimate.targets import seen_as
 from atod_jax.estimate.workload import Batch
 from atod_jax.models import LanguageModel, ModelConfig, build, config_from_hf, lora
 from atod_jax.models.checkpoint_io import read_config
@@ -70,8 +69,7 @@ class Compiled(NamedTuple):
 def compiled(phase: Phase, hardware: Hardware) -> Compiled:
     """The phase with its program compiled for its devices; time stays 0 where nothing is known."""
     try:
-        with seen_as(hardware.platform):
-            executable = phase.program.compile()
+        executable = phase.program.compile()
     except TooLarge as error:
         memory = Memory(programs.size(phase.program.shapes()), error.temporary, 0)
         return Compiled(phase, Cost(Figures(), Figures(), memory, []))
@@ -99,7 +97,7 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
     step = update.step()
     score = learning.score(ours, batch, layouts.student)
     judge = theirs and learning.score(
-        theirs, their_batch, layouts.teacher, dtype=cfg.teacher.dtype, keep_states=exact
+        theirs, their_batch, layouts.teacher, teacher=cfg.teacher.dtype, keep_states=exact
     )
     # the weights at the start stay, for their evaluation and the KL to them
     start = programs.size(ours.split(score.shapes()[0])[0])

@@ -109,10 +109,21 @@ def stored(model: LanguageModel, dtype: str = "float32") -> Any:
     return jax.tree.map(lambda x: x.astype(dtype), model.init(random_key()))
 
 
-def param_places(model: LanguageModel, layout: Layout, dtype: str = "float32") -> Any:
-    """Where the weights of a model lie."""
-    params = jax.eval_shape(lambda: stored(model, dtype))
+def param_places(model: LanguageModel, layout: Layout) -> Any:
+    """Where the weights of a model lie that trains."""
+    params = jax.eval_shape(lambda: stored(model))
     return model.join(*(part and tree_places(part, layout) for part in model.split(params)))
+
+
+def frozen(model: LanguageModel, dtype: str) -> Any:
+    """Random weights as `run.models.load_teacher` keeps those of a teacher."""
+    return model.serve(stored(model, dtype))
+
+
+def frozen_places(model: LanguageModel, layout: Layout, dtype: str) -> Any:
+    """Where they lie."""
+    with jax.set_mesh(layout.mesh):
+        return tree_places(jax.eval_shape(lambda: frozen(model, dtype)), layout)
 
 
 def serving_places(model: LanguageModel, layout: Layout) -> Any:

@@ -1,14 +1,20 @@
-"""The logical axes of every parameter a decoder can have; `sharding.RULES` maps them to a mesh."""
+"""The logical axes of every parameter a decoder can have; `sharding.RULES` maps them to a mesh.
+
+`serving.serve` joins matrices (qkv, gate_up) only where heads are not split.
+"""
 
 _LAYER: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(attn|mlp)_norm/scale", (None,)),
     (r"attn/[qk]_norm/scale", (None,)),
     (r"attn/q/kernel", ("embed", "heads", None)),
     (r"attn/[kv]/kernel", ("embed", "kv_heads", None)),
+    (r"attn/qkv/kernel", ("embed", None, None)),
     (r"attn/q/bias", ("heads", None)),
     (r"attn/[kv]/bias", ("kv_heads", None)),
+    (r"attn/qkv/bias", (None, None)),
     (r"attn/o/kernel", ("heads", None, "embed")),
     (r"mlp/(gate|up)/kernel", ("embed", "mlp")),
+    (r"mlp/gate_up/kernel", ("embed", None)),
     (r"mlp/down/kernel", ("mlp", "embed")),
     (r"moe/router/kernel", ("embed", None)),
     (r"moe/(gate|up)/kernel", ("expert", "embed", "mlp")),
@@ -16,8 +22,10 @@ _LAYER: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     # of kernels kept as integers: one number per output channel
     (r"attn/q/scale", (None, "heads", None)),
     (r"attn/[kv]/scale", (None, "kv_heads", None)),
+    (r"attn/qkv/scale", (None, None, None)),
     (r"attn/o/scale", (None, None, "embed")),
     (r"mlp/(gate|up)/scale", (None, "mlp")),
+    (r"mlp/gate_up/scale", (None, None)),
     (r"mlp/down/scale", (None, "embed")),
     (r"moe/(gate|up)/scale", ("expert", None, "mlp")),
     (r"moe/down/scale", ("expert", None, "embed")),
@@ -38,5 +46,6 @@ AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(embed|head)/embedding", ("vocab", "embed")),
     (r"norm/scale", (None,)),
     *((f"last/{name}", axes) for name, axes in _LAYER),
+    *((rf"blocks/\d+/{name}", axes) for name, axes in _LAYER),
     *((f"layers/{name}", ("layers", *axes)) for name, axes in _LAYER),
 )

@@ -6,7 +6,7 @@ the parameters themselves hardly more than the largest tensor is ever in memory.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def load_sharded(
     shardings: Callable[[Any], Any],
     *,
     dtype: str = "float32",
+    apart: bool = False,
 ) -> dict[str, Any]:
     """The parameters of a checkpoint folder, placed.
 
@@ -38,6 +39,8 @@ def load_sharded(
       shardings: tree of arrays or ShapeDtypeStructs -> tree of NamedSharding.
       dtype: of the parameters. "int8": the matrices of the layers as integers, each output channel
         with a float32 scale; everything else bfloat16. For models that are not trained.
+      apart: "blocks", a tree for each layer, instead of "layers" and "last": as `serving.serve`
+        wants them, which then copies nothing. For models that are not trained.
 
     Raises:
       FileNotFoundError: a file of the folder is missing.
@@ -48,15 +51,29 @@ def load_sharded(
     read_as = "bfloat16" if dtype == "int8" else dtype
     shapes = {k: jax.ShapeDtypeStruct(v, read_as) for k, v in weights.shapes().items()}
     places = shardings(unflatten_dict(shapes))
-    flat = {}
+    flat: dict[tuple[Any, ...], jax.Array] = {}
     for name, like in shapes.items():
         place = functools.reduce(lambda tree, key: tree[key], name, places)
-        large = math.prod(like.shape) > SMALL
-        read = _assemble if large and name[0] == "layers" else _place
-        flat[name] = read(functools.partial(weights.block, name), like, place)
-        if dtype == "int8" and name[-1] == "kernel" and name[-2] != "router":
-            flat |= _as_integers(name, flat[name], weights.contracted(name), shardings)
-    return unflatten_dict(flat)
+        read, axes = functools.partial(weights.block, name), weights.contracted(name)
+        if name[0] != "layers":
+            arrays = [(name, _place(read, like, place))]
+        elif apart:
+            arrays = (
+                (("blocks", i, *name[1:]), x) for i, x in enumerate(_layers(read, like, place))
+            )
+            axes = tuple(axis - 1 for axis in axes)
+        else:
+            small = math.prod(like.shape) <= SMALL
+            arrays = [(name, (_place if small else _assemble)(read, like, place))]
+        for key, array in arrays:
+            flat[key] = array
+            if dtype == "int8" and name[-1] == "kernel" and name[-2] != "router":
+                flat |= _as_integers(key, array, axes, shardings)
+    tree = unflatten_dict(flat)
+    if apart:
+        layers = tree.pop("blocks", {})
+        tree["blocks"] = (*(layers[i] for i in range(len(layers))), tree.pop("last"))
+    return tree
 
 
 def _place(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
@@ -70,18 +87,25 @@ def _place(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: A
     return jax.make_array_from_callback(like.shape, place, callback)
 
 
-def _assemble(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
-    """A stacked parameter, layer by layer into one device buffer."""
+def _layers(
+    read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any
+) -> Iterator[jax.Array]:
+    """The layers of a stacked parameter, one after another."""
     axes = (*place.spec, *[None] * (len(like.shape) - len(place.spec)))
     layer_place = NamedSharding(place.mesh, PartitionSpec(*axes[1:]))
     layer_like = jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
-    stack = jax.jit(functools.partial(jnp.zeros, like.shape, like.dtype), out_shardings=place)()
     for i in range(like.shape[0]):
 
         def read_layer(box: Box, dtype: Any, i: int = i) -> np.ndarray:
             return read(((i, i + 1), *box), dtype)[0]
 
-        layer = _place(read_layer, layer_like, layer_place)
+        yield _place(read_layer, layer_like, layer_place)
+
+
+def _assemble(read: Callable[..., np.ndarray], like: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
+    """A stacked parameter, layer by layer into one device buffer."""
+    stack = jax.jit(functools.partial(jnp.zeros, like.shape, like.dtype), out_shardings=place)()
+    for i, layer in enumerate(_layers(read, like, place)):
         stack = jax.block_until_ready(_write(stack, layer, jnp.int32(i), place=place))
     return stack
 
@@ -93,8 +117,8 @@ def _write(stack: jax.Array, layer: jax.Array, i: jax.Array, *, place: Any) -> j
 
 
 def _as_integers(
-    name: tuple[str, ...], kernel: jax.Array, axes: tuple[int, ...], shardings: Callable[[Any], Any]
-) -> dict[tuple[str, ...], jax.Array]:
+    name: tuple[Any, ...], kernel: jax.Array, axes: tuple[int, ...], shardings: Callable[[Any], Any]
+) -> dict[tuple[Any, ...], jax.Array]:
     """The two parameters that take the place of one kernel."""
     names = (name, (*name[:-1], "scale"))
 

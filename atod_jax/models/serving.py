@@ -64,7 +64,8 @@ def serve(config: ModelConfig, params: Any) -> Any:
     """The weights as playing reads them: in the compute type, one tree a layer.
 
     Matrices that read the same input become one where a kernel computes attention: a step is so
-    short that starting a product costs as much as the product.
+    short that starting a product costs as much as the product. Layers that are apart already may be
+    given alone.
 
     Returns: {"embed", "norm", "head" if untied, "blocks": a tuple of block trees}.
     """

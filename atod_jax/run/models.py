@@ -36,7 +36,7 @@ class Model(NamedTuple):
 
     path: Path
     lm: LanguageModel
-    params: Any
+    params: Any  # of a teacher as `lm.serve` makes them
     tokenizer: PreTrainedTokenizerFast
     layout: Layout  # of the weights, for scoring and training
     sampling: Layout  # of the copy that samples, see `to_sampling`
@@ -76,6 +76,7 @@ def load(
     sampling: Layout | None = None,
     compute: str = "float32",
     storage: str = "float32",
+    frozen: bool = False,
 ) -> Model:
     """Loads a Hugging Face folder, every device its own part of the weights.
 
@@ -87,13 +88,28 @@ def load(
       sampling: where it samples; None: there.
       compute: type of the matrix products.
       storage: type the weights are kept in, see `load_sharded`.
+      frozen: they are read and never trained, so they are kept as `LanguageModel.serve` makes them.
     """
     path = model_path(name, key_name, "config.json")
     config = dataclasses.replace(read_config(path, dtype=compute), remat=remat)
     tokenizer = _tokenizer(path, config, key_name)
     with jax.set_mesh(layout.mesh):
-        params = load_sharded(path, config, functools.partial(_shardings, layout), dtype=storage)
-    return Model(path, build(config), params, tokenizer, layout, sampling or layout)
+        put = functools.partial(_shardings, layout)
+        params = load_sharded(path, config, put, dtype=storage, apart=frozen)
+    lm = build(config)
+    if frozen:
+        params = _served(lm, params, layout)
+    return Model(path, lm, params, tokenizer, layout, sampling or layout)
+
+
+def _served(lm: LanguageModel, params: Any, layout: Layout) -> Any:
+    """`lm.serve` of weights whose layers are apart and in the compute type, layer by layer: beside
+    them no more than a layer is in memory. The given ones are gone then."""
+    blocks, joined = list(params.pop("blocks")), _serve(lm)
+    with jax.set_mesh(layout.mesh):
+        for i in range(len(blocks)):
+            (blocks[i],) = joined({"blocks": (blocks[i],)})["blocks"]
+    return params | {"blocks": tuple(blocks)}
 
 
 def load_student(cfg: Student, layouts: Layouts, *, seed: int) -> Model:
@@ -143,7 +159,10 @@ def _shardings(layout: Layout, params: Any) -> Any:
 
 
 def to_sampling(model: Model, params: Any) -> Any:
-    """The weights with which the model plays, in the layout in which it samples."""
+    """The weights with which the model plays, in the layout in which it samples; those of a teacher
+    are that already."""
+    if "blocks" in params:
+        return params
     if model.sampling != model.layout:
         trained, frozen = (p and _shardings(model.sampling, p) for p in model.lm.split(params))
         params = reshard(params, model.lm.join(trained, frozen))
@@ -185,6 +204,7 @@ def load_teacher(cfg: Teacher, student: Model, layouts: Layouts) -> Model | None
         compute="bfloat16" if cfg.dtype == "int8" else cfg.dtype,
         storage=cfg.dtype,
         layout=layout,
+        frozen=True,
     )
     rows, theirs = student.lm.config.vocab_size, teacher.lm.config.vocab_size
     if rows == theirs:

@@ -118,6 +118,11 @@ def test_lines_are_filled_well_with_prompts_of_a_language_model():
     computed = sum(m >= 0 for m in minibatch) * form.micro_lines * form.columns
     assert batch.rows.action_mask.any(axis=1).sum() == 1000
     assert (prompts + responses).sum() / computed > 0.9
+    # the last micro-batch of a minibatch is no lighter than the others
+    tokens = batch.rows.action_mask.reshape(len(minibatch), -1).sum(axis=1)
+    for number in range(max(minibatch) + 1):
+        own = tokens[np.array(minibatch) == number]
+        assert own.max() < 1.25 * own.mean(), own
 
 
 def test_the_shuffle_moves_rows_and_nothing_else():

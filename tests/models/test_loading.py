@@ -121,8 +121,8 @@ jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 limit = int(status["VmData"].split()[0]) * 1024 + int(room)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-if how == "sharded":
-    params = load_sharded(folder, read_config(folder), put)
+if how != "whole":
+    params = load_sharded(folder, read_config(folder), put, apart=how == "apart")
 else:
     params = load_hf(folder)[1]
     params = jax.device_put(params, put(params))
@@ -147,8 +147,9 @@ def test_beside_the_parameters_there_is_room_for_little_more_than_a_tensor(tmp_p
         env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": PYTHONPATH}
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
 
-    ours = run("sharded")
-    assert f"loaded {total}" in ours.stdout, ours.stderr[-2000:]
+    for how in ("stacked", "apart"):
+        ours = run(how)
+        assert f"loaded {total}" in ours.stdout, ours.stderr[-2000:]
     whole = run("whole")
     assert whole.returncode != 0
     assert "memory" in whole.stderr.lower()

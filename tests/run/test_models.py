@@ -11,8 +11,9 @@ from hf_folders import load_hf
 from runs import load_models
 
 from atod_jax.episodes.render import load_tokenizer
-from atod_jax.models import build, config_from_hf
+from atod_jax.models import block, build, config_from_hf
 from atod_jax.models.checkpoint_io import save_hf
+from atod_jax.models.loading import to_integers
 from atod_jax.run import models as run_models
 from atod_jax.sharding import Layout, make_mesh
 from configs import household
@@ -116,11 +117,34 @@ def test_types_of_weights_and_products(rows, tmp_path):
     assert student.lm.config.dtype == teacher.lm.config.dtype == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "mesh"),
+    [("float32", {"mesh.data": 8}), ("int8", {"mesh.data": 1, "mesh.fsdp": 8})],
+)
+def test_a_teacher_is_loaded_as_it_is_read(dtype, mesh, rows, tmp_path, monkeypatch):
+    """What `serve` makes of a stack, with one matrix where a kernel computes attention."""
+    folder = model_folder(tmp_path / "m", rows + 16 + 8 * (dtype == "int8"))
+    monkeypatch.setattr(block, "kernel_for", lambda *_: "cudnn")
+    student, teacher = models(config(folder, folder, **{"teacher.dtype": dtype} | mesh))
+    assert set(teacher.params["blocks"][1]["attn"]) == {"qkv", "o", "q_norm", "k_norm"}
+    assert run_models.to_sampling(teacher, teacher.params) is teacher.params
+    with jax.set_mesh(student.layout.mesh):
+        places = run_models._shardings(student.layout, teacher.params)
+        stored = to_integers(
+            student.lm.config, jax.tree.map(lambda x: x.astype("bfloat16"), student.params)
+        )
+        want = student.lm.serve(stored if dtype == "int8" else student.params)
+    assert jax.tree.structure(teacher.params) == jax.tree.structure(want)
+    for ours, theirs, place in zip(*map(jax.tree.leaves, (teacher.params, want, places))):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.sharding.is_equivalent_to(place, ours.ndim)
+
+
 def test_a_teacher_kept_as_integers_is_a_quarter_of_its_size(rows, tmp_path):
     folder = model_folder(tmp_path / "m", rows)
     student, teacher = models(config(folder, folder, **{"teacher.dtype": "int8"}))
     assert teacher.lm.config.dtype == "bfloat16"
-    kernel = teacher.params["last"]["mlp"]["up"]["kernel"]
+    kernel = teacher.params["blocks"][-1]["mlp"]["up"]["kernel"]
     assert 4 * kernel.nbytes == student.params["last"]["mlp"]["up"]["kernel"].nbytes
     assert teacher.lm.head(teacher.params).dtype == "bfloat16"
 
