@@ -26,10 +26,10 @@ class Work(NamedTuple):
         return Work(n * self.flops, n * self.bytes)
 
 
-def weights(config: ModelConfig) -> float:
-    """Weights that a token is multiplied with in the layers."""
+def weights(config: ModelConfig, experts: float = 0) -> float:
+    """Weights in the layers that a token is multiplied with, or with so many experts a layer."""
     heads = config.num_heads + config.num_kv_heads
-    mlp = 3 * config.intermediate_size * (config.experts_per_token or 1)
+    mlp = 3 * config.intermediate_size * (experts or config.experts_per_token or 1)
     return config.num_layers * config.hidden_size * (2 * heads * config.head_dim + mlp)
 
 
@@ -56,10 +56,19 @@ def read(config: ModelConfig, prompts: Sequence[int]) -> Work:
     return Work(2 * sum(prompts) * weights(config) + pairs)
 
 
+def chosen(config: ModelConfig, tokens: float) -> float:
+    """Experts of a layer that so many tokens choose, if all are as likely; 0 without experts."""
+    if not config.num_experts:
+        return 0
+    return config.num_experts * (1 - (1 - config.experts_per_token / config.num_experts) ** tokens)
+
+
 def step(config: ModelConfig, rows: float, seen: float) -> Work:
-    """One token of every row: all weights, and keys and values of what was seen, read once."""
+    """One token of every row: weights that any of them needs, and keys and values of what was seen,
+    read once."""
     used = weights(config) + table(config)
+    there = weights(config, chosen(config, rows)) + table(config)
     each = 2 * config.num_layers * config.num_kv_heads * config.head_dim
     pairs = 4 * config.num_layers * config.num_heads * config.head_dim
     item = jnp.dtype(config.dtype).itemsize
-    return Work(rows * (2 * used + pairs * seen), item * (used + each * rows * seen))
+    return Work(rows * (2 * used + pairs * seen), item * (there + each * rows * seen))
