@@ -21,6 +21,8 @@ from atod_jax.models.block import ModelConfig
 from atod_jax.models.family import Entry
 from atod_jax.models.weights import INDEX, SINGLE, read_json
 
+GENERATION = "generation_config.json"
+
 
 def read_config(path: str | Path, *, dtype: str = "float32") -> ModelConfig:
     """The config of a checkpoint folder; `dtype` is the type the model will compute in.
@@ -29,7 +31,8 @@ def read_config(path: str | Path, *, dtype: str = "float32") -> ModelConfig:
       FileNotFoundError: no such folder, or no config.json in it.
       ValueError: the config is corrupt or unsupported.
     """
-    return families.config_from_hf(read_json(Path(path) / "config.json"), dtype=dtype)
+    file = Path(path) / "config.json"
+    return families.config_from_hf(read_json(file), dtype=dtype, file=str(file))
 
 
 def save_hf(
@@ -38,6 +41,7 @@ def save_hf(
     params: Mapping[str, Any],
     *,
     tokenizer: Any = None,
+    source: Path | None = None,
     shard_bytes: int = 4 << 30,
 ) -> None:
     """Writes a folder that transformers' `from_pretrained` of that family loads.
@@ -50,6 +54,8 @@ def save_hf(
       config: the architecture.
       params: as `loading.load_sharded` returns them, or NumPy; saved in their own type.
       tokenizer: of transformers; written into the same folder, its special ids into the config.
+      source: the folder the model was loaded from; what its config.json and generation_config.json
+        say is kept where it has not changed.
       shard_bytes: start another file once one holds this much.
 
     Raises:
@@ -67,11 +73,15 @@ def save_hf(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         dtype = _write_tensors(work, config, params, shard_bytes)
-        fields = families.config_to_hf(config, dtype=dtype)
+        stated = None if source is None else read_json(source / "config.json")
+        fields = families.config_to_hf(config, dtype=dtype, source=stated)
         if tokenizer is not None:
             # without the end id, generate() would never stop
-            fields |= {k: getattr(tokenizer, k) for k in ("eos_token_id", "pad_token_id")}
+            for name in ("eos_token_id", "pad_token_id"):
+                fields.setdefault(name, getattr(tokenizer, name))
             tokenizer.save_pretrained(work)
+        if source is not None and (source / GENERATION).is_file():
+            shutil.copyfile(source / GENERATION, work / GENERATION)
         (work / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
         work.chmod(0o755)  # mkdtemp and safetensors make private folders and files
         for file in work.iterdir():

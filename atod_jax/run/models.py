@@ -40,6 +40,7 @@ class Model(NamedTuple):
     tokenizer: PreTrainedTokenizerFast
     layout: Layout  # of the weights, for scoring and training
     sampling: Layout  # of the copy that samples, see `to_sampling`
+    source: Path | None = None  # the folder its weights came from; exports keep what it says
 
 
 def local_path(name: str, file: str) -> Path | None:
@@ -93,7 +94,7 @@ def load(
     tokenizer = _tokenizer(path, config, key_name)
     with jax.set_mesh(layout.mesh):
         params = load_sharded(path, config, functools.partial(_shardings, layout), dtype=storage)
-    return Model(path, build(config), params, tokenizer, layout, sampling or layout)
+    return Model(path, build(config), params, tokenizer, layout, sampling or layout, path)
 
 
 def load_student(cfg: Student, layouts: Layouts, *, seed: int) -> Model:
@@ -134,7 +135,8 @@ def fresh_config(cfg: Student) -> tuple[Path, ModelConfig]:
     """The folder of the tokenizer, and a new student of the sizes in `student.fresh` for it."""
     path = model_path(cfg.path, "student.path", "tokenizer.json")
     sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
-    config = config_from_hf(FRESH | sizes | dataclasses.asdict(cfg.fresh), dtype=cfg.dtype)
+    fields = FRESH | sizes | dataclasses.asdict(cfg.fresh)
+    config = config_from_hf(fields, dtype=cfg.dtype, file="student.fresh")
     return path, dataclasses.replace(config, remat=cfg.remat)
 
 
