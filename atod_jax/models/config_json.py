@@ -22,8 +22,11 @@ _UNSUPPORTED = {
     "sliding_window": None,
     "attention_chunk_size": None,
     "is_causal": True,
+    "configuration_files": None,
 }
-_MOST = {"num_hidden_layers": 1024, "num_experts": 1024}  # beyond, a slip of the keyboard
+# Beyond, a slip of the keyboard: lists as long as these would be made.
+_MOST = {"num_hidden_layers": 1024, "num_experts": 1024, "num_local_experts": 1024}
+_MOST |= {"num_labels": 10**6}
 _DTYPES = (None, "float32", "bfloat16", "float16", "float64")
 
 
@@ -33,10 +36,13 @@ def read(family: Family, hf: Mapping[str, Any], *, dtype: str) -> ModelConfig:
     Raises:
       ValueError: in one line, without the name of the file.
     """
+    _check_numbers(family, hf)
     config = _as_transformers(family, hf)
     for name, value in (FIXED | _UNSUPPORTED | dict(family.fixed)).items():
         given = getattr(config, name, value)
-        if given != value and not (name == "attention_dropout" and given is None):
+        if name == "attention_dropout" and given in (0, None):
+            continue
+        if given != value or type(given) is not type(value):
             raise ValueError(f"{name}={given!r} is not supported, only {value!r}")
     layer_types = getattr(config, "layer_types", None)
     if any(kind != "full_attention" for kind in layer_types or ()):
@@ -53,6 +59,17 @@ def read(family: Family, hf: Mapping[str, Any], *, dtype: str) -> ModelConfig:
         raise ValueError(_in_their_words(family, str(error))) from error
 
 
+def _check_numbers(family: Family, hf: Mapping[str, Any]) -> None:
+    """Ranges, before anything is computed with the numbers; types are checked by transformers."""
+    for name in {*family.fields.values(), *_MOST}:
+        value, most = hf.get(name), _MOST.get(name, sys.float_info.max)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and not 0 < value <= most:
+            raise ValueError(
+                f"{name}={value!r} is not supported: write a number above 0, at most {most:g}"
+            )
+
+
 def _as_transformers(family: Family, hf: Mapping[str, Any]) -> Any:
     """The config of transformers' class."""
     from transformers import AutoConfig  # a second, which only those pay who read a model
@@ -60,27 +77,28 @@ def _as_transformers(family: Family, hf: Mapping[str, Any]) -> Any:
     for name in ("dtype", "torch_dtype"):  # checked here, since transformers asks torch
         if hf.get(name) not in _DTYPES:
             raise ValueError(f"{name}={hf[name]!r} is not supported, only {_DTYPES[1:]}")
-    for name in ("configuration_files", "per_layer_config"):  # other models behind this one
-        if hf.get(name) is not None:
-            raise ValueError(f"{name}={hf[name]!r:.60} is not supported")
+    for name in ("attn_implementation", "_attn_implementation"):  # how, not what; by name
+        if not isinstance(hf.get(name, ""), str | None):
+            raise ValueError(f"{name}={hf[name]!r} is not supported: take it out")
+    if hf.get("per_layer_config") is not None:
+        raise ValueError(f"per_layer_config={hf['per_layer_config']!r:.60} is not supported")
     fields = {k: v for k, v in hf.items() if k not in ("model_type", "dtype", "torch_dtype")}
     try:
-        return AutoConfig.for_model(family.model_type, **copy.deepcopy(fields))
+        config = AutoConfig.for_model(family.model_type, **copy.deepcopy(fields))
+        config.standardize_rope_params()  # as its models do once more, with all fields in place
     except Exception as error:  # of any kind: these classes check types, and little else
         said = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"transformers refuses it ({said}); correct that value") from error
+    return config
 
 
 def _field(config: Any, ours: str, theirs: str) -> Any:
-    """A field that the decoder needs, of its type and in its range."""
+    """A field that the decoder needs, of its type."""
     if theirs == "head_dim" and not hasattr(config, theirs):  # families that divide the width
         return config.hidden_size // config.num_attention_heads
     value, wanted = getattr(config, theirs), _TYPES[ours]
     if type(value) is not wanted:
         raise ValueError(f"{theirs}={value!r} is not supported: write {_CALLED[wanted]}")
-    if wanted is not bool and not 0 < value <= _MOST.get(theirs, sys.float_info.max):
-        most = f" and at most {_MOST[theirs]}" if theirs in _MOST else ""
-        raise ValueError(f"{theirs}={value!r} is not supported: write a number above 0{most}")
     return value
 
 
