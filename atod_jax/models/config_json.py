@@ -27,6 +27,8 @@ _UNSUPPORTED = {
 # Beyond, a slip of the keyboard: lists as long as these would be made.
 _MOST = {"num_hidden_layers": 1024, "num_experts": 1024, "num_local_experts": 1024}
 _MOST |= {"num_labels": 10**6}
+# How it is computed there, or with whose code: not what.
+_IGNORED = {"attn_implementation": str, "_attn_implementation": str, "auto_map": dict}
 _DTYPES = (None, "float32", "bfloat16", "float16", "float64")
 
 
@@ -63,8 +65,7 @@ def _check_numbers(family: Family, hf: Mapping[str, Any]) -> None:
     """Ranges, before anything is computed with the numbers; types are checked by transformers."""
     for name in {*family.fields.values(), *_MOST}:
         value, most = hf.get(name), _MOST.get(name, sys.float_info.max)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and not 0 < value <= most:
+        if isinstance(value, int | float) and value is not False and not 0 < value <= most:
             raise ValueError(
                 f"{name}={value!r} is not supported: write a number above 0, at most {most:g}"
             )
@@ -77,8 +78,8 @@ def _as_transformers(family: Family, hf: Mapping[str, Any]) -> Any:
     for name in ("dtype", "torch_dtype"):  # checked here, since transformers asks torch
         if hf.get(name) not in _DTYPES:
             raise ValueError(f"{name}={hf[name]!r} is not supported, only {_DTYPES[1:]}")
-    for name in ("attn_implementation", "_attn_implementation"):  # how, not what; by name
-        if not isinstance(hf.get(name, ""), str | None):
+    for name, kind in _IGNORED.items():
+        if not isinstance(hf.get(name, kind()), kind | None):
             raise ValueError(f"{name}={hf[name]!r} is not supported: take it out")
     if hf.get("per_layer_config") is not None:
         raise ValueError(f"per_layer_config={hf['per_layer_config']!r:.60} is not supported")

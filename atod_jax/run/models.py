@@ -18,7 +18,7 @@ from atod_jax.device.learner import init_state
 from atod_jax.device.optim import OptimConfig, make_optimizer
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub, lora
-from atod_jax.models.checkpoint_io import read_config
+from atod_jax.models.checkpoint_io import Source, read_config, read_source
 from atod_jax.models.loading import load_sharded
 from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.results.checkpoint import Checkpointer
@@ -40,7 +40,7 @@ class Model(NamedTuple):
     tokenizer: PreTrainedTokenizerFast
     layout: Layout  # of the weights, for scoring and training
     sampling: Layout  # of the copy that samples, see `to_sampling`
-    source: Path | None = None  # the folder its weights came from; exports keep what it says
+    source: Source | None = None  # of the folder its weights came from
 
 
 def local_path(name: str, file: str) -> Path | None:
@@ -94,7 +94,8 @@ def load(
     tokenizer = _tokenizer(path, config, key_name)
     with jax.set_mesh(layout.mesh):
         params = load_sharded(path, config, functools.partial(_shardings, layout), dtype=storage)
-    return Model(path, build(config), params, tokenizer, layout, sampling or layout, path)
+    source = read_source(path)
+    return Model(path, build(config), params, tokenizer, layout, sampling or layout, source)
 
 
 def load_student(cfg: Student, layouts: Layouts, *, seed: int) -> Model:

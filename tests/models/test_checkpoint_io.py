@@ -13,7 +13,7 @@ from hf_folders import load_hf
 from safetensors.numpy import load_file, save_file
 
 from atod_jax.models import ModelConfig, build
-from atod_jax.models.checkpoint_io import save_hf
+from atod_jax.models.checkpoint_io import read_source, save_hf
 from atod_jax.models.families import tensor_map
 from atod_jax.models.rope import Linear
 
@@ -244,7 +244,7 @@ def test_a_save_keeps_what_the_source_says(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "config.json").write_text(json.dumps(SOURCE))
     (tmp_path / "source" / "generation_config.json").write_text('{"top_p": 0.8}')
-    options = {"tokenizer": FakeTokenizer(), "source": tmp_path / "source"}
+    options = {"tokenizer": FakeTokenizer(), "source": read_source(tmp_path / "source")}
     save_hf(tmp_path / "m", CONFIG, make_params(CONFIG), **options)
     fields = json.loads((tmp_path / "m" / "config.json").read_text())
     assert fields == SOURCE | {"torch_dtype": "float32", "pad_token_id": 0}
