@@ -27,8 +27,8 @@ _UNSUPPORTED = {
 # Beyond, a slip of the keyboard: lists as long as these would be made.
 _MOST = {"num_hidden_layers": 1024, "num_experts": 1024, "num_local_experts": 1024}
 _MOST |= {"num_labels": 10**6}
-# How it is computed there, or with whose code: not what.
-_IGNORED = {"attn_implementation": str, "_attn_implementation": str, "auto_map": dict}
+# Says how transformers computes, not what; it knows these.
+_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None)
 _DTYPES = (None, "float32", "bfloat16", "float16", "float64")
 
 
@@ -78,9 +78,11 @@ def _as_transformers(family: Family, hf: Mapping[str, Any]) -> Any:
     for name in ("dtype", "torch_dtype"):  # checked here, since transformers asks torch
         if hf.get(name) not in _DTYPES:
             raise ValueError(f"{name}={hf[name]!r} is not supported, only {_DTYPES[1:]}")
-    for name, kind in _IGNORED.items():
-        if not isinstance(hf.get(name, kind()), kind | None):
+    for name in ("attn_implementation", "_attn_implementation"):
+        if hf.get(name) not in _ATTENTION:
             raise ValueError(f"{name}={hf[name]!r} is not supported: take it out")
+    if not isinstance(hf.get("auto_map", {}), dict):
+        raise ValueError(f"auto_map={hf['auto_map']!r} is not supported: take it out")
     if hf.get("per_layer_config") is not None:
         raise ValueError(f"per_layer_config={hf['per_layer_config']!r:.60} is not supported")
     fields = {k: v for k, v in hf.items() if k not in ("model_type", "dtype", "torch_dtype")}

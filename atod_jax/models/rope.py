@@ -127,7 +127,7 @@ def read(rope: Mapping[str, Any], *, context: int) -> tuple[float, Scaling | Non
             f"rope type {kind!r} is not supported, only {', '.join(['default', *_KINDS])}"
         )
     partial = rope.get("partial_rotary_factor", 1.0)
-    if partial != 1.0:
+    if partial != 1.0 and (partial is not None or kind != "default"):
         raise ValueError(f"partial_rotary_factor={partial!r} is not supported, only 1.0")
     theta = float(_positive(rope, "rope_theta"))
     if kind == "yarn" and rope.get("factor") is None:

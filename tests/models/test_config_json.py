@@ -118,6 +118,8 @@ def test_rope_scaling_wherever_it_is_stated(changes, theta, scaling):
         ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": "no"}}, "truncate="),
         ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}, "rope_theta": 1.0},
          "rope_theta=1.0 with Yarn.* turns no position"),
+        ("llama", {"attn_implementation": "mine"}, "attn_implementation='mine' is not supported"),
+        ("llama", {"auto_map": "a.B"}, "auto_map='a.B' is not supported: take it out"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
         ("qwen3", {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
          "rope type None is not supported"),
