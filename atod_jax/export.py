@@ -45,6 +45,7 @@ def export(cfg: Run, checkpoint: str, out: str, *, max_shard_gb: float = 4.0) ->
             model.lm.config,
             model.lm.plain(model.params),
             tokenizer=model.tokenizer,
+            source=model.source,
             shard_bytes=int(max_shard_gb * 1e9),
         )
     files = sorted(Path(out).glob("*.safetensors"))

@@ -1,6 +1,7 @@
 """A run becomes a folder that others, and we, can load."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,18 @@ def test_the_config_says_where_a_response_ends(run):
     tokenizer = load_tokenizer(str(run / "student"))
     assert fields["eos_token_id"] == tokenizer.eos_token_id
     assert fields["pad_token_id"] == tokenizer.pad_token_id
+
+
+def test_what_the_source_says_is_kept(run, tmp_path):
+    """All fields but the type of the weights, whether anybody here reads them or not."""
+    shutil.copytree(run / "student", tmp_path / "source")
+    file = tmp_path / "source" / "config.json"
+    told = json.loads(file.read_text()) | {"max_position_embeddings": 99, "eos_token_id": [1, 2]}
+    file.write_text(json.dumps(told))
+    (tmp_path / "source" / "generation_config.json").write_text('{"top_k": 20}')
+    export(typed(small_config()), str(tmp_path / "source"), str(tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == told
+    assert (tmp_path / "out" / "generation_config.json").read_text() == '{"top_k": 20}'
 
 
 def test_bad_arguments_are_named(run, tmp_path):

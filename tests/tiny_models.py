@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from atod_jax.models import LanguageModel, ModelConfig, build
+from atod_jax.models.rope import Yarn
 from atod_jax.records import Request
 
 BASE = {
     "vocab_size": 48, "hidden_size": 16, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2,
     "head_dim": 8, "intermediate_size": 24, "rope_theta": 1e4, "rms_eps": 1e-6,
 }  # fmt: skip
+YARN = Yarn(factor=4.0, sharpness=1.1, original=8, fast=2.0, slow=0.5, whole=True)
 FAMILIES = {
+    "llama": ModelConfig(**BASE, qk_norm=False, tie_embeddings=True, rope_scaling=YARN),
     "qwen2": ModelConfig(**BASE, qkv_bias=True, qk_norm=False, tie_embeddings=True),
     "qwen3": ModelConfig(**BASE, tie_embeddings=False),
     "qwen3_moe": ModelConfig(**BASE, num_experts=4, experts_per_token=2, tie_embeddings=False),

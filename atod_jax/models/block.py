@@ -1,8 +1,9 @@
 """One layer of a decoder, and the config that says what it is.
 
-The block is that of Qwen: grouped-query attention with rotary positions, a gated MLP or a mixture
-of them, RMSNorm before both; what a family adds to it (a norm on every query and key head, biases,
-experts) is a field of the config. Linen ends here: above are functions of plain parameter dicts.
+The block is that of Llama and Qwen: grouped-query attention with rotary positions, a gated MLP or a
+mixture of them, RMSNorm before both; what a family adds to it (a norm on every query and key head,
+biases, experts) is a field of the config. Linen ends here: above are functions of plain parameter
+dicts.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from jax import Array
 from atod_jax.models.attention import columns_of, kernel_for
 from atod_jax.models.layers import Linear, Mlp, RMSNorm, Rope, Rotary
 from atod_jax.models.moe import Moe
+from atod_jax.models.rope import Scaling
 
 REMAT = ("none", "full", "dots")
 DTYPES = ("float32", "bfloat16")
@@ -38,6 +40,7 @@ class ModelConfig:
     tie_embeddings: bool
     qk_norm: bool = True  # RMSNorm over every query and key head
     qkv_bias: bool = False  # on queries, keys and values
+    rope_scaling: Scaling | None = None  # for contexts longer than the first training's
     num_experts: int = 0  # per layer, each of intermediate_size; 0 = one dense MLP
     experts_per_token: int = 0
     normalize_top_k: bool = True  # the weights of a token's experts sum to one
@@ -48,12 +51,15 @@ class ModelConfig:
         if self.num_layers < 1:
             raise ValueError(f"num_layers={self.num_layers}: a decoder needs at least 1")
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads={self.num_heads} not a multiple of {self.num_kv_heads=}")
+            raise ValueError(
+                f"num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}"
+            )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim}: rotary positions need an even number")
         if self.num_experts and not 1 <= self.experts_per_token <= self.num_experts:
             raise ValueError(
-                f"experts_per_token={self.experts_per_token}: choose 1 to {self.num_experts=}"
+                f"experts_per_token={self.experts_per_token}: choose 1 to num_experts="
+                f"{self.num_experts}"
             )
         if self.remat not in REMAT:
             raise ValueError(f"remat={self.remat!r}: choose one of {REMAT}")

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,27 @@ from atod_jax.models.block import ModelConfig
 from atod_jax.models.family import Entry
 from atod_jax.models.weights import INDEX, SINGLE, read_json
 
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
+
+
+class Source(NamedTuple):
+    """What the folder of a published model says beside its weights, kept for exports."""
+
+    config: dict[str, Any]  # the fields of config.json
+    generation: bytes | None  # generation_config.json as it is, if there is one
+
+
+def read_source(path: str | Path) -> Source:
+    """Both files, read when the model is: at the end of a run the folder may be gone.
+
+    Raises:
+      FileNotFoundError: no such folder, or no config.json in it.
+      ValueError: config.json is corrupt.
+    """
+    folder, generation = Path(path), Path(path) / _GENERATION
+    found = generation.read_bytes() if generation.is_file() else None
+    return Source(read_json(folder / _CONFIG), found)
+
 
 def read_config(path: str | Path, *, dtype: str = "float32") -> ModelConfig:
     """The config of a checkpoint folder; `dtype` is the type the model will compute in.
@@ -29,7 +50,8 @@ def read_config(path: str | Path, *, dtype: str = "float32") -> ModelConfig:
       FileNotFoundError: no such folder, or no config.json in it.
       ValueError: the config is corrupt or unsupported.
     """
-    return families.config_from_hf(read_json(Path(path) / "config.json"), dtype=dtype)
+    file = Path(path) / _CONFIG
+    return families.config_from_hf(read_json(file), dtype=dtype, file=str(file))
 
 
 def save_hf(
@@ -38,6 +60,7 @@ def save_hf(
     params: Mapping[str, Any],
     *,
     tokenizer: Any = None,
+    source: Source | None = None,
     shard_bytes: int = 4 << 30,
 ) -> None:
     """Writes a folder that transformers' `from_pretrained` of that family loads.
@@ -50,6 +73,8 @@ def save_hf(
       config: the architecture.
       params: as `loading.load_sharded` returns them, or NumPy; saved in their own type.
       tokenizer: of transformers; written into the same folder, its special ids into the config.
+      source: of the folder the model was loaded from; what it says is kept where it has not
+        changed.
       shard_bytes: start another file once one holds this much.
 
     Raises:
@@ -57,7 +82,7 @@ def save_hf(
       ValueError: `params` do not fit `config`.
     """
     folder = Path(path)
-    if folder.exists() and not (folder / "config.json").is_file():
+    if folder.exists() and not (folder / _CONFIG).is_file():
         raise FileExistsError(f"{folder} exists and holds no config.json; not replacing it")
     if jax.process_index():  # takes part in gathering what is spread over processes, no more
         for _ in _shards(config, params, shard_bytes):
@@ -67,12 +92,15 @@ def save_hf(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         dtype = _write_tensors(work, config, params, shard_bytes)
-        fields = families.config_to_hf(config, dtype=dtype)
+        fields = families.config_to_hf(config, dtype=dtype, source=source and source.config)
         if tokenizer is not None:
             # without the end id, generate() would never stop
-            fields |= {k: getattr(tokenizer, k) for k in ("eos_token_id", "pad_token_id")}
+            for name in ("eos_token_id", "pad_token_id"):
+                fields.setdefault(name, getattr(tokenizer, name))
             tokenizer.save_pretrained(work)
-        (work / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+        if source is not None and source.generation is not None:
+            (work / _GENERATION).write_bytes(source.generation)
+        (work / _CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
         work.chmod(0o755)  # mkdtemp and safetensors make private folders and files
         for file in work.iterdir():
             file.chmod(0o644)

@@ -3,31 +3,57 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from atod_jax.models import family, qwen2, qwen3, qwen3_moe
+from atod_jax.models import config_json, family, llama, qwen2, qwen3, qwen3_moe
 from atod_jax.models.block import ModelConfig
 from atod_jax.models.family import Entry, Family
 
-FAMILIES = {f.model_type: f for f in (qwen2.FAMILY, qwen3.FAMILY, qwen3_moe.FAMILY)}
+_FAMILIES = (llama.FAMILY, qwen2.FAMILY, qwen3.FAMILY, qwen3_moe.FAMILY)
+FAMILIES = {f.model_type: f for f in _FAMILIES}
 
 
-def config_from_hf(hf: Mapping[str, Any], *, dtype: str = "float32") -> ModelConfig:
-    """The ModelConfig of a parsed config.json.
+def config_from_hf(
+    hf: Mapping[str, Any], *, dtype: str = "float32", file: str = "config.json"
+) -> ModelConfig:
+    """The ModelConfig of a parsed config.json; fields that it lacks mean what transformers means.
+
+    Args:
+      hf: the fields.
+      dtype: the type the model will compute in.
+      file: where the fields stand, for messages.
 
     Raises:
-      ValueError: another architecture, a needed field is missing, or a field asks for something
-        not implemented (rope scaling, sliding windows, another activation, quantised weights).
+      ValueError: another architecture, a value of the wrong type, or a field asks for something
+        not implemented (some rope scalings, sliding windows, another activation, quantised
+        weights); in one line that names file, field and value.
     """
     name = hf.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(
-            f"config.json: model_type={name!r} is not supported, only {', '.join(FAMILIES)}"
+            f"{file}: model_type={name!r} is not supported, only {', '.join(FAMILIES)}"
         )
-    return family.config_from_hf(FAMILIES[name], hf, dtype=dtype)
+    try:
+        return config_json.read(FAMILIES[name], hf, dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
-def config_to_hf(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
-    """A config.json that gives the same model in transformers; `dtype` is of the saved tensors."""
-    return family.config_to_hf(of(config), config, dtype=dtype)
+def config_to_hf(
+    config: ModelConfig, *, dtype: str, source: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A config.json that gives the same model in transformers.
+
+    Args:
+      config: of the model.
+      dtype: of the saved tensors.
+      source: the config.json that the model came with; what has not changed is kept as it says.
+    """
+    fields = family.config_to_hf(of(config), config, dtype=dtype)
+    if source is None:
+        return fields
+    was = family.config_to_hf(of(config), config_from_hf(source), dtype=dtype)
+    changed = {name: value for name, value in fields.items() if value != was[name]}
+    types = [name for name in ("dtype", "torch_dtype") if source.get(name)] or ["dtype"]
+    return {**source, **changed, **dict.fromkeys(types, dtype)}
 
 
 def tensor_map(config: ModelConfig) -> Iterator[Entry]:
@@ -42,8 +68,8 @@ def of(config: ModelConfig) -> Family:
       ValueError: a mixture of features that no published family has.
     """
     features = (config.qkv_bias, config.qk_norm, config.num_experts > 0)
-    names = {(True, False, False): "qwen2", (False, True, False): "qwen3"}
-    names[False, True, True] = "qwen3_moe"
+    names = {(False, False, False): "llama", (True, False, False): "qwen2"}
+    names |= {(False, True, False): "qwen3", (False, True, True): "qwen3_moe"}
     if features not in names:
         raise ValueError(
             f"qkv_bias, qk_norm, experts = {features}: no published family has these together"

@@ -1,22 +1,22 @@
 """What tells one published architecture from another, and the names of its tensors.
 
 A family is data: the fields of its config.json, the values of them the decoder can compute, and the
-tensors of one layer. The functions below turn that into a `ModelConfig` and a list of tensors, and
-back.
+tensors of one layer. The functions below turn a `ModelConfig` into such a file and a list of
+tensors; `config_json` reads one.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from atod_jax.models import rope
 from atod_jax.models.block import ModelConfig
 
 # Fields that change the computation of every family, with the only value the decoder implements.
-_FIXED = {
+FIXED = {
     "hidden_act": "silu",
     "use_sliding_window": False,
     "attention_dropout": 0.0,
-    "quantization_config": None,
 }
 
 Block = dict[str, tuple[str, int]]  # parameter -> (tensor of one layer, number of input axes)
@@ -61,8 +61,6 @@ class Family(NamedTuple):
     fixed: Mapping[str, Any]  # config.json field -> the only value there is code for
     features: Mapping[str, Any]  # ModelConfig fields that make the family what it is
     block: Block
-    aliases: Mapping[str, str] = {}  # another name of a config.json field -> that field
-    divided_heads: bool = False  # head_dim may be left out: it is the width by the heads
 
 
 class Entry(NamedTuple):
@@ -80,44 +78,15 @@ class Entry(NamedTuple):
     inputs: int  # how many axes of `shape` are contracted
 
 
-def config_from_hf(family: Family, hf: Mapping[str, Any], *, dtype: str) -> ModelConfig:
-    """The ModelConfig of a parsed config.json; see `families.config_from_hf`."""
-    hf = {family.aliases.get(name, name): value for name, value in hf.items()}
-    if family.divided_heads and "hidden_size" in hf and hf.get("num_attention_heads"):
-        hf = {"head_dim": hf["hidden_size"] // hf["num_attention_heads"]} | hf
-    missing = [theirs for theirs in family.fields.values() if theirs not in hf]
-    if missing:
-        raise ValueError(f"config.json lacks {missing}; a {family.model_type} config names them")
-    for name, value in (_FIXED | dict(family.fixed)).items():
-        if (hf.get(name) or value) != value:
-            raise ValueError(f"config.json: {name}={hf[name]!r} is not supported, only {value!r}")
-    if any(kind != "full_attention" for kind in hf.get("layer_types") or ()):
-        raise ValueError(f"config.json: layer_types={hf['layer_types']}: only full_attention is")
-    fields = {ours: hf[theirs] for ours, theirs in family.fields.items()}
-    return ModelConfig(**fields, **family.features, rope_theta=_rope_theta(hf), dtype=dtype)
-
-
-def _rope_theta(hf: Mapping[str, Any]) -> float:
-    """The base, from `rope_parameters` (transformers 5) or the two older fields."""
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"config.json: rope type {kind!r} is not supported, only 'default'")
-    theta = rope.get("rope_theta", hf.get("rope_theta"))
-    if theta is None:
-        raise ValueError("config.json lacks rope_theta (also looked into rope_parameters)")
-    return float(theta)
-
-
 def config_to_hf(family: Family, config: ModelConfig, *, dtype: str) -> dict[str, Any]:
     """A config.json that gives the same model in transformers; `dtype` is of the saved tensors."""
-    fixed = {k: v for k, v in (_FIXED | dict(family.fixed)).items() if v is not None}
     return {
         "model_type": family.model_type,
         "architectures": [family.architecture],
-        **fixed,
+        **FIXED,
+        **family.fixed,
         **{theirs: getattr(config, ours) for ours, theirs in family.fields.items()},
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_parameters": rope.written(config.rope_theta, config.rope_scaling),
         "rope_theta": config.rope_theta,
         "dtype": dtype,
     }

@@ -92,12 +92,15 @@ class Rotary(nn.Module):
         return ((y * cos + other * sin) * factor).astype(x.dtype)
 
 
-def rope_angles(positions: Int[Array, "n l"], *, theta: float, width: int) -> Rope:
-    """cos and sin of position * theta^(-2i/width) for both halves of a head, each f32[n, l, width];
-    the sines of the first half are negative."""
-    rate = theta ** -(jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    angle = positions.astype(jnp.float32)[:, :, None] * rate[None, None, :]
+def rope_angles(
+    positions: Int[Array, "n l"], rates: Float[Array, "half"], *, sharpness: float = 1.0
+) -> Rope:
+    """cos and sin of position * rate for both halves of a head, times `sharpness`; each
+    f32[n, l, width], the sines of the first half negative."""
+    angle = positions.astype(jnp.float32)[:, :, None] * rates[None, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
+    if sharpness != 1.0:
+        cos, sin = sharpness * cos, sharpness * sin
     return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
 
 

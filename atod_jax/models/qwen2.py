@@ -14,5 +14,4 @@ FAMILY = Family(
     block=ATTENTION
     | {f"attn/{name}/bias": (f"self_attn.{name}_proj.bias", 0) for name in "qkv"}
     | MLP,
-    divided_heads=True,
 )

@@ -22,5 +22,4 @@ FAMILY = Family(
     fixed={"attention_bias": False, "decoder_sparse_step": 1, "mlp_only_layers": []},
     features={},
     block=ATTENTION | HEAD_NORMS | MOE,
-    aliases={"num_local_experts": "num_experts"},
 )

@@ -30,6 +30,24 @@ _MOE = _QWEN3 | {
     "mlp_only_layers": [],
 }
 
+_LLAMA = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 128256,
+    "rope_theta": 5e5,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+_SMOL = {"num_key_value_heads": 3, "vocab_size": 49152, "rope_theta": 1e5, "rope_scaling": None}
+
 
 def _sized(
     base: dict[str, Any], width: int, layers: int, heads: int, wide: int, *, tied: bool, **more: Any
@@ -38,7 +56,7 @@ def _sized(
     return base | sizes | {"intermediate_size": wide, "tie_word_embeddings": tied} | more
 
 
-# Source: the config.json of each model card at huggingface.co/Qwen.
+# Source: the config.json of each model card at huggingface.co (Qwen, meta-llama, HuggingFaceTB).
 SIZES: dict[str, dict[str, Any]] = {
     "Qwen2.5-0.5B": _sized(_QWEN2, 896, 24, 14, 4864, tied=True, num_key_value_heads=2),
     "Qwen2.5-1.5B": _sized(_QWEN2, 1536, 28, 12, 8960, tied=True, num_key_value_heads=2),
@@ -53,6 +71,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "Qwen3-14B": _sized(_QWEN3, 5120, 40, 40, 17408, tied=False),
     "Qwen3-32B": _sized(_QWEN3, 5120, 64, 64, 25600, tied=False),
     "Qwen3-30B-A3B": _sized(_MOE, 2048, 48, 32, 6144, tied=False, moe_intermediate_size=768),
+    "Llama-3.2-1B": _sized(_LLAMA, 2048, 16, 32, 8192, tied=True),
+    "Llama-3.2-3B": _sized(_LLAMA, 3072, 28, 24, 8192, tied=True),
+    "SmolLM2-135M": _sized(_LLAMA | _SMOL, 576, 30, 9, 1536, tied=True),
 }
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from atod_jax.models.attention import turns_of
 from atod_jax.models.block import Block, ModelConfig
 from atod_jax.models.layers import RMSNorm, Rope, rope_angles
+from atod_jax.models.rope import rates_of, sharpness
 from atod_jax.models.stack import through
 from atod_jax.sharding import split_rows
 
@@ -79,7 +80,8 @@ def embedded(config: ModelConfig, params: Any, tokens: Array) -> Array:
 
 def rope_of(config: ModelConfig, positions: Int[Array, "n l"]) -> Rope:
     """The rotations of the model at these positions."""
-    return rope_angles(positions, theta=config.rope_theta, width=config.head_dim)
+    rates = rates_of(config.rope_theta, config.head_dim, config.rope_scaling)
+    return rope_angles(positions, rates, sharpness=sharpness(config.rope_scaling))
 
 
 def final_norm(config: ModelConfig, params: Any, x: Array) -> Array:

@@ -6,6 +6,7 @@ is read. Files are opened for one block at a time, so no page of them stays mapp
 
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,10 @@ from atod_jax.models.family import Entry
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _HEAD = "lm_head.weight"
+_DERIVED = re.compile(r"\brotary_emb\.\w+$")  # buffers that older files keep: no parameters
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_CHUNK = 1 << 18  # numbers looked at together, so that they stay in a processor's cache
+_EXPONENT = {"float32": (np.uint32, 0x7F800000), "bfloat16": (np.uint16, 0x7F80)}
 
 Box = tuple[tuple[int, int], ...]  # (start, stop) along every axis of a block
 
@@ -57,7 +62,8 @@ class Weights:
         """The part `box` of a parameter, converted to `dtype`; no other part is read.
 
         Raises:
-          ValueError: the part cuts an axis that is not stored as one, such as that of `head_dim`.
+          ValueError: the part cuts an axis that is not stored as one, such as that of `head_dim`,
+            or a number in it is not finite in `dtype`.
         """
         entries = self._entries[path]
         depth = len(entries[0].stack)
@@ -69,7 +75,9 @@ class Weights:
                 if all(start <= i < stop for i, (start, stop) in stacked):
                     tensor = open_file(self._files[entry.hf_name]).get_slice(entry.hf_name)
                     place = tuple(i - start for i, (start, _) in stacked)
-                    out[place] = _read(tensor, entry, box[depth:])
+                    with np.errstate(over="ignore"):  # what is too large is said with its name
+                        out[place] = _read(tensor, entry, box[depth:])
+                    _require_finite(out[place], entry.hf_name, self._folder)
         return out
 
     def _check(self, shapes: Mapping[str, tuple[int, ...]], *, tied: bool) -> None:
@@ -114,9 +122,12 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} holds no {file.name}; give a Hugging Face folder")
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        fields = json.loads(file.read_bytes())  # of bytes it finds out the encoding
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}); copy the folder again") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} holds no JSON object but {fields!r:.40}; copy the folder again")
+    return fields
 
 
 def _survey(folder: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
@@ -126,7 +137,15 @@ def _survey(folder: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
         with ExitStack() as stack:
             handle = _open(folder / name, stack)
             for key in handle.keys():  # noqa: SIM118  (not a dict)
-                files[key], shapes[key] = name, tuple(handle.get_slice(key).get_shape())
+                tensor = handle.get_slice(key)
+                if _DERIVED.search(key):
+                    continue
+                if tensor.get_dtype() not in _FLOATS:
+                    raise ValueError(
+                        f"{folder / name}: {key} is of type {tensor.get_dtype()}, not one of "
+                        f"{', '.join(_FLOATS)}: take the weights before they were quantised"
+                    )
+                files[key], shapes[key] = name, tuple(tensor.get_shape())
     return files, shapes
 
 
@@ -136,7 +155,10 @@ def _file_names(folder: Path) -> Iterator[str]:
         return
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder} holds neither {SINGLE} nor {INDEX}")
-    for name in sorted(set(read_json(folder / INDEX)["weight_map"].values())):
+    places = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(x, str) for x in places.values()):
+        raise ValueError(f"{folder / INDEX} has no weight_map of file names; copy the folder again")
+    for name in sorted(set(places.values())):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} lacks {name}, which its index names")
         yield name
@@ -159,6 +181,18 @@ def _read(tensor: Any, entry: Entry, box: Box) -> np.ndarray:
     if not entry.inputs:
         return tensor[out].reshape(size)
     return tensor[out, _flat(entry, range(entry.inputs), box)].T.reshape(size)
+
+
+def _require_finite(part: np.ndarray, name: str, folder: Path) -> None:
+    """Looks at the exponents: all of their bits are set in what is infinite or no number."""
+    bits, mask = _EXPONENT[str(part.dtype)]
+    flat = part.reshape(-1).view(bits)
+    for start in range(0, flat.size, _CHUNK):
+        if (flat[start : start + _CHUNK] & mask).max() == mask:
+            raise ValueError(
+                f"{folder}: {name} holds numbers that are not finite in {part.dtype}; copy the "
+                "folder again or take another checkpoint"
+            )
 
 
 def _flat(entry: Entry, axes: range, box: Box) -> slice:

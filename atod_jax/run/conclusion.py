@@ -33,7 +33,13 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
     if not cluster.is_first():
         return
     if cfg.export:
-        save_hf(cfg.export, student.lm.config, params, tokenizer=student.tokenizer)
+        save_hf(
+            cfg.export,
+            student.lm.config,
+            params,
+            tokenizer=student.tokenizer,
+            source=student.source,
+        )
     path = write_report(
         out,
         title=f"{cfg.algorithm.name} on {cfg.env.name}, {cfg.total_steps} steps",

@@ -18,7 +18,7 @@ from atod_jax.device.learner import init_state
 from atod_jax.device.optim import OptimConfig, make_optimizer
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub, lora
-from atod_jax.models.checkpoint_io import read_config
+from atod_jax.models.checkpoint_io import Source, read_config, read_source
 from atod_jax.models.loading import load_sharded
 from atod_jax.models.transformer import resize_vocabulary
 from atod_jax.results.checkpoint import Checkpointer
@@ -40,6 +40,7 @@ class Model(NamedTuple):
     tokenizer: PreTrainedTokenizerFast
     layout: Layout  # of the weights, for scoring and training
     sampling: Layout  # of the copy that samples, see `to_sampling`
+    source: Source | None = None  # of the folder its weights came from
 
 
 def local_path(name: str, file: str) -> Path | None:
@@ -96,10 +97,10 @@ def load(
     with jax.set_mesh(layout.mesh):
         put = functools.partial(_shardings, layout)
         params = load_sharded(path, config, put, dtype=storage, apart=frozen)
-    lm = build(config)
+    lm, source = build(config), read_source(path)
     if frozen:
         params = _served(lm, params, layout)
-    return Model(path, lm, params, tokenizer, layout, sampling or layout)
+    return Model(path, lm, params, tokenizer, layout, sampling or layout, source)
 
 
 def _served(lm: LanguageModel, params: Any, layout: Layout) -> Any:
@@ -150,7 +151,8 @@ def fresh_config(cfg: Student) -> tuple[Path, ModelConfig]:
     """The folder of the tokenizer, and a new student of the sizes in `student.fresh` for it."""
     path = model_path(cfg.path, "student.path", "tokenizer.json")
     sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
-    config = config_from_hf(FRESH | sizes | dataclasses.asdict(cfg.fresh), dtype=cfg.dtype)
+    fields = FRESH | sizes | dataclasses.asdict(cfg.fresh)
+    config = config_from_hf(fields, dtype=cfg.dtype, file="student.fresh")
     return path, dataclasses.replace(config, remat=cfg.remat)
 
 

@@ -228,7 +228,7 @@ def test_integers_are_within_half_a_scale(axes):
     assert np.abs(whole * scale - kernel).max() > 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["qwen2", "qwen3_moe"])
 def test_a_model_kept_as_integers_computes_nearly_the_same(family, tmp_path):
     config = dataclasses.replace(FAMILIES[family], dtype="bfloat16")
     folder = saved(tmp_path / "m", config)

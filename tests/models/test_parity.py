@@ -20,6 +20,7 @@ from hf_folders import load_hf
 from atod_jax.models import ModelConfig, build
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.moe import route
+from atod_jax.models.rope import Llama3, Yarn
 
 TOLERANCE = 1e-5  # absolute, on logits of standard deviation about 1
 WEIGHTS, LOGITS = "{}_tiny_weights.safetensors", "{}_tiny_logits.npz"
@@ -38,14 +39,24 @@ EXPERTS = {
     "num_experts_per_tok": 3,
     "norm_topk_prob": True,
 }
+LLAMA3 = {  # slows what turns seldom in 8 positions
+    "rope_type": "llama3",
+    "rope_theta": 1e2,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8,
+}
 FAMILIES = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", TINY | {"rope_parameters": LLAMA3}),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", TINY),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", TINY),
     "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", TINY | EXPERTS),
 }
 OURS = {  # what our configs of these families add to the common one
+    "llama": {"qk_norm": False, "rope_scaling": Llama3(8.0, 1.0, 4.0, 8)},
     "qwen2": {"qkv_bias": True, "qk_norm": False},
-    "qwen3": {},
+    "qwen3": {"rope_scaling": Yarn(4.0, 1.2, 8, 2.0, 0.5, False)},
     "qwen3_moe": {"num_experts": 8, "experts_per_token": 3, "normalize_top_k": False},
 }
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -68,7 +79,7 @@ def make_torch_model(family: str, *, tied: bool, **changes):
 
     config, model, fields = FAMILIES[family]
     rope = {"rope_type": "default", "rope_theta": 1e6}
-    fields = fields | {"rope_parameters": rope, "tie_word_embeddings": tied} | changes
+    fields = {"rope_parameters": rope} | fields | {"tie_word_embeddings": tied} | changes
     model = getattr(transformers, model)(getattr(transformers, config)(**fields))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
