@@ -97,7 +97,7 @@ def play(cfg: Run, player: str, *, games: int = 0, first: int = 0) -> list[Outco
 def lay(cfg: Run) -> Table:
     """The environment that a config names, and how it is shown."""
     plugin, env = config.environment_of(cfg), cfg.env
-    template = template_of(plugin, env.template)
+    template = template_of(plugin, env.template, actions=env.actions)
     return Table(plugin, env.settings, template, env.history, env.max_turns)
 
 

@@ -52,7 +52,7 @@ def main(cfg: Run, folder: str) -> None:
         state = checkpoints.restore_latest(state) or state
         first = workdir.first_step(cfg, int(state.step))
 
-        env = parts.environment(cfg, student.tokenizer)
+        env = parts.environment(cfg, student.tokens)
         roles: dict = {"student": student, "teacher": teacher, "algorithm": algorithm}
         collect = make_collector(cfg, env, between_turns=stop.check, **roles)
         make_signal = SignalMaker(cfg, mesh, **roles)

@@ -47,6 +47,7 @@ FIELDS = {
     "valid": ("bool", "the response held a command"),
     "replayed": ("bool", "played for the student: no ids, never trained on"),
     "reward": ("float64", "of the environment for this turn"),
+    "problem": ("text", "what went wrong in this turn; empty: nothing"),
     "d": ("float", "disagreement of student and teacher, nats; nan: unknown"),
     "h": ("float", "uncertainty of the student, nats; nan: unknown"),
     "w": ("float", "T-DUR weight of the turn; nan: unknown"),
@@ -213,6 +214,7 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "valid": turn.valid,
         "replayed": turn.replayed,
         "reward": np.float64(turn.reward),
+        "problem": turn.problem,
     }
 
 
@@ -320,6 +322,7 @@ def _turn(record: Mapping[str, Any]) -> Turn:
         reward=float(record["reward"]),
         teacher_prompt=teacher_prompt if len(teacher_prompt) else None,
         replayed=bool(record["replayed"]),
+        problem=record.get("problem", ""),
     )
 
 

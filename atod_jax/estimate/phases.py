@@ -117,7 +117,8 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
     if cfg.rollout.source == "student":
         for name, program, often in _playing(cfg, ours, layouts.sampling):
             add(name, program, "student", **often)
-    add(STUDENT_SCORING, score, "student", times=micro_batches)
+    if named.scores_student:
+        add(STUDENT_SCORING, score, "student", times=micro_batches)
     if named.needs_teacher(0) and named.teacher.self_teacher:
         add(TEACHER_SCORING, score, "student", times=micro_batches)
     elif named.needs_teacher(0) and judge:

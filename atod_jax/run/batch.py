@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from atod_jax.config.sections import Run
 from atod_jax.device.lines import Room
 from atod_jax.episodes.packing import Form, pack_turns
-from atod_jax.episodes.render import pad_id
 from atod_jax.models import ModelConfig
 from atod_jax.models.block import kernel_of_config
 from atod_jax.records import Trajectory
@@ -73,7 +72,7 @@ def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: 
         trajectories,
         form=form,
         minibatch_rows=cfg.packing.minibatch_rows,
-        pad_id=pad_id(student.tokenizer),
+        pad_id=student.tokens.pad,
         rng=rng(cfg.seed, Stream.packing, step),
         anchor_similarity=cfg.packing.anchor_similarity,
     )

@@ -16,8 +16,9 @@ from atod_jax.episodes.render import demonstration_text
 from atod_jax.episodes.shared import play_shared
 from atod_jax.episodes.store import EpisodeReader
 from atod_jax.episodes.tasks import TaskSource
+from atod_jax.episodes.tokens import tokenizer_digest
 from atod_jax.records import RolloutPlan, Task, Trajectory
-from atod_jax.run.models import Model, to_sampling, tokenizer_digest
+from atod_jax.run.models import Model, to_sampling
 from atod_jax.run.parts import Algorithm, Environment, policy
 from atod_jax.streams import Stream, key, rng
 

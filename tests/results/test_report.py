@@ -14,7 +14,7 @@ from atod_jax.results.report import (
     evaluation_table,
     package_versions,
     read_curve,
-    too_long_warnings,
+    warnings_of,
     write_report,
 )
 
@@ -219,4 +219,4 @@ def test_many_prompts_that_are_too_long_are_warned_of(tmp_path):
     (warning,) = (line for line in head.splitlines() if line.startswith("**Warning:**"))
     assert "95.0 % of the episodes before training at temperature 0.4 stopped" in warning
     assert "sampling.prompt_buckets" in warning
-    assert too_long_warnings({"a": make_result(2, 1.0)}) == []
+    assert warnings_of({"a": make_result(2, 1.0)}) == []
