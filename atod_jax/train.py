@@ -64,6 +64,8 @@ def main(cfg: Run, folder: str) -> None:
             cfg, mesh, env=env, writer=writer, out=out, between_turns=stop.check, **roles
         )
         try:
+            if first < cfg.total_steps:
+                collect.prepare(first)
             observer.begin(first)
             bar = progress(cfg, first)
             stack.callback(bar.close)

@@ -61,5 +61,4 @@ def overrides(name: str, *, invalid_penalty: float = 0.1) -> dict[str, Any]:
         "loss.aggregation": "trajectory-mean-token-mean" if paper else "token-mean",
         "loss.entropy_coef": 0.0 if paper else 0.001,
         "loss.dual_clip": 1e6 if paper else 3.0,  # 1e6: off
-        "env.actions": "answer" if paper else "anywhere",
     }

@@ -21,6 +21,7 @@ from atod_jax.types import BATCH_AXES, TurnBatch
 
 TURNS = 8  # places in a line where a kernel keeps the turns of a line apart
 COLUMNS = 128  # lines there are a multiple of this long
+WIDER = 64  # response columns are a multiple of it where a target is longer than a response may be
 
 
 class Packed(NamedTuple):
@@ -94,7 +95,7 @@ def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: 
 def form_of(
     cfg: Run, trajectories: Sequence[Trajectory], *, model: ModelConfig, mesh: Mesh
 ) -> Form:
-    """The lines of a batch.
+    """The lines of a batch, wide enough for what is taught even where the student may write less.
 
     Where a kernel keeps turns apart, a line is as long as the longest turn there can be and holds
     several; elsewhere it holds one, and is as long as the smallest prompt bucket allows.
@@ -104,6 +105,8 @@ def form_of(
     teacher = [len(t.teacher_prompt) for t in turns if t.teacher_prompt is not None]
     together = turns_together(model)
     buckets, tokens = cfg.sampling.prompt_buckets, cfg.sampling.max_new_tokens
+    if (longest := max((len(turn.action) for turn in turns), default=0)) > tokens:
+        tokens = -(-longest // WIDER) * WIDER
 
     def columns(lengths: Sequence[int]) -> int:
         if together > 1:

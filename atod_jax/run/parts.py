@@ -71,15 +71,19 @@ def algorithm(cfg: Run) -> Algorithm:
 def environment(cfg: Run, tokens: Tokens) -> Environment:
     """The environment side of a run."""
     plugin, settings, turns = environment_of(cfg), cfg.env.settings, cfg.env.max_turns
-    renderer = Renderer(
+    pool = EnvPool(functools.partial(plugin.make, settings, turns), cfg.env)
+    return Environment(plugin, settings, turns, pool, renderer(cfg, tokens))
+
+
+def renderer(cfg: Run, tokens: Tokens) -> Renderer:
+    """How a run shows episodes and reads responses."""
+    return Renderer(
         tokens,
-        template_of(plugin, cfg.env.template, actions=cfg.env.actions),
+        template_of(environment_of(cfg), cfg.env.template, actions=cfg.env.actions),
         history=cfg.env.history,
         thinking=cfg.env.thinking,
         longest=cfg.sampling.prompt_buckets[-1],
     )
-    pool = EnvPool(functools.partial(plugin.make, settings, turns), cfg.env)
-    return Environment(plugin, settings, turns, pool, renderer)
 
 
 def head_config(cfg: Run, tokens: Tokens, mesh: Mesh) -> HeadConfig:
