@@ -19,7 +19,9 @@ def project(response: str, commands: Sequence[str], *, fallback: int) -> Project
     text = response.lower()
     start, end = text.find("<action>"), text.find("</action>")
     if start < 0 or end < 0:
-        return Projection(text[-fallback:], False, "no action tags")
+        unclosed = _OPEN in response and _CLOSE not in response
+        problem = "thinking never closed" if unclosed else "no action tags"
+        return Projection(text[-fallback:], False, problem)
     command = text[start + len("<action>") : end].strip()
     if not (_OPEN in response and _CLOSE in response):
         return Projection(command, False, "no thinking tags")

@@ -1,11 +1,13 @@
 """A tokenizer's chat template around one user message, and text that holds no control tokens."""
 
-import json
+import copy
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
+from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import PreTrainedTokenizerFast
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -92,40 +94,47 @@ def _name(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 class PlainText:
-    """A tokenizer that never makes a control token out of text.
+    """A tokenizer that makes no control token of any text.
 
-    Every added token, special or not, counts as one, but for those in `allowed` and those of blanks
-    or of a single character, which are text.
+    It is the model of another one without its added tokens, special or not. Only those of blanks or
+    of a single character stay: they are text.
+
+    Args:
+      backend: of a fast tokenizer.
+      starts: what is encoded begins the model's input; else no blank is put before it.
     """
 
-    def __init__(self, backend: Tokenizer, *, allowed: Sequence[str] = (), starts: bool = False):
-        """Of a fast tokenizer's backend; `starts`: what is encoded begins the model's input."""
-        form = json.loads(backend.to_str())
-        added = form["added_tokens"]
-        for token in added:
-            text = token["content"]
-            token["special"] = text not in allowed and len(text) > 1 and not text.isspace()
-        form |= {"truncation": None, "padding": None}
-        self._tokenizer = Tokenizer.from_str(json.dumps(form if starts else _continued(form)))
-        self._tokenizer.encode_special_tokens = True  # as the text that they are
-        controls = [token["id"] for token in added if token["special"]]
-        self._control = np.zeros(max(controls, default=0) + 2, bool)
-        self._control[controls] = True
+    def __init__(self, backend: Tokenizer, *, starts: bool = False):
+        added = backend.get_added_tokens_decoder()
+        text = {i: t for i, t in added.items() if len(t.content) < 2 or t.content.isspace()}
+        self._tokenizer = Tokenizer(backend.model)
+        self._tokenizer.normalizer = backend.normalizer
+        self._tokenizer.pre_tokenizer = backend.pre_tokenizer
+        if backend.pre_tokenizer is not None and not starts:
+            self._tokenizer.pre_tokenizer = _continued(backend.pre_tokenizer)
+        self._tokenizer.add_tokens(list(text.values()))
+        numbers = [(self._tokenizer.token_to_id(t.content), i) for i, t in text.items()]
+        self._renumbered = [(here, there) for here, there in numbers if here != there]
+        self._control = np.zeros(max(added, default=0) + 2, bool)
+        self._control[[i for i in added if i not in text]] = True
 
     def is_control(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Which of the ids [n] text must not become, bool[n]."""
-        last = len(self._control) - 1  # stands for all ids behind the controls
+        """Which of the ids [n] no text must become, bool[n]."""
+        last = len(self._control) - 1  # stands for all ids behind the added tokens
         return self._control[np.minimum(np.asarray(ids, np.int64), last)]
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids i32[n] of each text."""
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [self._checked(text, e) for text, e in zip(texts, encoded, strict=True)]
+        return [self._ids(text, e) for text, e in zip(texts, encoded, strict=True)]
 
-    def _checked(self, text: str, encoding: Encoding) -> np.ndarray:
-        """The ids of an encoding; a model that knows a control token as a word of its vocabulary,
-        as those of unigrams may, gets the text in two parts that divide it."""
-        ids = np.asarray(encoding.ids, np.int32)
+    def _ids(self, text: str, encoding: Encoding) -> np.ndarray:
+        """The ids of an encoding. A model may have a control token in its own vocabulary, as those
+        of unigrams do; then the text is encoded in two parts that divide the token."""
+        drawn = np.asarray(encoding.ids, np.int32)
+        ids = drawn.copy()
+        for here, there in self._renumbered:
+            ids[drawn == here] = there
         found = np.flatnonzero(self.is_control(ids))
         if not len(found):
             return ids
@@ -136,18 +145,12 @@ class PlainText:
         return np.concatenate(self.encode([text[:cut], text[cut:]]))
 
 
-def _continued(form: dict) -> dict:
-    """A tokenizer whose text does not begin the input: no blank is put before it."""
-
-    def walk(part: object) -> object:
-        if isinstance(part, list):
-            return [walk(x) for x in part]
-        if not isinstance(part, dict):
-            return part
-        never = {"prepend_scheme": "never"} if part.get("prepend_scheme") == "first" else {}
-        return {name: walk(x) for name, x in part.items()} | never
-
-    return form | {"pre_tokenizer": walk(form["pre_tokenizer"])}
+def _continued(pre_tokenizer: PreTokenizer) -> PreTokenizer:
+    """The same for text that does not begin the input."""
+    changed = copy.deepcopy(pre_tokenizer)
+    state = changed.__getstate__()
+    changed.__setstate__(state.replace(b'"prepend_scheme":"first"', b'"prepend_scheme":"never"'))
+    return changed
 
 
 class Framed:
@@ -159,18 +162,17 @@ class Framed:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, chat: Chat):
         backend = tokenizer.backend_tokenizer
-        added = {token.content for token in backend.get_added_tokens_decoder().values()}
+        added = backend.get_added_tokens_decoder().items()
+        self._tags = {t.content: i for i, t in added if t.content in (OPEN, CLOSE)}
         self._plain = plain = PlainText(backend)
-        # where thinking tags are tokens of their own, constant text may hold them
-        self.tagged = PlainText(backend, allowed=(OPEN, CLOSE)) if OPEN in added else plain
         before = backend.encode(chat.before, add_special_tokens=False)
         after = backend.encode(chat.after, add_special_tokens=False)
         controls = np.flatnonzero(plain.is_control(before.ids))
         begun = int(controls[-1]) + 1 if len(controls) else 0
         self._head = np.asarray(before.ids[:begun], np.int32)
         self._lead = chat.before[before.offsets[begun - 1][1] if begun else 0 :]
-        if not begun:  # the message is where the model's input begins
-            self._plain = PlainText(backend, starts=True)
+        # without a head the message is where the model's input begins
+        self._first = plain if begun else PlainText(backend, starts=True)
         ended = next(iter(np.flatnonzero(plain.is_control(after.ids))), len(after.ids))
         self._tail = np.asarray(after.ids[ended:], np.int32)
         self._follow = chat.after[: after.offsets[ended][0] if len(self._tail) else None]
@@ -185,12 +187,19 @@ class Framed:
         """
         if self._trims:
             messages, ending = [message.strip() for message in messages], ending.strip()
-        apart = ending if self.tagged is not self._plain else ""
+        apart = ending if self._tags else ""
         bodies = [self._lead + message.removesuffix(apart) for message in messages]
         ends = [apart * message.endswith(apart) + self._follow for message in messages]
         if apart:
-            pairs = zip(self._plain.encode(bodies), self.tagged.encode(ends), strict=True)
-            encoded = [np.concatenate(pair) for pair in pairs]
+            encoded = self._first.encode(bodies)
+            encoded = [np.append(x, self.tagged(e)) for x, e in zip(encoded, ends, strict=True)]
         else:
-            encoded = self._plain.encode([b + e for b, e in zip(bodies, ends, strict=True)])
+            encoded = self._first.encode([b + e for b, e in zip(bodies, ends, strict=True)])
         return [np.concatenate([self._head, ids, self._tail]) for ids in encoded]
+
+    def tagged(self, text: str) -> np.ndarray:
+        """The ids i32[n] of text in which thinking tags are the tokens of that name, if any."""
+        parts = re.split(f"({OPEN}|{CLOSE})", text) if self._tags else [text]
+        plain = iter(self._plain.encode([part for part in parts if part not in self._tags]))
+        ids = [[self._tags[p]] if p in self._tags else next(plain) for p in parts]
+        return np.concatenate(ids).astype(np.int32)

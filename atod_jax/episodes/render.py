@@ -88,8 +88,7 @@ class Renderer:
         text = self.template.respond(command, thought)
         if self._opened:
             text = text.removeprefix(OPEN) if text.startswith(OPEN) else f"{CLOSE}\n\n{text}"
-        (ids,) = self._framed.tagged.encode([text])
-        return np.append(ids, np.int32(self.tokens.end))
+        return np.append(self._framed.tagged(text), np.int32(self.tokens.end))
 
 
 def demonstration_text(commands: Sequence[str]) -> str:
