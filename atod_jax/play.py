@@ -111,7 +111,8 @@ def play(
     if outcomes:
         print(f"{cfg.env.name}, {split}: {len(outcomes)} tasks from number {first}\n")
         results = {player: summarize(outcomes)}
-        print("\n".join([evaluation_table(results), *warnings_of(results)]))
+        warnings = warnings_of(results) if player == "model" else []
+        print("\n".join([evaluation_table(results), *warnings]))
     return outcomes
 
 
@@ -220,7 +221,7 @@ def _show(model: ModelPlayer) -> Respond:
 
 
 def _tell(action: Projection, result: StepResult) -> None:
-    note = "" if action.valid else f"  (not a valid response{_because(action)})"
+    note = "" if action.valid else f"  (not a valid response){_because(action)}"
     graded = "" if result.score is None else f", score {result.score:g}"
     print(f"\ncommand: {action.command}{note}\n{result.observation.text}")
     print(f"reward {result.reward:g}{graded}")

@@ -70,7 +70,7 @@ def test_a_bad_response_is_said_to_be_one_and_costs_a_turn(monkeypatch, capsys):
     (outcome,) = play.play(cfg, "human")
     assert (outcome.won, outcome.turns, outcome.valid) == (False, 2, 1)
     shown = capsys.readouterr().out
-    assert "command: <action>look  (not a valid response)" in shown
+    assert "command: <action>look  (not a valid response): no action tags\n" in shown
     assert "not won in 2 turns" in shown
 
 

@@ -37,8 +37,9 @@ def without_quotes(response: str) -> str:
     """
     thought, closed, answer = response.rpartition(_CLOSE)
     answer, opened, unfinished = answer.partition(_OPEN)
-    first = _OPEN if _OPEN in thought else ""
-    return first + _untagged(thought) + closed + answer + opened + _untagged(unfinished)
+    before, began, inside = thought.partition(_OPEN)
+    thinking = _untagged(before) + began + _untagged(inside) + closed
+    return thinking + answer + opened + _untagged(unfinished)
 
 
 def _untagged(text: str) -> str:
