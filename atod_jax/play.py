@@ -110,9 +110,9 @@ def play(
         env.close()
     if outcomes:
         print(f"{cfg.env.name}, {split}: {len(outcomes)} tasks from number {first}\n")
-        results = {player: summarize(outcomes)}
-        warnings = warnings_of(results) if player == "model" else []
-        print("\n".join([evaluation_table(results), *warnings]))
+        result = summarize(outcomes)
+        warnings = warnings_of({"of the model": result}) if player == "model" else []
+        print("\n".join([evaluation_table({player: result}), *warnings]))
     return outcomes
 
 

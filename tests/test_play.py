@@ -124,14 +124,16 @@ def test_a_model_is_shown_and_plays_as_in_an_evaluation(capsys):
     assert f"--- turn 1\n\n{prompt_of(cfg, 1)}\n" in shown
     assert "\nanswer: " in shown
     assert "(cut by the token limit)" in shown
-    assert "of the responses model were cut by the token limit; raise sampling.max" in shown
+    assert "of the responses of the model were cut by the token limit; raise sampling.max" in shown
 
 
 def test_a_prompt_that_does_not_fit_ends_the_game(capsys):
     changes = {"student.path": "household/student", "sampling.prompt_buckets": (16,)}
     (outcome,) = play.play(small_config(**changes), "model")
     assert (outcome.turns, outcome.stop) == (0, StopReason.prompt_too_long)
-    assert "100.0 % of the episodes model stopped because the prompt" in capsys.readouterr().out
+    assert (
+        "100.0 % of the episodes of the model stopped because the prompt" in capsys.readouterr().out
+    )
 
 
 def prompt_of(cfg, number):
