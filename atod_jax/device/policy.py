@@ -300,8 +300,8 @@ class Sampler:
 
     def _finished(self, slot: int) -> tuple[int, Action]:
         row, action = self._desk.end(slot)
-        cut = int(action.tokens[-1]) not in self._policy.cfg.eos_ids
-        return row, action._replace(cut=cut)
+        last = set(action.tokens[-1:].tolist())
+        return row, action._replace(cut=last.isdisjoint(self._policy.cfg.eos_ids))
 
     def _placed(self, *host: np.ndarray) -> Sequence:
         """This process's rows as global arrays."""
