@@ -125,7 +125,7 @@ def generation(cfg: Run) -> str:
     layouts = layouts_of(cfg)
     with jax.set_mesh(layouts.student.mesh):
         student = models.load_student(cfg.student, layouts, seed=cfg.seed)
-        env = parts.environment(cfg, student.tokenizer)
+        env = parts.environment(cfg, student.tokens)
         (shown,) = env.pool.reset(env.tasks(cfg.eval.split, 1))
         assert not isinstance(shown, Failure), shown
         policy = parts.policy(cfg.sampling, student, temperature=1.0, episodes=1)

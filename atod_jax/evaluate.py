@@ -17,7 +17,7 @@ from atod_jax import cluster
 from atod_jax.config import Run, defining
 from atod_jax.options.plugins import key
 from atod_jax.results.intervals import EvalResult, Interval
-from atod_jax.results.report import evaluation_table, package_versions, too_long_warnings
+from atod_jax.results.report import evaluation_table, package_versions, warnings_of
 from atod_jax.results.tables import markdown_table
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
@@ -41,7 +41,7 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
     layouts = layouts_of(cfg)
     with jax.set_mesh(layouts.student.mesh):
         model = load_policy(cfg, checkpoint, layouts)
-        env = environment(cfg, model.tokenizer)
+        env = environment(cfg, model.tokens)
         tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
         results = {}
         for temperature in cfg.eval.temperatures:
@@ -53,7 +53,7 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
         return results
     table = evaluation_table(results)
     print(f"{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
-    for warning in too_long_warnings(results):
+    for warning in warnings_of(results):
         print(warning)
     if workdir:
         write(Path(workdir), protocol(cfg, checkpoint, len(tasks)), results)
@@ -77,7 +77,8 @@ def protocol(cfg: Run, checkpoint: str, tasks: int) -> dict[str, Any]:
         "top k, top p": [cfg.sampling.top_k, cfg.sampling.top_p],
         "new tokens per turn": cfg.sampling.max_new_tokens,
         "prompt tokens": cfg.sampling.prompt_buckets[-1],
-        "thinking mode of the chat template": "off",
+        "thinking mode of the chat template": "on" if cfg.env.thinking else "off",
+        "actions are looked for": f"{cfg.env.actions} (env.actions)",
         "sampling seeds": [cfg.seed + n for n in range(cfg.eval.passes)],
         "success": "the environment says so at the end of the episode",
         "intervals": "95 %, clustered by task",
@@ -122,6 +123,7 @@ def summary(result: EvalResult) -> dict[str, Any]:
         f"pass@{result.seeds}": plain(result.pass_at_k()),
         "turns": float(np.mean(result.turns)),
         "valid responses": result.valid_rate,
+        "problems of responses": result.problem_shares(),
     }
 
 

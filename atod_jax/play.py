@@ -1,17 +1,20 @@
-"""Play an environment yourself, exactly as a model would.
+"""Play an environment yourself, exactly as a model would, or watch a model play it.
 
     python -m atod_jax.play --env=alfworld
+    python -m atod_jax.play --player=model --checkpoint=runs/a --games=3
     python -m atod_jax.play --config=household --player=expert --games=200
     python -m atod_jax.play --env=my_package.my_environment --player=random
 
 You read the prompt that a model reads and type a response, or a bare command, which is put into
 the form of a response for you; end of input (Ctrl-D) leaves. The players `expert` (scripted, where
-an environment has one) and `random` say how hard the games are. No model is loaded and no
-accelerator is used. With --checkpoint the games are those of that run.
+an environment has one) and `random` say how hard the games are. With --checkpoint the games are
+those of that run. `model` shows the student, or what --checkpoint names, turn by turn: the prompt,
+what it thought and what it did, as in the first pass of an evaluation. The others load no model.
 """
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,14 +32,16 @@ from atod_jax.envs.base import (
     TextEnv,
 )
 from atod_jax.envs.templates import template_of
-from atod_jax.records import Task
+from atod_jax.records import CUT, StopReason, Task
 from atod_jax.results.intervals import EvalResult
-from atod_jax.results.report import evaluation_table
+from atod_jax.results.report import evaluation_table, warnings_of
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
+from atod_jax.run.player import ModelPlayer
 from atod_jax.streams import Stream, rng
 
-PLAYERS = ("human", "expert", "random")
+PLAYERS = ("human", "model", "expert", "random")
+WATCHED = ("human", "model")  # one game at a time, with every turn on the screen
 _TAG = re.compile(r"</?\w+>")
 
 
@@ -48,9 +53,12 @@ class Outcome(NamedTuple):
     score: float
     turns: int
     valid: int  # responses that parsed into an action
+    stop: StopReason
+    problems: tuple[str, ...]  # of the turns that had one, see `records.Turn`
 
 
-Respond = Callable[[str, Episode], str]  # (prompt, episode) -> response
+# (prompt, episode) -> response, and whether it was cut; None: the prompt does not fit
+Respond = Callable[[str, Episode], tuple[str, bool] | None]
 Watch = Callable[[Projection, StepResult], None]  # what was made of it, and what it led to
 
 
@@ -64,8 +72,17 @@ class Table(NamedTuple):
     max_turns: int
 
 
-def play(cfg: Run, player: str, *, games: int = 0, first: int = 0) -> list[Outcome]:
+def play(
+    cfg: Run, player: str, *, games: int = 0, first: int = 0, checkpoint: str = ""
+) -> list[Outcome]:
     """Plays `games` tasks of cfg.eval.split from number `first` on; prints a table at the end.
+
+    Args:
+      cfg: whose games.
+      player: one of PLAYERS.
+      games: how many; 0: one that is watched, 100 others.
+      first: number of the first one.
+      checkpoint: whose weights `model` plays with; "": those of cfg.student.
 
     Raises:
       ValueError: the split has no such tasks.
@@ -73,16 +90,19 @@ def play(cfg: Run, player: str, *, games: int = 0, first: int = 0) -> list[Outco
     if games < 0:
         raise ValueError(f"--games={games}: give a number of games, or 0")
     table, split = lay(cfg), cfg.eval.split
-    count = games or (1 if player == "human" else 100)
+    count = games or (1 if player in WATCHED else 100)
     tasks = _choose(table.plugin.tasks(table.settings, split), split, first=first, count=count)
-    respond, watch = _player(table, player, cfg)
+    if player == "model":
+        respond, watch = _show(ModelPlayer(cfg, checkpoint, first=first)), _tell
+    else:
+        respond, watch = _player(table, player, cfg)
     env, outcomes = table.plugin.make(table.settings, table.max_turns), []
     try:
         for number, task in enumerate(tasks, 1):
-            if player == "human":
+            if player in WATCHED:
                 print(f"=== game {number} of {len(tasks)}: {task.id}")
             outcomes.append(outcome := play_one(env, task, table, respond=respond, watch=watch))
-            if player == "human":
+            if player in WATCHED:
                 print(f"{'won' if outcome.won else 'not won'} in {outcome.turns} turns\n")
     except EOFError:
         print("\nend of input: this game is not counted")
@@ -90,34 +110,42 @@ def play(cfg: Run, player: str, *, games: int = 0, first: int = 0) -> list[Outco
         env.close()
     if outcomes:
         print(f"{cfg.env.name}, {split}: {len(outcomes)} tasks from number {first}\n")
-        print(evaluation_table({player: summarize(outcomes)}))
+        result = summarize(outcomes)
+        warnings = warnings_of({"of the model": result}) if player == "model" else []
+        print("\n".join([evaluation_table({player: result}), *warnings]))
     return outcomes
 
 
 def lay(cfg: Run) -> Table:
     """The environment that a config names, and how it is shown."""
     plugin, env = config.environment_of(cfg), cfg.env
-    template = template_of(plugin, env.template)
+    template = template_of(plugin, env.template, actions=env.actions)
     return Table(plugin, env.settings, template, env.history, env.max_turns)
 
 
 def play_one(env: TextEnv, task: Task, table: Table, *, respond: Respond, watch: Watch) -> Outcome:
     """One episode, to its end or to the turn limit."""
-    template, episode = table.template, Episode((), env.reset(task))
-    turn = valid = 0
-    while True:
-        turn += 1
-        response = respond(template.prompt(episode, table.history), episode)
+    template, episode, result = table.template, Episode((), env.reset(task)), None
+    valid, problems, stop = [], [], StopReason.max_turns
+    while len(valid) < table.max_turns:
+        said = respond(template.prompt(episode, table.history), episode)
+        if said is None:
+            stop = StopReason.prompt_too_long
+            break
+        response, cut = said
         action = template.project(response, episode.current.commands)
         result = env.step(action.command)
         watch(action, result)
-        valid += action.valid
-        if result.done or turn == table.max_turns:
+        valid.append(action.valid)
+        problems.append(CUT if cut else action.reason)
+        if result.done:
+            stop = StopReason.done
             break
         past = (*episode.past, (episode.current.text, action.command))
         episode = Episode(past, result.observation)
-    score = float(result.won) if result.score is None else result.score
-    return Outcome(task, result.won, score, turn, valid)
+    won = result is not None and result.won
+    score = float(won) if result is None or result.score is None else result.score
+    return Outcome(task, won, score, len(valid), sum(valid), stop, tuple(filter(None, problems)))
 
 
 def summarize(outcomes: Sequence[Outcome]) -> EvalResult:
@@ -130,7 +158,9 @@ def summarize(outcomes: Sequence[Outcome]) -> EvalResult:
         success=np.asarray([[o.won for o in outcomes]]),
         turns=turns,
         score=np.asarray([[o.score for o in outcomes]], np.float32),
-        valid_rate=sum(o.valid for o in outcomes) / int(turns.sum()),
+        valid_rate=sum(o.valid for o in outcomes) / max(1, int(turns.sum())),
+        stops=Counter(o.stop.value for o in outcomes),
+        problems=Counter(problem for o in outcomes for problem in o.problems),
     )
 
 
@@ -149,14 +179,14 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
     template, expert = table.template, table.plugin.expert
     draws = rng(cfg.seed, Stream.evaluation)
     if name == "human":
-        return lambda prompt, _: _ask(template, prompt), _tell
+        return lambda prompt, _: (_ask(template, prompt), False), _tell
     if name == "expert" and expert is None:
         raise ValueError(
             f"--player=expert: env.name={cfg.env.name!r} has no scripted expert; choose human or "
             "random"
         )
     if name == "expert" and expert is not None:
-        return lambda _, episode: template.respond(expert.act(episode), ""), _ignore
+        return lambda _, episode: (template.respond(expert.act(episode), ""), False), _ignore
 
     def draw(episode: Episode) -> str:
         commands = episode.current.commands
@@ -164,7 +194,7 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
             return expert.disturb(draws, commands, absent=0.0)
         return commands[draws.integers(len(commands))] if commands else ""
 
-    return lambda _, episode: template.respond(draw(episode), ""), _ignore
+    return lambda _, episode: (template.respond(draw(episode), ""), False), _ignore
 
 
 def _ask(template: Template, prompt: str) -> str:
@@ -172,11 +202,33 @@ def _ask(template: Template, prompt: str) -> str:
     return as_response(template, input("> "))
 
 
+def _show(model: ModelPlayer) -> Respond:
+    """The model's responses, shown with the prompts they answer."""
+
+    def respond(prompt: str, episode: Episode) -> tuple[str, bool] | None:
+        print(f"--- turn {len(episode.past) + 1}\n\n{prompt}\n")
+        said = model(episode)
+        if said is None:
+            print("the prompt does not fit the model (sampling.prompt_buckets)")
+            return None
+        thought, closed, answer = said[0].rpartition("</think>")
+        if closed:
+            print(f"thought: {thought.removeprefix('<think>').strip()}\n")
+        print(f"answer: {answer.strip()}{f'  ({CUT})' if said[1] else ''}")
+        return said
+
+    return respond
+
+
 def _tell(action: Projection, result: StepResult) -> None:
-    note = "" if action.valid else "  (not a valid response)"
+    note = "" if action.valid else f"  (not a valid response){_because(action)}"
     graded = "" if result.score is None else f", score {result.score:g}"
     print(f"\ncommand: {action.command}{note}\n{result.observation.text}")
     print(f"reward {result.reward:g}{graded}")
+
+
+def _because(action: Projection) -> str:
+    return f": {action.problem}" if action.problem else ""
 
 
 def _ignore(action: Projection, result: StepResult) -> None:
@@ -188,7 +240,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--env", default="", help="an environment, or a module of yours; --config replaces it")
     add("--player", default="human", choices=PLAYERS, help="who plays")
-    add("--games", type=int, default=0, help="how many; 0 = one for you, 100 for the others")
+    add("--games", type=int, default=0, help="how many; 0 = one to watch, 100 for the others")
     add("--first", type=int, default=0, help="number of the first game within the split")
     add_checkpoint(parser)
 
@@ -209,7 +261,7 @@ def config_of(flags: cli.Flags) -> ConfigDict:
 
 def start(cfg: Run, flags: cli.Flags) -> None:
     """Plays what the flags name."""
-    play(cfg, flags.player, games=flags.games, first=flags.first)
+    play(cfg, flags.player, games=flags.games, first=flags.first, checkpoint=flags.checkpoint)
 
 
 PROGRAM = cli.Program(

@@ -29,6 +29,11 @@ class StopReason(enum.Enum):
     env_error = "env_error"  # the environment failed again and again; nothing was learnt here
 
 
+# What can go wrong in a turn beside the kinds of invalid responses that templates name.
+CUT = "cut by the token limit"
+SHORTENED = "prompt without its beginning"
+
+
 class Request(NamedTuple):
     """A prompt that waits for an action."""
 
@@ -42,6 +47,7 @@ class Action(NamedTuple):
 
     tokens: np.ndarray  # i32[a], the end token included when it was produced
     logp: np.ndarray  # f32[a]
+    cut: bool = False  # by the token limit, before its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Turn:
     reward: float
     teacher_prompt: np.ndarray | None = None  # i32[q]; what a teacher with privileged context reads
     replayed: bool = False  # played for the student: history without ids, never trained on
+    problem: str = ""  # CUT, or what made the response invalid; "": nothing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ def main(cfg: Run, folder: str) -> None:
         state = checkpoints.restore_latest(state) or state
         first = workdir.first_step(cfg, int(state.step))
 
-        env = parts.environment(cfg, student.tokenizer)
+        env = parts.environment(cfg, student.tokens)
         roles: dict = {"student": student, "teacher": teacher, "algorithm": algorithm}
         collect = make_collector(cfg, env, between_turns=stop.check, **roles)
         make_signal = SignalMaker(cfg, mesh, **roles)
@@ -64,6 +64,8 @@ def main(cfg: Run, folder: str) -> None:
             cfg, mesh, env=env, writer=writer, out=out, between_turns=stop.check, **roles
         )
         try:
+            if first < cfg.total_steps:
+                collect.prepare(first)
             observer.begin(first)
             bar = progress(cfg, first)
             stack.callback(bar.close)

@@ -81,7 +81,7 @@ class Signal(struct.PyTreeNode, kw_only=True):
     """
 
     advantage: Float[Array, "N R"]
-    old_logp: Float[Array, "N R"]
+    old_logp: Float[Array, "N R"] | None = None  # None: no surrogate, whatever the advantage
     ce_weight: Float[Array, "N R"] | None = None  # cross-entropy on the sampled ids (supervised)
     kl_weight: Float[Array, "N R"] | None = None  # exact reverse KL over the vocabulary
     gate_weight: Float[Array, "N R"] | None = None  # gated distillation (SDAR)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tarfile
 
 if "gpu" not in sys.argv:  # `pytest -m gpu tests/gpu` runs on what is there, as programs do
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -58,3 +59,16 @@ def data_dir() -> Path:
 def golden_dir() -> Path:
     """The folder of golden numbers (ATOD_GOLDEN_DIR, default tests/golden)."""
     return Path(os.environ.get("ATOD_GOLDEN_DIR", REPO / "tests" / "golden"))
+
+
+@pytest.fixture(scope="session")
+def real_tokenizers(tmp_path_factory):
+    """A folder of published tokenizers (ATOD_TOKENIZERS, an archive); skips where absent."""
+    default = REPO.parent / "shared" / "models" / "tokenizers.tar.xz"
+    path = Path(os.environ.get("ATOD_TOKENIZERS", default))
+    if not path.is_file():
+        pytest.skip(f"no published tokenizers: {path} is not there")
+    folder = tmp_path_factory.mktemp("tokenizers")
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+    return folder

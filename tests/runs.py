@@ -70,7 +70,7 @@ def records(folder: Path) -> list[dict]:
 
 
 def without_times(folder: Path) -> list[dict]:
-    timed = ("seconds/", "env/", "rollout/kept_steps")
+    timed = ("seconds/", "env/", "rollout/kept_steps", "batch/useful_tokens")  # or of a layout
     return [{k: v for k, v in r.items() if not k.startswith(timed)} for r in records(folder)]
 
 

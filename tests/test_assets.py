@@ -4,6 +4,7 @@ import jax
 import pytest
 from runs import typed
 
+from atod_jax.episodes.tokens import tokenizer_digest
 from atod_jax.run import models as run_models
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.layouts import layouts_of
@@ -32,7 +33,7 @@ def loaded():
 
 def test_all_speak_with_the_same_tokens(loaded):
     _, _, models = loaded
-    digests = {run_models.tokenizer_digest(m.tokenizer) for m in models.values()}
+    digests = {tokenizer_digest(m.tokenizer) for m in models.values()}
     assert len(digests) == 1
     assert len({m.lm.config.vocab_size for m in models.values()}) == 1
 
@@ -45,7 +46,7 @@ def test_all_speak_with_the_same_tokens(loaded):
 def test_success_on_unseen_games_is_as_described(name, low, high, loaded):
     cfg, mesh, models = loaded
     model = models[name]
-    env = environment(cfg, model.tokenizer)
+    env = environment(cfg, model.tokens)
     with jax.set_mesh(mesh):
         evaluator = Evaluator(cfg, model, env, temperature=1.0)
         result, _ = evaluator.run(model.params, env.tasks("valid_unseen", 96))

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from runs import typed
 
-from atod_jax import config, play
+from atod_jax import config, evaluate, play
 from atod_jax.envs import alfworld
 from atod_jax.envs.base import Episode
+from atod_jax.records import StopReason
 from atod_jax.run import cli
 from configs import household
 
@@ -69,7 +70,7 @@ def test_a_bad_response_is_said_to_be_one_and_costs_a_turn(monkeypatch, capsys):
     (outcome,) = play.play(cfg, "human")
     assert (outcome.won, outcome.turns, outcome.valid) == (False, 2, 1)
     shown = capsys.readouterr().out
-    assert "command: <action>look  (not a valid response)" in shown
+    assert "command: <action>look  (not a valid response): no action tags\n" in shown
     assert "not won in 2 turns" in shown
 
 
@@ -104,6 +105,41 @@ def test_games_beyond_the_split_are_refused_and_its_end_ends_the_session():
 def test_an_unknown_template_is_named():
     with pytest.raises(ValueError, match=r"env\.template='long': the environment has paper, com"):
         play.play(small_config(**{"env.template": "long"}), "expert")
+
+
+def test_a_model_is_shown_and_plays_as_in_an_evaluation(capsys):
+    changes = {"student.path": "household/student-thoughts", "env.max_turns": 3}
+    changes |= {"eval.temperatures": (1.0,), "eval.final_tasks": 3, "sampling.max_new_tokens": 12}
+    cfg = small_config(**changes)
+    (evaluated,) = evaluate.evaluate(cfg, "", "").values()
+    capsys.readouterr()
+    outcomes = play.play(cfg, "model", games=2, first=1)
+    assert [o.turns for o in outcomes] == evaluated.turns[0, 1:].tolist()
+    assert [o.won for o in outcomes] == evaluated.success[0, 1:].tolist()
+    played = play.play(cfg, "model", games=3)
+    assert play.summarize(played).problems == evaluated.problems
+    assert play.summarize(played).stops == evaluated.stops
+    assert evaluated.problems["cut by the token limit"] > 0
+    shown = capsys.readouterr().out
+    assert f"--- turn 1\n\n{prompt_of(cfg, 1)}\n" in shown
+    assert "\nanswer: " in shown
+    assert "(cut by the token limit)" in shown
+    assert "of the responses of the model were cut by the token limit; raise sampling.max" in shown
+
+
+def test_a_prompt_that_does_not_fit_ends_the_game(capsys):
+    changes = {"student.path": "household/student", "sampling.prompt_buckets": (16,)}
+    (outcome,) = play.play(small_config(**changes), "model")
+    assert (outcome.turns, outcome.stop) == (0, StopReason.prompt_too_long)
+    assert (
+        "100.0 % of the episodes of the model stopped because the prompt" in capsys.readouterr().out
+    )
+
+
+def prompt_of(cfg, number):
+    task, _ = solution(number)
+    shown = alfworld.make(alfworld.Config()).reset(task)
+    return alfworld.TEMPLATES[cfg.env.template].prompt(Episode((), shown), cfg.env.history)
 
 
 # -------------------------------------------------------------------------------- the command line

@@ -7,6 +7,7 @@ import pytest
 from runs import typed
 
 from atod_jax.episodes.render import load_tokenizer
+from atod_jax.episodes.tokens import tokenizer_digest
 from atod_jax.run import models as run_models
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.layouts import layouts_of
@@ -38,9 +39,9 @@ def loaded(task):
 
 @pytest.mark.parametrize("task", CONFIGS)
 def test_both_speak_with_the_shipped_tokenizer(task):
-    digests = {run_models.tokenizer_digest(m.tokenizer) for m in loaded(task)[2].values()}
+    digests = {tokenizer_digest(m.tokenizer) for m in loaded(task)[2].values()}
     shipped = load_tokenizer(str(run_models.ASSETS / task / "tokenizer"))
-    assert digests == {run_models.tokenizer_digest(shipped)}
+    assert digests == {tokenizer_digest(shipped)}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_both_speak_with_the_shipped_tokenizer(task):
 def test_success_on_held_out_tasks_is_as_described(task, name, temperature, low, high):
     cfg, mesh, models = loaded(task)
     model = models[name]
-    env = environment(cfg, model.tokenizer)
+    env = environment(cfg, model.tokens)
     with jax.set_mesh(mesh):
         evaluator = Evaluator(cfg, model, env, temperature=temperature)
         result, _ = evaluator.run(model.params, env.tasks(env.plugin.splits[-1], 96))

@@ -30,7 +30,8 @@ class Step(NamedTuple):
     """One iteration as an algorithm sees it: all of its experience, and who said what of it."""
 
     batch: TurnBatch
-    student: TokenStats  # of the policy before the update
+    # of the policy before the update; an algorithm with scores_student=False gets None
+    student: TokenStats
     teacher: TokenStats | None  # on the same tokens; None only where `needs_teacher` is false
     number: Int[Array, ""] | int  # updates done so far
 
@@ -72,6 +73,7 @@ class Algorithm(NamedTuple):
     # no such signal
     turn_weights: Callable[[Any, Step], Float[Array, "N"]] | None = None
     supervised: bool = False  # it learns from turns of the expert, not from what the student plays
+    scores_student: bool = True  # False: it does not read `Step.student`, so nothing is scored
 
 
 # ------------------------------------------------------------------- the terms of the advantage

@@ -5,7 +5,6 @@ import dataclasses
 import jax.numpy as jnp
 
 from atod_jax.algorithms.base import Algorithm, Step
-from atod_jax.core import diagnostics
 from atod_jax.options.field import at_least, check, option
 from atod_jax.types import Signal
 
@@ -21,14 +20,13 @@ class Config:
 
 
 def signal(cfg: Config, step: Step) -> Signal:
-    """ce_weight = weight on action tokens, advantage 0: the loss is the mean token nll, in nats."""
-    student = step.student
+    """ce_weight = weight on action tokens, and no surrogate: the loss is the mean nll, in nats."""
+    mask = step.batch.rows.action_mask
     return Signal(
-        advantage=jnp.zeros_like(student.logp),
-        ce_weight=jnp.where(step.batch.rows.action_mask, cfg.weight, 0.0),
-        old_logp=student.logp,
-        diagnostics=diagnostics.of_student(step.batch, student),
+        advantage=jnp.zeros(mask.shape),
+        ce_weight=jnp.where(mask, cfg.weight, 0.0),
+        diagnostics={},
     )
 
 
-ALGORITHM = Algorithm(Config, signal, supervised=True)
+ALGORITHM = Algorithm(Config, signal, supervised=True, scores_student=False)

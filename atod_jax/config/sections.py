@@ -6,6 +6,7 @@ from typing import Any
 from atod_jax.core.losses import LossConfig
 from atod_jax.device.optim import OptimConfig
 from atod_jax.envs.pool import PoolConfig
+from atod_jax.envs.templates import RULES
 from atod_jax.episodes.demos import DemoConfig
 from atod_jax.options.field import ASCENDING, SEED, above, above_to, at_least, each, one_of, option
 from atod_jax.sharding import MeshShape, Rules
@@ -87,6 +88,13 @@ class Env(PoolConfig):
     template: str = option(
         "paper", "how an episode is shown: a template of the environment, or module[:NAME]"
     )
+    thinking: bool = option(False, "the chat template may switch the model's own thinking on")
+    actions: str = option(
+        "answer",
+        "where an action is looked for; answer: behind the last </think>, anywhere: thinking "
+        "included, the first counts, as in the released code",
+        one_of(*RULES),
+    )
     history: int = option(2, "past (observation, command) pairs in the prompt", at_least(0))
     max_turns: int = option(50, "turns of an episode, at most", at_least(1))
 
@@ -166,7 +174,7 @@ class Eval:
     )
     curve_temperature: float = option(0.4, "of the evaluations while training", at_least(0))
     slots: int = option(128, "episodes played side by side", at_least(1), pins=False)
-    every: int = option(5, "iterations between evaluations; 0 = never", at_least(0))
+    every: int = option(5, "iterations between evaluations; 0 = none while training", at_least(0))
 
 
 @dataclasses.dataclass(frozen=True)

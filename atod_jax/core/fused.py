@@ -9,7 +9,7 @@ rows is merged. The naive form of the same numbers lives in the tests as the ora
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -128,9 +128,19 @@ def support_bias(rows: int, *, vocab: int, forbidden: tuple[int, ...]) -> Float[
     """
     ids = jnp.arange(rows)
     outside = functools.reduce(
-        jnp.logical_or, [ids == f for f in forbidden], ids >= (vocab or rows)
+        jnp.logical_or,
+        [(ids >= first) & (ids <= last) for first, last in _stretches(forbidden)],
+        ids >= (vocab or rows),
     )
     return jnp.where(outside, LOWEST, 0.0)
+
+
+def _stretches(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """(first, last) of the runs of ids without a gap; a vocabulary has few holes, and long ones."""
+    known = set(ids)
+    firsts = sorted(i for i in known if i - 1 not in known)
+    lasts = sorted(i for i in known if i + 1 not in known)
+    return list(zip(firsts, lasts, strict=True))
 
 
 # ------------------------------------------------------------------- forward and backward

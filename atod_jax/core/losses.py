@@ -122,8 +122,11 @@ def objective(
 # ------------------------------------------------------------------- the terms
 
 
-def policy_term(s: Streams, cfg: LossConfig) -> Term:
-    """The surrogate, with importance weights if `tis_cap` asks for them."""
+def policy_term(s: Streams, cfg: LossConfig) -> Term | None:
+    """The surrogate, with importance weights if `tis_cap` asks for them; none without a policy
+    that acted (`Signal.old_logp`)."""
+    if s.signal.old_logp is None:
+        return None
     logp, old_logp, advantage = (
         s.on(x) for x in (s.stats.logp, s.signal.old_logp, s.signal.advantage)
     )
@@ -135,7 +138,6 @@ def policy_term(s: Streams, cfg: LossConfig) -> Term:
         "loss/clip_fraction": clipped > unclipped,
         "loss/clip_fraction_lower": lower,
         "loss/ppo_kl": old_logp - logp,
-        "loss/nll": -logp,
     }
     if not cfg.tis_cap:
         return loss, metrics
@@ -144,9 +146,10 @@ def policy_term(s: Streams, cfg: LossConfig) -> Term:
 
 
 def entropy_term(s: Streams, cfg: LossConfig) -> Term:
-    """-entropy_coef H."""
+    """-entropy_coef H; with or without a bonus it is told, and so is the mean nll."""
     entropy = s.on(s.stats.entropy)
-    return -(cfg.entropy_coef * entropy), {"loss/entropy": entropy}
+    told = {"loss/entropy": entropy, "loss/nll": -s.on(s.stats.logp)}
+    return -(cfg.entropy_coef * entropy), told
 
 
 def supervised_term(s: Streams, cfg: LossConfig) -> Term | None:

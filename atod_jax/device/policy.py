@@ -297,7 +297,12 @@ class Sampler:
         policy.counts.steps += chunk.steps * len(self._desk.row)
         policy.counts.kept += self._desk.book(chunk)
         ended = np.flatnonzero((self._desk.row >= 0) & ~chunk.live)
-        return [self._desk.end(slot) for slot in ended.tolist()]
+        return [self._finished(slot) for slot in ended.tolist()]
+
+    def _finished(self, slot: int) -> tuple[int, Action]:
+        row, action = self._desk.end(slot)
+        last = set(action.tokens[-1:].tolist())
+        return row, action._replace(cut=last.isdisjoint(self._policy.cfg.eos_ids))
 
     def _placed(self, *host: np.ndarray) -> Sequence:
         """This process's rows as global arrays."""

@@ -63,6 +63,12 @@ class Projection:
 
     command: str
     valid: bool
+    problem: str = dataclasses.field(default="", compare=False)  # in a few words
+
+    @property
+    def reason(self) -> str:
+        """What makes it invalid; "" where it is valid."""
+        return "" if self.valid else self.problem or "invalid"
 
 
 class Template(NamedTuple):
@@ -72,6 +78,8 @@ class Template(NamedTuple):
     project: Callable[[str, Sequence[str]], Projection]  # (response, admissible commands)
     respond: Callable[[str, str], str]  # (command, thought or "") -> ideal response
     cut_left: bool = False  # a prompt that is too long loses its beginning; else the episode ends
+    # constant text that prompts end with; only there may `<think>` become the token of that name
+    instructions: str = ""
 
 
 class Expert(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from atod_jax.envs.base import Episode, Projection
 
+_OPEN, _CLOSE = "<think>", "</think>"
 _CJK = re.compile("[\u4e00-\u9fff]")
 
 
@@ -18,10 +19,31 @@ def project(response: str, commands: Sequence[str], *, fallback: int) -> Project
     text = response.lower()
     start, end = text.find("<action>"), text.find("</action>")
     if start < 0 or end < 0:
-        return Projection(text[-fallback:], False)
-    thinks = "<think>" in response and "</think>" in response
+        unclosed = _OPEN in response and _CLOSE not in response
+        problem = "thinking never closed" if unclosed else "no action tags"
+        return Projection(text[-fallback:], False, problem)
     command = text[start + len("<action>") : end].strip()
-    return Projection(command, thinks and not _CJK.search(response))
+    if not (_OPEN in response and _CLOSE in response):
+        return Projection(command, False, "no thinking tags")
+    chinese = bool(_CJK.search(response))
+    return Projection(command, not chinese, "Chinese characters" * chinese)
+
+
+def without_quotes(response: str) -> str:
+    """The response, with the tags inside its thinking made plain text.
+
+    Thinking is all before the last `</think>`, and all behind a `<think>` that nothing closes: what
+    it quotes is no action.
+    """
+    thought, closed, answer = response.rpartition(_CLOSE)
+    answer, opened, unfinished = answer.partition(_OPEN)
+    before, began, inside = thought.partition(_OPEN)
+    thinking = _untagged(before) + began + _untagged(inside) + closed
+    return thinking + answer + opened + _untagged(unfinished)
+
+
+def _untagged(text: str) -> str:
+    return text.replace("<", " ").replace(">", " ")
 
 
 def respond(command: str, thought: str) -> str:

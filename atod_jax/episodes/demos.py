@@ -15,7 +15,7 @@ from atod_jax.envs.pool import EnvPool
 from atod_jax.episodes.render import Renderer
 from atod_jax.episodes.rollout import Slot
 from atod_jax.options.field import Check, check, each, one_of, option, within
-from atod_jax.records import Task, Trajectory, Turn
+from atod_jax.records import StopReason, Task, Trajectory, Turn
 
 _A_RANGE = Check("give two numbers, the lower one first", lambda x: len(x) == 2 and x[0] <= x[1])
 
@@ -81,7 +81,10 @@ def collect_demos(
         between_turns()
         prompts = renderer.prompts([slots[b].episode for b in live])
         for b, prompt in zip(live, prompts, strict=True):
-            stage.play(slots[b], prompt, noise[b])
+            if renderer.fits(prompt):
+                stage.play(slots[b], prompt, noise[b])
+            else:
+                slots[b].stop = StopReason.prompt_too_long
     return [slot.trajectory() for slot in slots]
 
 

@@ -10,33 +10,34 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from atod_jax.envs.base import Episode, Projection, Template
-
-_MARK = "\u241eMESSAGE\u241e"
+from atod_jax.episodes.chat import CLOSE, OPEN, Framed, chat_of
+from atod_jax.episodes.tokens import Tokens
 
 
 class Renderer:
     """One tokenizer and one prompt template.
 
-    The chat template is rendered once around a marker: for a single user message it is a fixed
-    text before and after the content, and running Jinja for every turn would cost more than the
-    environment does. Tests hold it against the real template.
+    Control tokens come from the chat template alone, whatever the text of an environment holds.
     """
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerFast,
+        tokens: Tokens,
         template: Template,
         *,
         history: int,
         longest: int | None = None,
+        thinking: bool = False,
     ):
-        self.tokenizer = tokenizer
+        self.tokens = tokens
         self.longest = longest  # tokens of a prompt; None: no limit
         self.template = template
         self.history = history
-        self.pad_id = pad_id(tokenizer)
-        self.eos_id = eos_id(tokenizer)
-        self._before, self._after = chat_text(tokenizer, _MARK).split(_MARK)
+        chat = chat_of(tokens.tokenizer, thinking=thinking)
+        self._opened = chat.opened  # thinking that the prompt has begun for the answer
+        self._framed = Framed(tokens.tokenizer, chat)
+        special = tokens.tokenizer.backend_tokenizer.get_added_tokens_decoder().items()
+        self._unsaid = {i for i, t in special if t.special and t.content not in (OPEN, CLOSE)}
 
     def message(self, episode: Episode) -> str:
         """The user message for the present state of an episode."""
@@ -53,18 +54,30 @@ class Renderer:
         messages = [self.message(e) for e in episodes]
         if contexts:
             messages = [f"{c}\n{m}" if c else m for c, m in zip(contexts, messages, strict=True)]
-        texts = [self._before + m + self._after for m in messages]
-        encoded = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
         cut = self.longest if self.template.cut_left and self.longest else 0
-        return [np.asarray(e.ids[-cut:], np.int32) for e in encoded]
+        return [ids[-cut:] for ids in self._framed.prompts(messages, self.template.instructions)]
 
     def fits(self, prompt: np.ndarray) -> bool:
         """Whether the model can read a prompt whole."""
         return self.longest is None or len(prompt) <= self.longest
 
+    def shortened(self, prompt: np.ndarray) -> bool:
+        """Whether a prompt has lost its beginning, or has just the length of those that have."""
+        return self.template.cut_left and len(prompt) == self.longest
+
+    def _ended(self, ids: np.ndarray) -> bool:
+        """Whether an action has its end token."""
+        return len(ids) > 0 and int(ids[-1]) in self.tokens.ends
+
     def response(self, ids: np.ndarray) -> str:
-        """The text of sampled ids, special tokens left out."""
-        return self.tokenizer.backend_tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+        """The text of sampled ids without end and special tokens, thinking tags left in.
+
+        Where the chat template has begun the thinking, so does the response.
+        """
+        kept = ids[:-1] if self._ended(ids) else ids
+        said = [i for i in kept.tolist() if i not in self._unsaid]
+        backend = self.tokens.tokenizer.backend_tokenizer
+        return self._opened + backend.decode(said, skip_special_tokens=False)
 
     def project(self, response: str, commands: Sequence[str]) -> Projection:
         """The command inside a response, and whether it counts as a valid action."""
@@ -73,24 +86,14 @@ class Renderer:
     def target(self, command: str, thought: str = "") -> np.ndarray:
         """Ids i32[a] of the response a perfect model would write, with its end token."""
         text = self.template.respond(command, thought)
-        ids = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        return np.asarray([*ids, self.eos_id], np.int32)
+        if self._opened:
+            text = text.removeprefix(OPEN) if text.startswith(OPEN) else f"{CLOSE}\n\n{text}"
+        return np.append(self._framed.tagged(text), np.int32(self.tokens.end))
 
 
 def demonstration_text(commands: Sequence[str]) -> str:
     """A demonstration as one line of context; "" for an empty one."""
     return ". ".join(commands)
-
-
-def chat_text(tokenizer: PreTrainedTokenizerFast, content: str) -> str:
-    """One user message through the tokenizer's chat template, thinking switched off."""
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-    )
-    return str(text)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
@@ -108,27 +111,3 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
             f"no tokenizer in {path!r}: expected tokenizer.json and tokenizer_config.json "
             f"({type(error).__name__}: {str(error).splitlines()[0][:120]})"
         ) from error
-
-
-def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The id of padding.
-
-    Raises:
-      ValueError: the tokenizer has none.
-    """
-    return _required_id(tokenizer.pad_token_id, "pad_token")
-
-
-def eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The id that ends a turn.
-
-    Raises:
-      ValueError: the tokenizer has none.
-    """
-    return _required_id(tokenizer.eos_token_id, "eos_token")
-
-
-def _required_id(value: object, name: str) -> int:
-    if not isinstance(value, int):
-        raise ValueError(f"the tokenizer has no {name}; add it to tokenizer_config.json")
-    return value

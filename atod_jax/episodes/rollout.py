@@ -12,7 +12,16 @@ import numpy as np
 from atod_jax.envs.base import Episode, Observation, StepResult
 from atod_jax.envs.pool import BrokenEnvironment, EnvPool, Failure
 from atod_jax.episodes.render import Renderer
-from atod_jax.records import Action, Request, RolloutPlan, StopReason, Task, Trajectory, Turn
+from atod_jax.records import (
+    CUT,
+    Action,
+    Request,
+    RolloutPlan,
+    StopReason,
+    Task,
+    Trajectory,
+    Turn,
+)
 
 
 class Sampler(Protocol):
@@ -319,4 +328,5 @@ class _Table:
             valid=projection.valid,
             reward=0.0,
             teacher_prompt=prompt.teacher,
+            problem=CUT if action.cut else projection.reason,
         )

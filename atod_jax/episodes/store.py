@@ -47,10 +47,12 @@ FIELDS = {
     "valid": ("bool", "the response held a command"),
     "replayed": ("bool", "played for the student: no ids, never trained on"),
     "reward": ("float64", "of the environment for this turn"),
+    "problem": ("text", "what went wrong in this turn; empty: nothing"),
     "d": ("float", "disagreement of student and teacher, nats; nan: unknown"),
     "h": ("float", "uncertainty of the student, nats; nan: unknown"),
     "w": ("float", "T-DUR weight of the turn; nan: unknown"),
 }
+LATER = frozenset({"problem"})  # data sets from before it lack it, and go on without it
 TEXTS = tuple(name for name, (kind, _) in FIELDS.items() if kind == "text")
 
 _NOTHING = np.zeros(0, np.int32)
@@ -118,14 +120,22 @@ class EpisodeWriter:
         """The file of one split in the scratch folder; returns the DatasetInfo that tells of it."""
         import tensorflow_datasets as tfds
 
-        info = _dataset_info(self._scratch, self._tokenizer)
+        fields = self._fields()
+        info = _dataset_info(self._scratch, self._tokenizer, fields)
         writer = tfds.core.SequentialWriter(
             info, max_examples_per_shard=len(records), file_format="array_record"
         )
         writer.initialize_splits([name])
-        writer.add_examples({name: records})
+        writer.add_examples({name: [{f: record[f] for f in fields} for record in records]})
         writer.close_all()
         return info
+
+    def _fields(self) -> Sequence[str]:
+        """Those of the records that are there: all splits have the same."""
+        if not (self._folder / "dataset_info.json").is_file():
+            return list(FIELDS)
+        there = _builder(self._folder).info.features
+        return [name for name in FIELDS if name in there]
 
     def _published(self) -> dict[str, Any]:
         """The splits that are there, by name."""
@@ -143,7 +153,7 @@ class EpisodeWriter:
             os.replace(self._scratch / file, self._folder / file)
 
 
-def _dataset_info(folder: Path, tokenizer: str) -> Any:
+def _dataset_info(folder: Path, tokenizer: str, fields: Sequence[str]) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
@@ -153,13 +163,13 @@ def _dataset_info(folder: Path, tokenizer: str) -> Any:
     return tfds.core.DatasetInfo(
         builder=identity,
         description="Episodes of a training run, a record per turn, a split per training step.",
-        features=_features(),
+        features=_features(fields),
         metadata=tfds.core.MetadataDict(tokenizer=tokenizer),
     )
 
 
-def _features() -> Any:
-    """The types of FIELDS; float64 goes as bytes, since an Example holds float32 only."""
+def _features(fields: Sequence[str]) -> Any:
+    """Their types; float64 goes as bytes, since an Example holds float32 only."""
     from tensorflow_datasets import features as f
 
     make = {
@@ -173,7 +183,9 @@ def _features() -> Any:
         "ids": lambda doc: f.Tensor(shape=(None,), dtype=np.int32, doc=doc),
         "floats": lambda doc: f.Tensor(shape=(None,), dtype=np.float32, doc=doc),
     }
-    return f.FeaturesDict({name: make[kind](doc) for name, (kind, doc) in FIELDS.items()})
+    return f.FeaturesDict(
+        {name: make[kind](doc) for name in fields for kind, doc in [FIELDS[name]]}
+    )
 
 
 def _records(
@@ -213,6 +225,7 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "valid": turn.valid,
         "replayed": turn.replayed,
         "reward": np.float64(turn.reward),
+        "problem": turn.problem,
     }
 
 
@@ -240,7 +253,9 @@ class EpisodeReader:
             raise ValueError(
                 f"{self.folder} is not a readable data set ({_in_short(error)}); record it again"
             ) from error
-        missing = sorted(FIELDS.keys() - fields) + ["tokenizer"] * ("tokenizer" not in metadata)
+        missing = sorted(FIELDS.keys() - LATER - fields) + ["tokenizer"] * (
+            "tokenizer" not in metadata
+        )
         if missing:
             raise ValueError(
                 f"{self.folder} holds no recorded episodes: it lacks {', '.join(missing[:5])}; "
@@ -292,7 +307,7 @@ def _in_short(error: Exception) -> str:
 
 
 def _with_texts(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {**record} | {name: record[name].decode() for name in TEXTS}
+    return {**record} | {name: record[name].decode() for name in TEXTS if name in record}
 
 
 def _trajectory(records: Sequence[Mapping[str, Any]]) -> Trajectory:
@@ -320,6 +335,7 @@ def _turn(record: Mapping[str, Any]) -> Turn:
         reward=float(record["reward"]),
         teacher_prompt=teacher_prompt if len(teacher_prompt) else None,
         replayed=bool(record["replayed"]),
+        problem=record.get("problem", ""),
     )
 
 

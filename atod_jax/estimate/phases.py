@@ -118,7 +118,8 @@ def plan(cfg: Run, devices: np.ndarray) -> Sequence[Phase]:
     if cfg.rollout.source == "student":
         for name, program, often in _playing(cfg, ours, layouts.sampling):
             add(name, program, "student", **often)
-    add(STUDENT_SCORING, score, "student", times=micro_batches)
+    if named.scores_student:
+        add(STUDENT_SCORING, score, "student", times=micro_batches)
     # an exact KL keeps the teacher's states of all micro-batches, where it is and for the update
     kept = math.ceil(micro_batches) * _states(batch, their.config) if exact and their else 0
     theirs_kept, ours_kept = (kept // _shards(at) for at in (layouts.teacher, layouts.student))

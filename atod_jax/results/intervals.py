@@ -46,6 +46,8 @@ class EvalResult:
     failed: tuple[str, ...] = ()  # tasks the environment could not play; counted as not solved
     # why the episodes stopped -> how many of the k n did; empty: not known (older results)
     stops: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # what was wrong -> in how many responses; those that are not named: nothing
+    problems: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.task_ids)
@@ -77,6 +79,12 @@ class EvalResult:
     def stop_share(self, reason: str) -> float | None:
         """Share of the episodes that stopped for this reason; None where that is not known."""
         return self.stops.get(reason, 0) / self.episodes if self.stops else None
+
+    def problem_shares(self) -> dict[str, float]:
+        """What was wrong -> share of the responses, the most frequent first."""
+        total = max(1, int(np.sum(self.turns)))
+        ordered = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
+        return {problem: count / total for problem, count in ordered}
 
     def rate(self) -> Interval:
         """Share of episodes won, with an interval clustered by task."""
@@ -114,17 +122,18 @@ class EvalResult:
             "valid_rate": float(self.valid_rate),
             "failed": list(self.failed),
             "stops": {reason: int(count) for reason, count in self.stops.items()},
+            "problems": {problem: int(count) for problem, count in self.problems.items()},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote; results from before `stops` have none.
+        """Reads what `to_json` wrote; results from before `stops` or `problems` have none.
 
         Raises:
           ValueError: a field is missing or unknown.
         """
         expected = {field.name for field in dataclasses.fields(cls)}
-        if set(data) | {"stops"} != expected:
+        if set(data) | {"stops", "problems"} != expected:
             raise ValueError(f"an EvalResult has the fields {sorted(expected)}, got {sorted(data)}")
         return cls(
             temperature=float(data["temperature"]),
@@ -136,6 +145,7 @@ class EvalResult:
             valid_rate=float(data["valid_rate"]),
             failed=tuple(data["failed"]),
             stops=dict(data.get("stops", {})),
+            problems=dict(data.get("problems", {})),
         )
 
 

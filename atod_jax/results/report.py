@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from atod_jax.records import CUT, SHORTENED
 from atod_jax.results import plots
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult, Interval, paired_difference
@@ -24,7 +25,8 @@ ROLES = {"start": "before training", "final": "after training", "teacher": "teac
 COMPARISONS = (("final", "start"), ("final", "teacher"))
 COLOURS = {"final": "#0b5fa5", "teacher": "#c2571a", "start": "#7a7a7a"}
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-TOO_LONG, MOST_TOO_LONG = "prompt_too_long", 0.05  # a share of the episodes that is worth a warning
+TOO_LONG = "prompt_too_long"
+MOST = 0.05  # a share of episodes or responses that is worth no warning yet
 CURVE_KEYS = ("eval/success", "eval/success_low", "eval/success_high")
 
 Evaluations = Mapping[str, Mapping[float, EvalResult]]  # role -> temperature -> result
@@ -64,7 +66,7 @@ def write_report(
     parts += [
         f"**Warning:** {text}"
         for t in temperatures
-        for text in too_long_warnings(_at(evaluations, t), f" at temperature {t:g}")
+        for text in warnings_of(_at(evaluations, t), f" at temperature {t:g}")
     ]
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -87,8 +89,8 @@ def evaluation_table(results: Mapping[str, EvalResult]) -> str:
     """Markdown: one column per result, rows for all tasks, each task type, turns and validity.
 
     With several tries per task also pass@k, with graded outcomes also mean scores; where they are
-    known the reasons why episodes stopped, and a row for the tasks that could not be played, if
-    any.
+    known the reasons why episodes stopped and what was wrong with responses, and a row for the
+    tasks that could not be played, if any.
 
     Raises:
       ValueError: the results are on different tasks.
@@ -111,26 +113,52 @@ def evaluation_table(results: Mapping[str, EvalResult]) -> str:
     for reason in dict.fromkeys(reason for r in every for reason in sorted(r.stops)):
         shares = [_share(r.stop_share(reason)) for r in every]
         rows.append(_row(f"stopped by {reason} (%)", "", shares))
+    problems = [r.problem_shares() for r in every]
+    for problem in dict.fromkeys(problem for shares in problems for problem in shares):
+        shares = [_share(of.get(problem, 0.0)) for of in problems]
+        rows.append(_row(f"responses: {problem} (%)", "", shares))
     if any(r.failed for r in every):
         rows.append(_row("could not be played", "", [len(r.failed) for r in every]))
     return markdown_table(["task type", "tasks", *results], rows)
 
 
-def too_long_warnings(results: Mapping[str, EvalResult], where: str = "") -> list[str]:
-    """A sentence per result of which many episodes stopped because a prompt was too long.
+def warnings_of(results: Mapping[str, EvalResult], where: str = "") -> list[str]:
+    """A sentence for everything that went wrong often enough to be looked into.
 
     Args:
       results: who played -> result.
       where: said after who played, e.g. " at temperature 1".
     """
-    shares = {who: result.stop_share(TOO_LONG) or 0.0 for who, result in results.items()}
-    return [
-        f"{100 * share:.1f} % of the episodes {who}{where} stopped because the prompt was too long "
-        "for the model, which counts as not solved; add a longer bucket to sampling.prompt_buckets "
-        "or show fewer past turns (env.history)."
-        for who, share in shares.items()
-        if share > MOST_TOO_LONG
-    ]
+    return [text for who, r in results.items() for text in _warnings(r, f"{who}{where}")]
+
+
+def _warnings(result: EvalResult, who: str) -> list[str]:
+    shares = result.problem_shares()
+    lost = {SHORTENED: shares.pop(SHORTENED, 0.0), CUT: shares.pop(CUT, 0.0)}
+    kinds = ", ".join(f"{problem} {_share(share)} %" for problem, share in shares.items())
+    found = (
+        (
+            result.stop_share(TOO_LONG) or 0.0,
+            f"of the episodes {who} stopped because the prompt was too long for the model, which "
+            "counts as not solved; add a longer bucket to sampling.prompt_buckets or show fewer "
+            "past turns (env.history).",
+        ),
+        (
+            lost[SHORTENED],
+            f"of the prompts {who} were too long for the model and lost their beginning; add a "
+            "longer bucket to sampling.prompt_buckets or show fewer past turns (env.history).",
+        ),
+        (
+            lost[CUT],
+            f"of the responses {who} were cut by the token limit; raise sampling.max_new_tokens.",
+        ),
+        (
+            sum(shares.values()),
+            f"of the responses {who} held no valid action ({kinds}); `python -m atod_jax.play "
+            "--player=model` shows some.",
+        ),
+    )
+    return [f"{_share(share)} % {text}" for share, text in found if share > MOST]
 
 
 def _share(value: float | None) -> str:

@@ -13,7 +13,7 @@ from atod_jax.records import Trajectory, Turn
 from atod_jax.results.files import write_text
 
 Columns = Mapping[str, Sequence[float]]  # name -> one number per turn
-TURN_TEXT = ("observation", "response", "command", "valid", "tokens", "replayed")
+TURN_TEXT = ("observation", "response", "command", "valid", "tokens", "replayed", "problem")
 
 
 def write_transcripts(
@@ -82,7 +82,7 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "valid": bool(turn.valid),
         "reward": _finite(float(turn.reward)),
         "tokens": len(turn.action),
-    } | ({"replayed": True} if turn.replayed else {})
+    } | {k: v for k, v in (("replayed", turn.replayed), ("problem", turn.problem)) if v}
 
 
 def _finite(value: float) -> float | None:
@@ -109,6 +109,7 @@ def _turn_text(number: int, turn: Mapping[str, Any]) -> str:
         if name not in TURN_TEXT
     )
     valid = "" if turn["valid"] else "  INVALID"
+    valid += f"  {turn['problem']}" if "problem" in turn else ""
     if "replayed" in turn:
         extra = "  replayed for the student"
     return (

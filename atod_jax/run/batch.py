@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from atod_jax.config.sections import Run
 from atod_jax.device.lines import Room
 from atod_jax.episodes.packing import Form, pack_turns
-from atod_jax.episodes.render import pad_id
 from atod_jax.models import ModelConfig
 from atod_jax.models.block import kernel_of_config
 from atod_jax.records import Trajectory
@@ -24,6 +23,7 @@ from atod_jax.types import TurnBatch
 # Places in a line. Where scores are written out they are those of the whole line, so it is short.
 TURNS = {"cudnn": 8, "splash": 8, "written": 4}
 COLUMNS = 128  # lines of a kernel are a multiple of this long
+WIDER = 64  # response columns are a multiple of it where a target is longer than a response may be
 
 
 class Packed(NamedTuple):
@@ -75,7 +75,7 @@ def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: 
         trajectories,
         form=form,
         minibatch_rows=cfg.packing.minibatch_rows,
-        pad_id=pad_id(student.tokenizer),
+        pad_id=student.tokens.pad,
         rng=rng(cfg.seed, Stream.packing, step),
         anchor_similarity=cfg.packing.anchor_similarity,
     )
@@ -97,7 +97,7 @@ def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: 
 def form_of(
     cfg: Run, trajectories: Sequence[Trajectory], *, model: ModelConfig, mesh: Mesh
 ) -> Form:
-    """The lines of a batch.
+    """The lines of a batch, wide enough for what is taught even where the student may write less.
 
     A line is as long as the longest turn there can be and holds several, so that all batches have
     one form. Before Hopper it holds one, and is as long as the smallest prompt bucket allows.
@@ -107,6 +107,8 @@ def form_of(
     teacher = [len(t.teacher_prompt) for t in turns if t.teacher_prompt is not None]
     together = turns_together(model)
     buckets, tokens = cfg.sampling.prompt_buckets, cfg.sampling.max_new_tokens
+    if (longest := max((len(turn.action) for turn in turns), default=0)) > tokens:
+        tokens = -(-longest // WIDER) * WIDER
 
     def columns(lengths: Sequence[int]) -> int:
         longest = buckets[-1]

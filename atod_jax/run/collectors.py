@@ -16,8 +16,9 @@ from atod_jax.episodes.render import demonstration_text
 from atod_jax.episodes.shared import play_shared
 from atod_jax.episodes.store import EpisodeReader
 from atod_jax.episodes.tasks import TaskSource
+from atod_jax.episodes.tokens import tokenizer_digest
 from atod_jax.records import RolloutPlan, Task, Trajectory
-from atod_jax.run.models import Model, to_sampling, tokenizer_digest
+from atod_jax.run.models import Model, to_sampling
 from atod_jax.run.parts import Algorithm, Environment, policy
 from atod_jax.streams import Stream, key, rng
 
@@ -34,6 +35,10 @@ class Collector(Protocol):
 
     def take_metrics(self) -> dict[str, float]:
         """What the last call took on the devices."""
+        ...
+
+    def prepare(self, step: int) -> None:
+        """Refuses, before anything is evaluated, turns of this step that no batch can hold."""
         ...
 
     def __call__(self, step: int, params: Any) -> list[Trajectory]: ...
@@ -115,6 +120,9 @@ class StudentPlays:
         counts = self._policy.take_counts()
         return {"rollout/kept_steps": counts.kept / max(1, counts.steps)}
 
+    def prepare(self, step: int) -> None:
+        """Nothing: the sampler writes no more than a batch holds."""
+
     def _policy_of(self, model: Model, episodes: int) -> Policy:
         sampling = self._cfg.sampling
         return policy(sampling, model, temperature=sampling.temperature, episodes=episodes)
@@ -171,10 +179,18 @@ class ExpertPlays:
             )
         self._cfg, self._env, self._source, self._between_turns = cfg, env, source, between_turns
         self._expert = env.plugin.expert
+        self._ahead: dict[int, list[Trajectory]] = {}  # what `prepare` has played
         self.groups = cfg.rollout.tasks * cfg.rollout.group
+
+    def prepare(self, step: int) -> None:
+        """See `Collector`; a later step with longer targets makes its batch wider."""
+        self._ahead[step] = self(step, None)
+        require_room(self._cfg, self._ahead[step], "rollout.source='expert'")
 
     def __call__(self, step: int, params: Any) -> list[Trajectory]:
         """One episode per task; nothing depends on the student."""
+        if step in self._ahead:
+            return self._ahead.pop(step)
         trajectories = demos.collect_demos(
             self._expert,
             self._env.renderer,
@@ -197,6 +213,7 @@ class Recorded:
 
     def __init__(self, cfg: Run, student: Model, between_turns: Callable[[], None]):
         self._store, self._between_turns = EpisodeReader(cfg.rollout.episodes), between_turns
+        self._cfg = cfg
         require_tokenizer(self._store, student)
         missing = sorted(set(range(cfg.total_steps)) - set(self._store.steps))
         if missing:
@@ -213,9 +230,33 @@ class Recorded:
         self._between_turns()
         return self._store.read(step)[0]
 
+    def prepare(self, step: int) -> None:
+        """See `Collector`."""
+        require_room(self._cfg, self._store.read(step)[0], str(self._store.folder))
+
     def take_metrics(self) -> dict[str, float]:
         """Nothing is sampled."""
         return {}
+
+
+def require_room(cfg: Run, trajectories: Sequence[Trajectory], source: str) -> None:
+    """What is taught must be something that the student may write.
+
+    Raises:
+      ValueError: a target is longer than its responses may be, or every prompt is too long.
+    """
+    turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]
+    longest = max((len(turn.action) for turn in turns), default=0)
+    if longest > cfg.sampling.max_new_tokens:
+        raise ValueError(
+            f"sampling.max_new_tokens={cfg.sampling.max_new_tokens}: the longest target of the "
+            f"first step has {longest} tokens ({source}); set it to {longest} or more"
+        )
+    if trajectories and not turns:
+        raise ValueError(
+            f"sampling.prompt_buckets={cfg.sampling.prompt_buckets}: no first prompt fits the "
+            f"last of them ({source}); add a longer one"
+        )
 
 
 def require_tokenizer(store: EpisodeReader, student: Model) -> None:

@@ -12,16 +12,24 @@ import numpy as np
 
 from atod_jax.config.sections import Run
 from atod_jax.episodes.shared import play_shared
-from atod_jax.records import RolloutPlan, StopReason, Task, Trajectory
+from atod_jax.records import SHORTENED, RolloutPlan, StopReason, Task, Trajectory
 from atod_jax.results.intervals import EvalResult
 from atod_jax.run.models import Model, to_sampling
 from atod_jax.run.parts import Environment, policy
 from atod_jax.streams import Stream, key
 
 
-def summarize(passes: Sequence[Sequence[Trajectory]], temperature: float) -> EvalResult:
-    """The outcome of an evaluation: one pass over the same tasks per sampling seed."""
-    turns = [turn.valid for one in passes for t in one for turn in t.turns]
+def summarize(
+    passes: Sequence[Sequence[Trajectory]],
+    temperature: float,
+    *,
+    shortened: Callable[[np.ndarray], bool] = lambda prompt: False,
+) -> EvalResult:
+    """The outcome of an evaluation: one pass over the same tasks per sampling seed; `shortened`
+    says which prompts have lost their beginning."""
+    turns = [turn for one in passes for t in one for turn in t.turns]
+    problems = Counter(turn.problem for turn in turns if turn.problem)
+    problems += Counter({SHORTENED: sum(shortened(turn.prompt) for turn in turns)})
 
     def table(value: Callable[[Trajectory], float], dtype: type) -> np.ndarray:
         return np.asarray([[value(t) for t in one] for one in passes], dtype)
@@ -33,9 +41,10 @@ def summarize(passes: Sequence[Sequence[Trajectory]], temperature: float) -> Eva
         success=table(lambda t: t.success, bool),
         turns=table(lambda t: len(t.turns), np.int32),
         score=table(lambda t: t.score, np.float32),
-        valid_rate=float(np.mean(turns)) if turns else 0.0,
+        valid_rate=float(np.mean([turn.valid for turn in turns])) if turns else 0.0,
         stops=Counter(t.stop.value for one in passes for t in one),
         failed=tuple(t.task.id for one in passes for t in one if t.stop is StopReason.env_error),
+        problems=problems,
     )
 
 
@@ -74,4 +83,5 @@ class Evaluator:
             )
             for n in range(passes)
         ]
-        return summarize(played, self.temperature), played[0]
+        shortened = self._env.renderer.shortened
+        return summarize(played, self.temperature, shortened=shortened), played[0]

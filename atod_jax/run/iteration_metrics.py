@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from atod_jax.records import StopReason, Trajectory
+from atod_jax.records import CUT, StopReason, Trajectory
 from atod_jax.run.compiling import Compiling
 from atod_jax.types import Mean
 
@@ -56,6 +56,7 @@ def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "rollout/return": float(np.mean([t.total_reward for t in trajectories])),
         "rollout/turns": float(np.mean([len(t.turns) for t in trajectories])),
         "rollout/valid_actions": float(np.mean([turn.valid for turn in turns])),
+        "rollout/cut": float(np.mean([turn.problem == CUT for turn in turns])),
         "rollout/rows": float(len(turns)),
         "rollout/action_tokens": float(np.mean([len(turn.action) for turn in turns])),
         "rollout/prompt_tokens": float(np.mean([len(turn.prompt) for turn in turns])),

@@ -3,8 +3,6 @@
 import dataclasses
 import difflib
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from atod_jax.config.sections import Fresh, Run, Student, Teacher
 from atod_jax.device.learner import init_state
 from atod_jax.device.optim import OptimConfig, make_optimizer
 from atod_jax.episodes.render import load_tokenizer
+from atod_jax.episodes.tokens import Tokens, require_same_ids
 from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub, lora
 from atod_jax.models.checkpoint_io import Source, read_config, read_source
 from atod_jax.models.loading import load_sharded
@@ -37,10 +36,15 @@ class Model(NamedTuple):
     path: Path
     lm: LanguageModel
     params: Any  # of a teacher as `lm.serve` makes them
-    tokenizer: PreTrainedTokenizerFast
+    tokens: Tokens  # its tokenizer, and what the ids are for
     layout: Layout  # of the weights, for scoring and training
     sampling: Layout  # of the copy that samples, see `to_sampling`
     source: Source | None = None  # of the folder its weights came from
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Between its text and its ids."""
+        return self.tokens.tokenizer
 
 
 def local_path(name: str, file: str) -> Path | None:
@@ -93,14 +97,14 @@ def load(
     """
     path = model_path(name, key_name, "config.json")
     config = dataclasses.replace(read_config(path, dtype=compute), remat=remat)
-    tokenizer = _tokenizer(path, config, key_name)
+    tokens = _tokens(path, config, key_name)
     with jax.set_mesh(layout.mesh):
         put = functools.partial(_shardings, layout)
         params = load_sharded(path, config, put, dtype=storage, apart=frozen)
     lm, source = build(config), read_source(path)
     if frozen:
         params = _served(lm, params, layout)
-    return Model(path, lm, params, tokenizer, layout, sampling or layout, source)
+    return Model(path, lm, params, tokens, layout, sampling or layout, source)
 
 
 def _served(lm: LanguageModel, params: Any, layout: Layout) -> Any:
@@ -132,10 +136,10 @@ def load_student(cfg: Student, layouts: Layouts, *, seed: int) -> Model:
         )
         return _with_adapters(cfg, student, seed) if cfg.lora_rank else student
     path, config = fresh_config(cfg)
-    tokenizer = _tokenizer(path, config, "student.path")
+    tokens = _tokens(path, config, "student.path")
     weights = build(config).init(key(seed, Stream.init))
     params = jax.device_put(weights, _shardings(layouts.student, weights))
-    return Model(path, build(config), params, tokenizer, layouts.student, layouts.sampling)
+    return Model(path, build(config), params, tokens, layouts.student, layouts.sampling)
 
 
 def _with_adapters(cfg: Student, student: Model, seed: int) -> Model:
@@ -150,7 +154,7 @@ def _with_adapters(cfg: Student, student: Model, seed: int) -> Model:
 def fresh_config(cfg: Student) -> tuple[Path, ModelConfig]:
     """The folder of the tokenizer, and a new student of the sizes in `student.fresh` for it."""
     path = model_path(cfg.path, "student.path", "tokenizer.json")
-    sizes = {"vocab_size": len(load_tokenizer(str(path))), "tie_word_embeddings": True}
+    sizes = {"vocab_size": load_tokens(path).count, "tie_word_embeddings": True}
     fields = FRESH | sizes | dataclasses.asdict(cfg.fresh)
     config = config_from_hf(fields, dtype=cfg.dtype, file="student.fresh")
     return path, dataclasses.replace(config, remat=cfg.remat)
@@ -177,14 +181,25 @@ def _serve(lm: LanguageModel) -> Callable[[Any], Any]:
     return jax.jit(lm.serve)
 
 
-def _tokenizer(path: Path, config: ModelConfig, key_name: str) -> PreTrainedTokenizerFast:
-    tokenizer = load_tokenizer(str(path))
-    if len(tokenizer) > config.vocab_size:
+def load_tokens(path: Path) -> Tokens:
+    """The tokenizer of a model folder, and what its ids are for.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: nothing says which token ends an answer.
+    """
+    return Tokens.of(load_tokenizer(str(path)), path)
+
+
+def _tokens(path: Path, config: ModelConfig, key_name: str) -> Tokens:
+    tokens = load_tokens(path)
+    if tokens.count > config.vocab_size:
         raise ValueError(
-            f"{key_name}={str(path)!r}: the tokenizer has {len(tokenizer)} ids but the model's "
-            f"vocab_size is {config.vocab_size}; use the tokenizer the model was trained with"
+            f"{key_name}={str(path)!r}: the tokenizer has ids up to {tokens.count - 1} but the "
+            f"model's vocab_size is {config.vocab_size}; use the tokenizer the model was trained "
+            "with"
         )
-    return tokenizer
+    return tokens
 
 
 def load_teacher(cfg: Teacher, student: Model, layouts: Layouts) -> Model | None:
@@ -197,7 +212,7 @@ def load_teacher(cfg: Teacher, student: Model, layouts: Layouts) -> Model | None
         return None
     # before any weights are read: a large teacher takes minutes
     path = model_path(cfg.path, "teacher.path", "config.json")
-    _require_same_ids(cfg.path, student, load_tokenizer(str(path)))
+    require_same_ids(student.tokens, load_tokens(path), f"teacher.path={cfg.path!r}")
     layout = layouts.teacher
     teacher = load(
         cfg.path,
@@ -213,42 +228,13 @@ def load_teacher(cfg: Teacher, student: Model, layouts: Layouts) -> Model | None
         return teacher
     print(
         f"teacher.path={cfg.path!r}: its head has {theirs} rows, the student's {rows}, for "
-        f"{len(student.tokenizer)} ids; rows without an id are dropped or added, they never count"
+        f"{student.tokens.count} ids; rows without an id are dropped or added, they never count"
     )
     config = dataclasses.replace(teacher.lm.config, vocab_size=rows)
     places = functools.partial(_shardings, layout)
     with jax.set_mesh(layout.mesh):
         params = resize_vocabulary(teacher.params, rows, places)
     return teacher._replace(lm=build(config), params=params)
-
-
-def _require_same_ids(name: str, student: Model, teacher: PreTrainedTokenizerFast) -> None:
-    """Distillation compares the same token ids, so both models must mean the same by each."""
-    ours, theirs = student.tokenizer, teacher
-    if len(ours) != len(theirs):
-        raise ValueError(
-            f"teacher.path={name!r}: vocabulary of {len(theirs)} ids, the student's tokenizer has "
-            f"{len(ours)}; choose a teacher of the same family"
-        )
-    special = [(t.pad_token_id, t.eos_token_id) for t in (ours, theirs)]
-    if special[0] != special[1]:
-        raise ValueError(
-            f"teacher.path={name!r}: its (padding, end) ids are {special[1]}, the student's "
-            f"{special[0]}; correct pad_token and eos_token in one tokenizer_config.json"
-        )
-    if tokenizer_digest(ours) != tokenizer_digest(theirs):
-        raise ValueError(
-            f"teacher.path={name!r}: its tokenizer differs from the student's "
-            f"({student.path}); use a teacher with the same tokenizer and special tokens"
-        )
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """A digest of everything that maps text to ids: vocabulary, algorithm, special ids."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    special = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-    text = json.dumps([backend["model"], backend["added_tokens"], special], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Saved(NamedTuple):

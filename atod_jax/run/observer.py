@@ -13,14 +13,16 @@ from atod_jax import cluster
 from atod_jax.algorithms.base import Step
 from atod_jax.config.sections import Run
 from atod_jax.episodes.store import EpisodeWriter
-from atod_jax.records import Trajectory
+from atod_jax.episodes.tokens import tokenizer_digest
+from atod_jax.records import CUT, Trajectory
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.metrics import Muted, Writer
+from atod_jax.results.report import warnings_of
 from atod_jax.results.transcripts import write_transcripts
 from atod_jax.run.batch import Packed
 from atod_jax.run.evaluation import Evaluator
-from atod_jax.run.models import Model, tokenizer_digest
+from atod_jax.run.models import Model
 from atod_jax.run.parts import Algorithm, Environment
 from atod_jax.run.turn_table import TurnTable, make_row_table
 
@@ -72,7 +74,8 @@ class Observer:
 
     def end(self, params: Any) -> None:
         """Evaluates the student after the last step."""
-        self.curve(self._cfg.total_steps, params)
+        if self._cfg.eval.every:
+            self.curve(self._cfg.total_steps, params)
         self.reference("final", self._student, params)
 
     def _forget(self, name: str) -> None:
@@ -95,6 +98,8 @@ class Observer:
                 result, _ = evaluator.run(params, tasks, passes=passes)
                 if cluster.is_first():
                     write_text(path, json.dumps(result.to_json()))
+                    for warning in warnings_of({f"({name})": result}):
+                        print(f"warning: {warning}", file=sys.stderr, flush=True)
             stored = cluster.first_says(json.loads(path.read_text()) if cluster.is_first() else {})
             self.references[name][temperature] = EvalResult.from_json(stored)
 
@@ -110,6 +115,7 @@ class Observer:
             "eval/failed": float(len(result.failed)),
             "eval/turns": float(np.mean(result.turns)),
             "eval/valid_actions": result.valid_rate,
+            "eval/cut": result.problem_shares().get(CUT, 0.0),
         }
         scalars |= {f"eval/success/{k}": r.value for k, r in result.rate_by_kind().items()}
         self._writer.scalars(step, scalars)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from transformers import PreTrainedTokenizerFast
 
 from atod_jax.algorithms.base import Step, TeacherContext
 from atod_jax.config.reading import algorithm_of, environment_of
@@ -19,7 +18,8 @@ from atod_jax.device.sampling import SamplingConfig
 from atod_jax.envs import base as envs
 from atod_jax.envs.pool import EnvPool
 from atod_jax.envs.templates import template_of
-from atod_jax.episodes.render import Renderer, eos_id, pad_id
+from atod_jax.episodes.render import Renderer
+from atod_jax.episodes.tokens import Tokens
 from atod_jax.records import RolloutPlan, Task
 from atod_jax.run.models import Model
 from atod_jax.types import Signal
@@ -34,6 +34,7 @@ class Algorithm(NamedTuple):
     rollout_plan: Callable[[int], RolloutPlan]  # (step)
     teacher: TeacherContext
     turn_weights: Callable[[Step], jax.Array] | None
+    scores_student: bool
 
 
 class Environment(NamedTuple):
@@ -63,28 +64,34 @@ def algorithm(cfg: Run) -> Algorithm:
         rollout_plan=lambda step: plugin.rollout_plan(settings, step, cfg.env.max_turns),
         teacher=plugin.teacher(settings),
         turn_weights=bind(weights, settings) if weights else None,
+        scores_student=plugin.scores_student,
     )
 
 
-def environment(cfg: Run, tokenizer: PreTrainedTokenizerFast) -> Environment:
+def environment(cfg: Run, tokens: Tokens) -> Environment:
     """The environment side of a run."""
     plugin, settings, turns = environment_of(cfg), cfg.env.settings, cfg.env.max_turns
-    renderer = Renderer(
-        tokenizer,
-        template_of(plugin, cfg.env.template),
+    pool = EnvPool(functools.partial(plugin.make, settings, turns), cfg.env)
+    return Environment(plugin, settings, turns, pool, renderer(cfg, tokens))
+
+
+def renderer(cfg: Run, tokens: Tokens) -> Renderer:
+    """How a run shows episodes and reads responses."""
+    return Renderer(
+        tokens,
+        template_of(environment_of(cfg), cfg.env.template, actions=cfg.env.actions),
         history=cfg.env.history,
+        thinking=cfg.env.thinking,
         longest=cfg.sampling.prompt_buckets[-1],
     )
-    pool = EnvPool(functools.partial(plugin.make, settings, turns), cfg.env)
-    return Environment(plugin, settings, turns, pool, renderer)
 
 
-def head_config(cfg: Run, tokenizer: PreTrainedTokenizerFast, mesh: Mesh) -> HeadConfig:
+def head_config(cfg: Run, tokens: Tokens, mesh: Mesh) -> HeadConfig:
     """How student and teacher are scored: the rollout's temperature and support."""
     return HeadConfig(
         temperature=cfg.sampling.temperature,
-        vocab=len(tokenizer),
-        forbidden=(pad_id(tokenizer),),
+        vocab=tokens.count,
+        forbidden=tokens.silent,
         mesh=mesh,
     )
 
@@ -97,7 +104,7 @@ def make_update(cfg: Run, student: Model) -> learner.Update:
         tx,
         learning_rate=make_learning_rate(cfg.optim, cfg.total_steps),
         loss=cfg.loss,
-        head=head_config(cfg, student.tokenizer, student.layout.mesh),
+        head=head_config(cfg, student.tokens, student.layout.mesh),
         places=learner.state_places(student.lm.split(student.params)[0], tx),
     )
 
@@ -114,9 +121,9 @@ def policy(cfg: Sampling, model: Model, *, temperature: float, episodes: int) ->
         max_new_tokens=cfg.max_new_tokens,
         prompt_buckets=cfg.prompt_buckets,
         slots=-(-min(episodes, cfg.rows) // jax.process_count()),
-        eos_ids=(eos_id(model.tokenizer),),
-        pad_id=pad_id(model.tokenizer),
-        vocab=len(model.tokenizer),
-        forbidden=(pad_id(model.tokenizer),),
+        eos_ids=model.tokens.ends,
+        pad_id=model.tokens.pad,
+        vocab=model.tokens.count,
+        forbidden=model.tokens.silent,
     )
     return Policy(model.lm, sampling, model.sampling.mesh)

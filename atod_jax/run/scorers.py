@@ -36,7 +36,7 @@ class BatchScorer:
         whose: str = "student",
     ):
         self._from, self._at = mesh, model.layout.mesh
-        head = head_config(cfg, model.tokenizer, self._at)
+        head = head_config(cfg, model.tokens, self._at)
         self._score = make_score(model.lm, head, keep_states=keep_states, whose=whose)
         self._compiled: set[tuple] = set()
 
@@ -122,7 +122,10 @@ class SignalMaker:
         teacher: Model | None,
         algorithm: Algorithm,
     ):
-        self._score = BatchScorer(student, cfg, mesh)
+        self._score, self._scores_student = (
+            BatchScorer(student, cfg, mesh),
+            algorithm.scores_student,
+        )
         self._score_teacher = TeacherScorer(
             cfg, mesh, student=student, teacher=teacher, algorithm=algorithm
         )
@@ -131,16 +134,11 @@ class SignalMaker:
 
     def __call__(self, step: int, params: Any, *, packed: Packed) -> tuple[Step, Signal]:
         """(the batch with its statistics, the signal)."""
-        together(
-            self._score.new_programs(params, packed)
-            + self._score_teacher.new_programs(step, params, packed)
-        )
-        scored = Step(
-            packed.batch,
-            self._score(params, packed),
-            self._score_teacher(step, params, packed),
-            jnp.int32(step),
-        )
+        ours = self._score.new_programs(params, packed) if self._scores_student else []
+        together(ours + self._score_teacher.new_programs(step, params, packed))
+        student: Any = self._score(params, packed) if self._scores_student else None
+        teacher = self._score_teacher(step, params, packed)
+        scored = Step(packed.batch, student, teacher, jnp.int32(step))
         signal = self._signal(scored)
         if self._start is not None:
             signal = signal.replace(reference_logp=self._score(self._start, packed).logp)

@@ -67,7 +67,7 @@ mesh = layouts.student.mesh
 with jax.set_mesh(mesh):
     student = load_student(cfg.student, layouts, seed=cfg.seed)
     roles = {"student": student, "teacher": load_teacher(cfg.teacher, student, layouts)}
-    env = parts.environment(cfg, student.tokenizer)
+    env = parts.environment(cfg, student.tokens)
     tasks = env.tasks(cfg.eval.split, 1)
     _, (episode,) = Evaluator(cfg, student, env, temperature=1.0).run(student.params, tasks)
     turn_table = TurnTable(cfg, mesh, algorithm=parts.algorithm(cfg), **roles)

@@ -264,7 +264,8 @@ def test_actions_end_at_the_end_token_or_the_limit():
     assert max(lengths) == 6
     for action in actions:
         assert (action.tokens[:-1] != EOS).all()
-        assert len(action.tokens) == 6 or action.tokens[-1] == EOS
+        assert action.cut == (action.tokens[-1] != EOS)
+        assert len(action.tokens) == 6 or not action.cut
         assert not set(action.tokens.tolist()) & set(CFG.forbidden)
         assert action.logp.shape == action.tokens.shape
         assert (action.tokens.dtype, action.logp.dtype) == (np.int32, np.float32)

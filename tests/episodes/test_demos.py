@@ -8,13 +8,13 @@ from atod_jax.envs.alfworld import expert as scripted
 from atod_jax.envs.base import Expert
 from atod_jax.envs.pool import EnvPool
 from atod_jax.episodes.demos import DemoConfig, collect_demos
-from atod_jax.episodes.render import Renderer, load_tokenizer
-from atod_jax.run.models import ASSETS
+from atod_jax.episodes.render import Renderer
+from atod_jax.run.models import ASSETS, load_tokens
 
 SETTINGS = alfworld.Config()
 EXPERT = Expert(scripted.act, scripted.thought, scripted.disturb)
 RENDERER = Renderer(
-    load_tokenizer(str(ASSETS / "household" / "tokenizer")),
+    load_tokens(ASSETS / "household" / "tokenizer"),
     alfworld.TEMPLATES["compact"],
     history=2,
 )

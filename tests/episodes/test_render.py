@@ -5,10 +5,12 @@ import pytest
 
 from atod_jax.envs.alfworld import TEMPLATES
 from atod_jax.envs.base import Episode, Observation, Template
-from atod_jax.episodes.render import Renderer, chat_text, demonstration_text, load_tokenizer
-from atod_jax.run.models import ASSETS
+from atod_jax.episodes.chat import chat_text
+from atod_jax.episodes.render import Renderer, demonstration_text, load_tokenizer
+from atod_jax.run.models import ASSETS, load_tokens
 
-TOKENIZER = load_tokenizer(str(ASSETS / "household" / "tokenizer"))
+TOKENS = load_tokens(ASSETS / "household" / "tokenizer")
+TOKENIZER = TOKENS.tokenizer
 OPENING = (
     "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly "
     "around you, you see a cabinet 2, a cabinet 1, and a fridge 1.\n\n"
@@ -25,7 +27,7 @@ EPISODES = [
 
 @pytest.mark.parametrize("template", ["paper", "compact"])
 def test_prompts_equal_the_chat_template_applied_in_full(template):
-    renderer = Renderer(TOKENIZER, TEMPLATES[template], history=2)
+    renderer = Renderer(TOKENS, TEMPLATES[template], history=2)
     for episode, ids in zip(EPISODES, renderer.prompts(EPISODES)):
         message = [{"role": "user", "content": renderer.message(episode)}]
         expected = TOKENIZER.apply_chat_template(
@@ -37,15 +39,15 @@ def test_prompts_equal_the_chat_template_applied_in_full(template):
 
 
 def test_too_long_prompts_do_not_fit_or_lose_their_beginning():
-    whole = Renderer(TOKENIZER, TEMPLATES["compact"], history=2)
+    whole = Renderer(TOKENS, TEMPLATES["compact"], history=2)
     (prompt,) = whole.prompts(EPISODES[:1])
     assert whole.fits(np.zeros(10**6, np.int32))
-    strict = Renderer(TOKENIZER, TEMPLATES["compact"], history=2, longest=len(prompt) - 1)
+    strict = Renderer(TOKENS, TEMPLATES["compact"], history=2, longest=len(prompt) - 1)
     (unchanged,) = strict.prompts(EPISODES[:1])
     assert unchanged.tolist() == prompt.tolist()
     assert not strict.fits(unchanged)
     cutting = TEMPLATES["compact"]._replace(cut_left=True)
-    cut = Renderer(TOKENIZER, cutting, history=2, longest=len(prompt) - 1).prompts(EPISODES[:1])
+    cut = Renderer(TOKENS, cutting, history=2, longest=len(prompt) - 1).prompts(EPISODES[:1])
     assert cut[0].tolist() == prompt[1:].tolist()
 
 
@@ -54,14 +56,14 @@ def test_odd_content_survives_the_chat_template():
         return Template(prompt=lambda e, h: text, project=None, respond=None)
 
     for text in ("", "  two  spaces ", "line\n\nline", "{{ jinja }} {% raw %}", "ünï 中文 😀"):
-        (ids,) = Renderer(TOKENIZER, echo(text), history=0).prompts(EPISODES[:1])
+        (ids,) = Renderer(TOKENS, echo(text), history=0).prompts(EPISODES[:1])
         expected = TOKENIZER(chat_text(TOKENIZER, text), add_special_tokens=False)["input_ids"]
         assert ids.tolist() == expected
 
 
 @pytest.mark.parametrize("template", ["paper", "compact"])
 def test_a_context_is_a_line_before_the_message(template):
-    renderer = Renderer(TOKENIZER, TEMPLATES[template], history=2)
+    renderer = Renderer(TOKENS, TEMPLATES[template], history=2)
     context = demonstration_text(("go to fridge 1", "open fridge 1", "take mug 1 from fridge 1"))
     plain, told, both = (
         renderer.prompts(EPISODES, contexts) for contexts in ((), (context, context), ("", context))
@@ -78,10 +80,10 @@ def test_a_context_is_a_line_before_the_message(template):
 
 
 def test_targets_decode_to_the_command_and_end_once():
-    renderer = Renderer(TOKENIZER, TEMPLATES["compact"], history=2)
+    renderer = Renderer(TOKENS, TEMPLATES["compact"], history=2)
     ids = renderer.target("take mug 1 from cabinet 2")
-    assert ids[-1] == renderer.eos_id
-    assert (ids == renderer.eos_id).sum() == 1
+    assert ids[-1] == TOKENS.end
+    assert (ids == TOKENS.end).sum() == 1
     assert renderer.response(ids) == "take mug 1 from cabinet 2"
 
 

@@ -19,7 +19,7 @@ def make_turn(rng, **changes):
         "prompt": ids(5), "action": ids(length),
         "logp": -rng.exponential(size=length).astype(np.float32), "observation": "Ein Käfer 🐞\n",
         "response": "<action>go</action>", "command": "go", "valid": bool(rng.integers(2)),
-        "reward": float(rng.normal()),
+        "problem": ["", "no action tags"][int(rng.integers(2))], "reward": float(rng.normal()),
     }  # fmt: skip
     return Turn(**(values | changes))
 
@@ -105,6 +105,17 @@ def test_a_step_played_again_takes_the_place_of_its_first_version(tmp_path):
     assert there.steps == [0, 1]
     assert_same(there.read(0)[0], episodes(0))
     assert_same(there.read(1)[0], episodes(8)[:2])
+
+
+def test_a_data_set_from_before_problems_were_kept_goes_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "FIELDS", {k: v for k, v in FIELDS.items() if k != "problem"})
+        EpisodeWriter(tmp_path, "digest").write(0, episodes(0))
+    EpisodeWriter(tmp_path, "digest").write(1, episodes(1))
+    there = EpisodeReader(tmp_path)
+    for step in range(2):
+        assert [t.problem for e in there.read(step)[0] for t in e.turns] == [""] * 5
+        assert [len(e.turns) for e in there.read(step)[0]] == [2, 2, 1, 0]
 
 
 class Killed(BaseException):

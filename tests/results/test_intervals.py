@@ -173,6 +173,7 @@ def test_results_survive_json():
         valid_rate=0.875,
         failed=("c",),
         stops={"done": 1, "max_turns": 2},
+        problems={"not admissible": 5, "cut by the token limit": 10},
     )
     again = EvalResult.from_json(json.loads(json.dumps(result.to_json())))
     assert again.to_json() == result.to_json()
@@ -180,11 +181,15 @@ def test_results_survive_json():
     assert again.turns.dtype == np.int32
     assert result.rate() == wilson(1, 3)
     assert result.rate_by_kind() == {"heat": wilson(0, 1), "pick": wilson(1, 2)}
-    assert again.stops == result.stops
+    assert (again.stops, again.problems) == (result.stops, result.problems)
+    assert list(result.problem_shares()) == ["cut by the token limit", "not admissible"]
+    assert result.problem_shares()["not admissible"] == 5 / 43
     with pytest.raises(ValueError, match="has the fields"):
         EvalResult.from_json(result.to_json() | {"extra": 1})
-    older = {key: value for key, value in result.to_json().items() if key != "stops"}
-    assert EvalResult.from_json(older).stops == {}
+    older = {
+        key: value for key, value in result.to_json().items() if key not in ("stops", "problems")
+    }
+    assert EvalResult.from_json(older).stops == EvalResult.from_json(older).problems == {}
     with pytest.raises(ValueError, match="has the fields"):
         EvalResult.from_json({key: value for key, value in older.items() if key != "failed"})
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from atod_jax.records import CUT, SHORTENED
 from atod_jax.results.intervals import EvalResult, wilson
 from atod_jax.results.metrics import Writer
 from atod_jax.results.report import (
@@ -14,7 +15,7 @@ from atod_jax.results.report import (
     evaluation_table,
     package_versions,
     read_curve,
-    too_long_warnings,
+    warnings_of,
     write_report,
 )
 
@@ -219,4 +220,26 @@ def test_many_prompts_that_are_too_long_are_warned_of(tmp_path):
     (warning,) = (line for line in head.splitlines() if line.startswith("**Warning:**"))
     assert "95.0 % of the episodes before training at temperature 0.4 stopped" in warning
     assert "sampling.prompt_buckets" in warning
-    assert too_long_warnings({"a": make_result(2, 1.0)}) == []
+    assert warnings_of({"a": make_result(2, 1.0)}) == []
+
+
+def test_what_is_wrong_with_responses_has_rows_and_warnings():
+    plain = make_result(10, 1.0)
+    responses = int(plain.turns.sum())
+    most = responses // 20  # 5 %
+    few = {CUT: most, SHORTENED: most, "no action tags": most}
+    bad = {CUT: most + 1, SHORTENED: most + 1, "no action tags": most, "not admissible": 1}
+    results = {
+        "few": dataclasses.replace(plain, problems=few),
+        "bad": dataclasses.replace(plain, problems=bad),
+        "older": plain,
+    }
+    table = evaluation_table(results)
+    share = f"{100 * most / responses:.1f}"
+    assert f"| responses: no action tags (%) |  | {share} | {share} | 0.0 |" in table
+    assert "responses:" not in evaluation_table({"older": plain})
+    assert warnings_of(results) == warnings_of({"bad": results["bad"]})
+    lost, cut, invalid = warnings_of(results)
+    assert "of the prompts bad were too long" in lost
+    assert "raise sampling.max_new_tokens" in cut
+    assert f"held no valid action (no action tags {share} %, not admissible" in invalid

@@ -22,6 +22,7 @@ def make_episode(name: str, turns: int, *, success: bool = True) -> Trajectory:
             command=f"take cup {k}",
             valid=k != 1,
             reward=float(k == turns - 1 and success),
+            problem="not admissible" if k == 1 else "",
         )
 
     task = Task(id=name, kind="pick", payload=None)
@@ -47,6 +48,7 @@ def test_transcripts_hold_every_turn_with_its_columns(tmp_path):
         "response": "<think>ü</think> take cup 1",
         "command": "take cup 1",
         "valid": False,
+        "problem": "not admissible",
         "reward": 1.0,
         "tokens": 2,
         "d": 1.25,
@@ -56,7 +58,7 @@ def test_transcripts_hold_every_turn_with_its_columns(tmp_path):
     text = (tmp_path / "transcripts" / "000012-train.txt").read_text(encoding="utf-8")
     assert "task game-1 (pick), group 0: solved after 2 turns, stopped by done, reward 1.0" in text
     assert "task game-2 (pick), group 0: not solved after 1 turns, stopped by max_turns" in text
-    assert "--- turn 2: 2 tokens  reward 1  d 1.25  w not finite  INVALID\n" in text
+    assert "--- turn 2: 2 tokens  reward 1  d 1.25  w not finite  INVALID  not admissible\n" in text
     assert "sees | You see a shelf.\n     | It holds 1 cups.\nsays | <think>ü</think>" in text
     assert "does | take cup 1\n" in text
 

@@ -2,9 +2,9 @@
 
 from runs import TOKENIZER, typed
 
-from atod_jax.episodes.render import load_tokenizer
 from atod_jax.run import parts
 from atod_jax.run.collectors import make_collector
+from atod_jax.run.models import load_tokens
 from configs import household
 
 
@@ -25,7 +25,7 @@ def test_no_task_is_built_before_it_is_played():
     c = household.get_config("algo=sft,smoke")
     c.rollout.source = "expert"
     cfg, tasks = typed(c), Lazy()
-    env = parts.environment(cfg, load_tokenizer(str(TOKENIZER)))
+    env = parts.environment(cfg, load_tokens(TOKENIZER))
     env = env._replace(plugin=env.plugin._replace(tasks=lambda settings, split: tasks))
     collect = make_collector(
         cfg, env, student=None, teacher=None, algorithm=None, between_turns=lambda: None

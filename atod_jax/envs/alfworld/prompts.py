@@ -178,7 +178,8 @@ def compact_project(response: str, commands: Sequence[str]) -> Projection:
     """The text after an optional think block; valid iff it is admissible and not `help`."""
     text = response.rpartition("</think>")[2]
     command = " ".join(text.split())[:MAX_COMMAND_CHARS].rstrip()
-    return Projection(command, command != "help" and command in commands)
+    valid = command != "help" and command in commands
+    return Projection(command, valid, "" if valid else "not admissible")
 
 
 def compact_respond(command: str, thought: str) -> str:
@@ -226,6 +227,6 @@ def _task_line(opening: str) -> str:
 
 
 TEMPLATES = {
-    "paper": Template(paper_prompt, paper_project, tagged.respond),
+    "paper": Template(paper_prompt, paper_project, tagged.respond, instructions=PAPER_INSTRUCTIONS),
     "compact": Template(compact_prompt, compact_project, compact_respond),
 }

@@ -63,7 +63,10 @@ def paper_project(response: str, commands: Sequence[str]) -> Projection:
     """
     kind, inside = _first_block(_cut(response))
     opened = len(re.findall("<(?:search|answer)>", response, re.IGNORECASE))
-    return Projection(f"<{kind}>{inside}</{kind}>" if kind else "", bool(kind) and opened == 1)
+    if not kind:
+        return Projection("", False, "no search or answer")
+    problem = "" if opened == 1 else "several searches or answers"
+    return Projection(f"<{kind}>{inside}</{kind}>", not problem, problem)
 
 
 def _first_block(text: str) -> tuple[str, str]:
@@ -118,7 +121,7 @@ def compact_project(response: str, commands: Sequence[str]) -> Projection:
     kind, _, rest = response.rpartition("</think>")[2].strip().partition(" ")
     words = " ".join(rest.split())[:MAX_QUERY_CHARS].rstrip()
     if kind not in _KINDS or not words or "<" in words:
-        return Projection("", False)
+        return Projection("", False, "no search or answer")
     return Projection(f"<{kind}>{words}</{kind}>", True)
 
 
@@ -128,6 +131,8 @@ def compact_respond(command: str, thought: str) -> str:
 
 
 TEMPLATES = {
-    "paper": Template(paper_prompt, paper_project, paper_respond, cut_left=True),
+    "paper": Template(
+        paper_prompt, paper_project, paper_respond, cut_left=True, instructions=INSTRUCTIONS
+    ),
     "compact": Template(compact_prompt, compact_project, compact_respond),
 }

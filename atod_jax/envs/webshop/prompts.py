@@ -52,9 +52,10 @@ def compact_project(response: str, commands: Sequence[str]) -> Projection:
     text = " ".join(response.rpartition("</think>")[2].split())[:MAX_COMMAND_CHARS].rstrip()
     match = _SHORT.fullmatch(text)
     if match is None:
-        return Projection(text, False)
+        return Projection(text, False, "neither search nor click")
     command = f"{match[1]}[{match[2]}]"
-    return Projection(command, match[1] == "search" or is_useful(command, commands))
+    valid = match[1] == "search" or is_useful(command, commands)
+    return Projection(command, valid, "" if valid else "a click on nothing")
 
 
 def is_useful(click: str, commands: Sequence[str]) -> bool:
@@ -116,6 +117,6 @@ def _actions(now: Observation) -> str:
 
 
 TEMPLATES = {
-    "paper": Template(paper_prompt, paper_project, tagged.respond),
+    "paper": Template(paper_prompt, paper_project, tagged.respond, instructions=PAPER_INSTRUCTIONS),
     "compact": Template(compact_prompt, compact_project, compact_respond),
 }

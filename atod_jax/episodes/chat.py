@@ -1,0 +1,205 @@
+"""A tokenizer's chat template around one user message, and text that holds no control tokens."""
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+from tokenizers.pre_tokenizers import PreTokenizer
+from transformers import PreTrainedTokenizerFast
+
+OPEN, CLOSE = "<think>", "</think>"
+_MARK = "\u241eMESSAGE\u241e"
+# A prompt must not depend on the day it is made on; Llama's templates name this one themselves
+# where they know no other.
+_DAY = "{%- macro strftime_now(form) -%}26 Jul 2024{%- endmacro -%}"
+
+
+class Chat(NamedTuple):
+    """What a chat template writes around one user message."""
+
+    before: str
+    after: str  # up to where the answer begins
+    trims: bool  # blanks around the message are taken off
+    opened: str  # the tail of `after` in which thinking has begun, "" where it has not
+
+
+def chat_text(tokenizer: PreTrainedTokenizerFast, content: str, *, thinking: bool = False) -> str:
+    """One user message through the tokenizer's chat template.
+
+    Raises:
+      ValueError: there is no template, or it raises.
+    """
+    try:
+        template = tokenizer.get_chat_template()
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=(_DAY if "strftime_now" in template else "") + template,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=thinking,
+            thinking=thinking,  # what some families call it
+        )
+    except Exception as error:  # Jinja's, the template's own, or none is there
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise ValueError(
+            f"{_name(tokenizer)} cannot be used ({type(error).__name__}: {reason}); put one that "
+            "takes a user message alone into chat_template.jinja"
+        ) from error
+    return str(text)
+
+
+def chat_of(tokenizer: PreTrainedTokenizerFast, *, thinking: bool = False) -> Chat:
+    """What the template writes around any message.
+
+    It is rendered around a marker, once: for a single user message it is a fixed text before and
+    after it, and Jinja would cost more than the environment does in every turn. What a template
+    does to the content itself, such as cutting it at `</think>`, is therefore not done; only blanks
+    around it are trimmed where the template trims them. No earlier answer is ever a message here,
+    so templates that drop earlier thinking have none to drop.
+
+    Args:
+      tokenizer: of the model.
+      thinking: whether the template may switch thinking on.
+
+    Raises:
+      ValueError: it cannot be used so, in one line that names it.
+    """
+    text, name = chat_text(tokenizer, _MARK, thinking=thinking), _name(tokenizer)
+    before, *rest = text.split(_MARK)
+    if len(rest) != 1:
+        raise ValueError(
+            f"{name} prints the user's message {len(rest)} times; correct it in chat_template.jinja"
+        )
+    (after,) = rest
+    padded = chat_text(tokenizer, f" \n{_MARK}\n ", thinking=thinking)
+    if padded not in (text, text.replace(_MARK, f" \n{_MARK}\n ")):
+        raise ValueError(
+            f"{name} writes something else around a message with blanks; correct it in "
+            "chat_template.jinja"
+        )
+    _, found, tail = after.rpartition(OPEN)
+    opened = found + tail if found and CLOSE not in tail else ""
+    if thinking and not opened and text == chat_text(tokenizer, _MARK, thinking=False):
+        raise ValueError(
+            f"env.thinking=True: {name} has no switch for thinking; set env.thinking=False"
+        )
+    return Chat(before, after, padded == text, opened)
+
+
+def _name(tokenizer: PreTrainedTokenizerFast) -> str:
+    return f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
+
+
+class PlainText:
+    """A tokenizer that makes no control token of any text.
+
+    It is the model of another one without its added tokens, special or not. Only those of blanks or
+    of a single character stay: they are text.
+
+    Args:
+      backend: of a fast tokenizer.
+      starts: what is encoded begins the model's input; else no blank is put before it.
+    """
+
+    def __init__(self, backend: Tokenizer, *, starts: bool = False):
+        added = backend.get_added_tokens_decoder()
+        text = {i: t for i, t in added.items() if len(t.content) < 2 or t.content.isspace()}
+        self._tokenizer = Tokenizer(backend.model)
+        self._tokenizer.normalizer = backend.normalizer
+        self._tokenizer.pre_tokenizer = backend.pre_tokenizer
+        if backend.pre_tokenizer is not None and not starts:
+            self._tokenizer.pre_tokenizer = _continued(backend.pre_tokenizer)
+        self._tokenizer.add_tokens(list(text.values()))
+        numbers = [(self._tokenizer.token_to_id(t.content), i) for i, t in text.items()]
+        self._renumbered = [(here, there) for here, there in numbers if here != there]
+        self._control = np.zeros(max(added, default=0) + 2, bool)
+        self._control[[i for i in added if i not in text]] = True
+
+    def is_control(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which of the ids [n] no text must become, bool[n]."""
+        last = len(self._control) - 1  # stands for all ids behind the added tokens
+        return self._control[np.minimum(np.asarray(ids, np.int64), last)]
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids i32[n] of each text."""
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [self._ids(text, e) for text, e in zip(texts, encoded, strict=True)]
+
+    def _ids(self, text: str, encoding: Encoding) -> np.ndarray:
+        """The ids of an encoding. A model may have a control token in its own vocabulary, as those
+        of unigrams do; then the text is encoded in two parts that divide the token."""
+        drawn = np.asarray(encoding.ids, np.int32)
+        ids = drawn.copy()
+        for here, there in self._renumbered:
+            ids[drawn == here] = there
+        found = np.flatnonzero(self.is_control(ids))
+        if not len(found):
+            return ids
+        start, end = encoding.offsets[found[0]]
+        if end - start < 2:  # a character that a normaliser makes a control token of
+            return ids[~self.is_control(ids)]
+        cut = (start + end) // 2
+        return np.concatenate(self.encode([text[:cut], text[cut:]]))
+
+
+def _continued(pre_tokenizer: PreTokenizer) -> PreTokenizer:
+    """The same for text that does not begin the input."""
+    changed = copy.deepcopy(pre_tokenizer)
+    state = changed.__getstate__()
+    changed.__setstate__(state.replace(b'"prepend_scheme":"first"', b'"prepend_scheme":"never"'))
+    return changed
+
+
+class Framed:
+    """Messages as prompts: the ids of a chat template around text that holds no control tokens.
+
+    The template's text between its last control token and the message is encoded together with it,
+    so that harmless messages get the very ids of the whole template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, chat: Chat):
+        backend = tokenizer.backend_tokenizer
+        added = backend.get_added_tokens_decoder().items()
+        self._tags = {t.content: i for i, t in added if t.content in (OPEN, CLOSE)}
+        self._plain = plain = PlainText(backend)
+        before = backend.encode(chat.before, add_special_tokens=False)
+        after = backend.encode(chat.after, add_special_tokens=False)
+        controls = np.flatnonzero(plain.is_control(before.ids))
+        begun = int(controls[-1]) + 1 if len(controls) else 0
+        self._head = np.asarray(before.ids[:begun], np.int32)
+        self._lead = chat.before[before.offsets[begun - 1][1] if begun else 0 :]
+        # without a head the message is where the model's input begins
+        self._first = plain if begun else PlainText(backend, starts=True)
+        ended = next(iter(np.flatnonzero(plain.is_control(after.ids))), len(after.ids))
+        self._tail = np.asarray(after.ids[ended:], np.int32)
+        self._follow = chat.after[: after.offsets[ended][0] if len(self._tail) else None]
+        self._trims = chat.trims
+
+    def prompts(self, messages: Sequence[str], ending: str) -> list[np.ndarray]:
+        """The ids i32[p] of each message.
+
+        Args:
+          messages: what the user says, text of anybody in it.
+          ending: constant text that messages may end with; its thinking tags may be tokens.
+        """
+        if self._trims:
+            messages, ending = [message.strip() for message in messages], ending.strip()
+        apart = ending if self._tags else ""
+        bodies = [self._lead + message.removesuffix(apart) for message in messages]
+        ends = [apart * message.endswith(apart) + self._follow for message in messages]
+        if apart:
+            encoded = self._first.encode(bodies)
+            encoded = [np.append(x, self.tagged(e)) for x, e in zip(encoded, ends, strict=True)]
+        else:
+            encoded = self._first.encode([b + e for b, e in zip(bodies, ends, strict=True)])
+        return [np.concatenate([self._head, ids, self._tail]) for ids in encoded]
+
+    def tagged(self, text: str) -> np.ndarray:
+        """The ids i32[n] of text in which thinking tags are the tokens of that name, if any."""
+        parts = re.split(f"({OPEN}|{CLOSE})", text) if self._tags else [text]
+        plain = iter(self._plain.encode([part for part in parts if part not in self._tags]))
+        ids = [[self._tags[p]] if p in self._tags else next(plain) for p in parts]
+        return np.concatenate(ids).astype(np.int32)

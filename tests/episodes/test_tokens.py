@@ -1,0 +1,143 @@
+"""Which ids exist, end an action or only fill; and when two models mean the same by them."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from atod_jax.episodes.render import load_tokenizer
+from atod_jax.episodes.tokens import Tokens, require_same_ids, tokenizer_digest
+
+SPECIAL = ("<|end|>", "<|turn|>", "<|pad|>")
+
+
+def make(*, extra=(), special=SPECIAL, change=lambda backend: None, **roles):
+    """Bytes and a few added tokens; `roles` as in tokenizer_config.json."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(list(special))
+    backend.add_tokens(list(extra))
+    change(backend)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+
+
+def folder(path, **files):
+    for name, fields in files.items():
+        (path / f"{name}.json").write_text(json.dumps(fields), encoding="utf-8-sig")
+    return path
+
+
+def test_ends_are_those_of_all_files_and_none_of_them_is_forbidden(tmp_path):
+    tokenizer = make(eos_token="<|turn|>", pad_token="<|end|>")
+    end, turn, pad = tokenizer.convert_tokens_to_ids(SPECIAL)
+    path = folder(
+        tmp_path,
+        config={"eos_token_id": None},
+        generation_config={"eos_token_id": [turn, end]},
+    )
+    tokens = Tokens.of(tokenizer, path)
+    assert (tokens.end, tokens.ends, tokens.pad) == (turn, (turn, end), end)
+    assert tokens.silent == ()
+    alone = Tokens.of(tokenizer)
+    assert (alone.ends, alone.pad, alone.silent) == ((turn,), end, (end,))
+    folder(tmp_path, config={"eos_token_id": pad})
+    assert Tokens.of(make(), tmp_path).ends == (turn, end, pad)
+
+
+@pytest.mark.parametrize("pad", [None, "<|turn|>"])
+def test_padding_that_is_absent_or_the_end_takes_nothing_away(pad):
+    tokens = Tokens.of(make(eos_token="<|turn|>", pad_token=pad))
+    assert tokens.pad == tokens.end
+    assert tokens.silent == ()
+
+
+def test_the_highest_id_decides_and_holes_are_never_said(tmp_path):
+    """Added tokens may lie far behind the vocabulary, as in files with reserved rows."""
+    tokenizer = make(eos_token="<|end|>", pad_token="<|pad|>")
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    form = json.loads(file.read_text())
+    form["model"]["vocab"]["zz"] = 400
+    file.write_text(json.dumps(form))
+    tokens = Tokens.of(load_tokenizer(str(tmp_path)))
+    known = set(tokens.tokenizer.get_vocab().values())
+    assert (tokens.count, len(tokens.tokenizer)) == (401, len(known))
+    assert len(known) < 401
+    assert set(tokens.silent) == set(range(401)) - known | {tokens.pad}
+
+
+@pytest.mark.parametrize("end", [999, "<|end|>", True])
+def test_an_end_that_is_no_id_is_refused_with_its_file(end, tmp_path):
+    folder(tmp_path, generation_config={"eos_token_id": end})
+    with pytest.raises(ValueError, match=r"generation_config\.json: eos_token_id=.*is no id"):
+        Tokens.of(make(eos_token="<|end|>"), tmp_path)
+    with pytest.raises(ValueError, match="nothing says which token ends an answer"):
+        Tokens.of(make())
+
+
+def tokens(**options):
+    return Tokens.of(make(**({"eos_token": "<|end|>", "pad_token": "<|pad|>"} | options)))
+
+
+def test_other_ways_from_text_to_ids_are_a_warning(capsys):
+    require_same_ids(tokens(), tokens(), "teacher.path='t'")
+    require_same_ids(tokens(), tokens(pad_token=None), "teacher.path='t'")
+    assert capsys.readouterr().err == ""
+
+    def normalize(backend):
+        backend.normalizer = normalizers.NFC()
+
+    require_same_ids(tokens(), tokens(change=normalize), "teacher.path='t'")
+    told = capsys.readouterr().err
+    assert "teacher.path='t': its normalizer of tokenizer.json differ" in told
+    assert "the ids mean the same" in told
+
+
+def test_affixes_that_are_null_are_empty(tmp_path, capsys):
+    digests = []
+    for name, affix in (("a", None), ("b", "")):
+        make(eos_token="<|end|>").save_pretrained(tmp_path / name)
+        file = tmp_path / name / "tokenizer.json"
+        form = json.loads(file.read_text())
+        form["model"] |= {"continuing_subword_prefix": affix, "end_of_word_suffix": affix}
+        file.write_text(json.dumps(form))
+        digests.append(tokenizer_digest(load_tokenizer(str(tmp_path / name))))
+    assert digests[0] == digests[1]
+    a, b = (Tokens.of(load_tokenizer(str(tmp_path / name))) for name in "ab")
+    require_same_ids(a, b, "teacher")
+    assert capsys.readouterr().err == ""
+
+
+def test_other_tokens_and_other_ends_are_refused():
+    name = "teacher.path='t'"
+    with pytest.raises(ValueError, match=r"vocabulary of 260 ids, .* has 259 \(id 259 is '<x>'"):
+        require_same_ids(tokens(), tokens(extra=["<x>"]), name)
+    with pytest.raises(ValueError, match=r"differs .*id 256 is '<\|turn\|>' there, '<\|end\|>' he"):
+        require_same_ids(tokens(), tokens(special=("<|turn|>", "<|end|>", "<|pad|>")), name)
+    with pytest.raises(ValueError, match="must end an answer alike"):
+        require_same_ids(tokens(), tokens(eos_token="<|turn|>"), name)
+
+
+def test_a_second_end_of_one_of_them_is_a_warning(tmp_path, capsys):
+    tokenizer = make(eos_token="<|end|>")
+    turn = tokenizer.convert_tokens_to_ids("<|turn|>")
+    more = Tokens.of(tokenizer, folder(tmp_path, config={"eos_token_id": turn}))
+    require_same_ids(Tokens.of(tokenizer), more, "teacher.path='t'")
+    assert "may also end with the ids [256, 257] there" in capsys.readouterr().err
+
+
+def test_real_tokenizers(real_tokenizers):
+    """(end, padding, ids, never said)"""
+    roles = {
+        name: Tokens.of(load_tokenizer(str(real_tokenizers / name)))
+        for name in ("qwen3", "qwen2.5", "smollm2")
+    }
+    found = {name: (t.end, t.pad, t.count, t.silent) for name, t in roles.items()}
+    assert found == {
+        "qwen3": (151645, 151643, 151669, (151643,)),
+        "qwen2.5": (151645, 151643, 151936, (151643,)),
+        "smollm2": (2, 2, 49152, ()),
+    }
