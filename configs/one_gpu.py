@@ -95,7 +95,8 @@ def carry_out(stage: Stage) -> None:
         return
     status = run(stage.train, stage.seconds)
     if status:
-        raise SystemExit(status)
+        print(f"{stage.name} ended with status {status}", file=sys.stderr)
+        raise SystemExit(status if status > 0 else 128 - status)
     if is_done(stage):
         return
     if not (stage.workdir / workdirs.RECORD).is_file():  # pinned by the first finished step

@@ -40,7 +40,7 @@ PLAY = {
     },
     "gpu": {
         "env.max_turns": 30, "packing.micro_rows": 64, "student.dtype": "bfloat16",
-        "teacher.dtype": "bfloat16", "eval.tasks": 0, "eval.final_tasks": 0, "env.workers": 8,
+        "teacher.dtype": "bfloat16", "eval.tasks": 0, "eval.final_tasks": 0,
     },
     "tiny": {
         "env.max_turns": 15, "sampling.max_new_tokens": 6, "sampling.prompt_buckets": (160,),
@@ -56,7 +56,7 @@ SUPERVISED = {
         "eval.every": 8, "save_every": 8,
     },
     "tiny": {
-        "total_steps": 4, "rollout.tasks": 24, "packing.minibatch_rows": 64, "optim.lr": 2e-3,
+        "total_steps": 1, "rollout.tasks": 24, "packing.minibatch_rows": 64, "optim.lr": 2e-3,
     },
 }  # fmt: skip
 FROM_PLAY = {

@@ -27,6 +27,7 @@ VARIANTS = {
     "household_teacher": ["start=x,lr=0.01,steps=3"],
     "searchqa": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
     "searchqa_sft": ["stage=student", "stage=teacher,steps=3,export=x"],
+    "real": [None, "lora", "algo=grpo,size=tiny", "algo=atod,teacher=x,size=gpu,steps=1"],
     "alfworld": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
     "webshop": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
     "webshop_sft": [None, "start=x,steps=3"],
@@ -44,7 +45,7 @@ def test_every_variant_loads_and_validates(name, arg):
 
 def test_every_config_file_is_listed_here():
     found = {m.name for m in __import__("pkgutil").iter_modules(__import__("configs").__path__)}
-    assert found - {"presets", "sweeps"} == set(VARIANTS)  # a page and sets of commands, no configs
+    assert found - {"presets", "sweeps", "one_gpu"} == set(VARIANTS)  # no configs themselves
 
 
 @pytest.mark.parametrize(
