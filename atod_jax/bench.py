@@ -182,7 +182,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     add("--only", default=",".join(TABLE), metavar="NAMES", help="of: " + ", ".join(TABLE))
     add("--model", default="Qwen3-0.6B", choices=SIZES, metavar="NAME", help="the student")
     add("--dtype", default="bfloat16", choices=DTYPES, help="of the products")
-    add("--remat", default="", choices=REMAT, help="what the backward pass computes again")
+    add("--remat", default="none", choices=REMAT, help="what the backward pass computes again")
     number = {"default": 0, "metavar": "N"}
     add("--vocab", type=_at_least(workload.IDS), help="rows of every head", **number)
     add("--turns", type=_at_least(1), help="of an episode of `iteration`; 25 recorded", **number)

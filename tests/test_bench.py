@@ -86,7 +86,7 @@ def test_an_entry_adds_up_its_programs():
 
 
 def test_lengths_are_cut_or_repeated_and_the_vocabulary_replaced():
-    recorded = entries.Setting("Qwen3-0.6B", "bfloat16", "", LAYOUT)
+    recorded = entries.Setting("Qwen3-0.6B", "bfloat16", "none", LAYOUT)
     whole = recorded.lengths("prompt")
     assert whole.shape == (25, 128)
     few, many = (

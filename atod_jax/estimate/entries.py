@@ -30,7 +30,7 @@ class Setting(NamedTuple):
 
     model: str  # of the student, see `models.sizes`
     dtype: str  # of the products
-    remat: str  # "" = as every entry has it
+    remat: str  # of the updates
     layout: Layout  # on one device
     vocab: int = 0  # rows of the heads; 0 = as published
     turns: int = 0  # of an episode of `iteration`, and episodes; 0 = as recorded
@@ -40,9 +40,10 @@ class Setting(NamedTuple):
     def student(self) -> LanguageModel:
         return self.build(self.model)
 
-    def learner(self, remat: str) -> LanguageModel:
-        """The student where it learns, with what it computes again unless told otherwise."""
-        return self.build(self.model, remat=self.remat or remat)
+    @property
+    def learner(self) -> LanguageModel:
+        """The student where it learns."""
+        return self.build(self.model, remat=self.remat)
 
     @property
     def teacher(self) -> LanguageModel:
@@ -77,8 +78,8 @@ def _rows(setting: Setting, *, rows: int, prompt: int, response: int) -> workloa
     return workload.packed([(prompt, response)] * rows, form, minibatch_rows=rows)
 
 
-def _update(remat: str, **shape: int) -> Callable[[Setting], list[Part]]:
-    return lambda s: [Part(Update(s.learner(remat), s.layout).whole(_rows(s, **shape)))]
+def _update(**shape: int) -> Callable[[Setting], list[Part]]:
+    return lambda s: [Part(Update(s.learner, s.layout).whole(_rows(s, **shape)))]
 
 
 def _score(s: Setting) -> list[Part]:
@@ -141,7 +142,7 @@ def iteration(s: Setting) -> list[Part]:
     run = config.changed(config.resolve(config.base(), model_required=False), ITERATION)
     lines = form_of(run, [workload.episode(turns)], model=s.student.config, mesh=s.layout.mesh)
     batch = workload.packed(turns, lines, minibatch_rows=run.packing.minibatch_rows)
-    update = Update(s.learner("none"), layout)
+    update = Update(s.learner, layout)
     judge, step = learning.score(s.teacher, batch, layout, teacher=s.dtype), update.step()
     for program in (learning.score(model, batch, layout), judge, update.gradient(batch)):
         parts.append(Part(program, batch.micro_batches))
@@ -153,8 +154,8 @@ def iteration(s: Setting) -> list[Part]:
 
 
 TABLE: Mapping[str, Callable[[Setting], list[Part]]] = {
-    "update_64x640": _update("none", rows=64, prompt=512, response=128),
-    "update_32x1536": _update("dots", rows=32, prompt=1024, response=512),
+    "update_64x640": _update(rows=64, prompt=512, response=128),
+    "update_32x1536": _update(rows=32, prompt=1024, response=512),
     "score_4b_64x640": _score,
     "prefill_128x512": _prefill,
     "decode_128": _decode(128),

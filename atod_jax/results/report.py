@@ -63,10 +63,11 @@ def write_report(
     _check(evaluations)
     temperatures = sorted({t for results in evaluations.values() for t in results}, reverse=True)
     parts = [f"# {title}", "\n".join(f"- {_sentence(evaluations, t)}" for t in temperatures)]
+    # of the trained policy alone: the tables have the others
     parts += [
         f"**Warning:** {text}"
-        for t in temperatures
-        for text in warnings_of(_at(evaluations, t), f" at temperature {t:g}")
+        for t, result in evaluations["final"].items()
+        for text in warnings_of({ROLES["final"]: result}, f" at temperature {t:g}")
     ]
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def test_tags_in_the_wrong_order_hold_no_action(task):
 
 @pytest.mark.parametrize("template", alfworld.ENVIRONMENT.templates)
 def test_an_action_of_100_kb_is_answered_at_once(task, template):
-    prompt, project, respond, _ = alfworld.ENVIRONMENT.templates[template]
+    prompt, project, respond, *_ = alfworld.ENVIRONMENT.templates[template]
     env, start = alfworld.make(CFG), time.perf_counter()
     shown = env.reset(task)
     action = project(respond(HUGE, HUGE), shown.commands)
