@@ -66,7 +66,7 @@ FROM_PLAY = {
     },
     "gpu": {
         "total_steps": 16, "rollout.tasks": 8, "rollout.group": 8, "packing.minibatch_rows": 256,
-        "optim.lr": 3e-5, "eval.every": 4, "save_every": 4,
+        "packing.micro_rows": 256, "optim.lr": 3e-5, "eval.every": 4, "save_every": 4,
     },
     "tiny": {
         "total_steps": 8, "rollout.tasks": 8, "rollout.group": 8, "packing.minibatch_rows": 256,
