@@ -63,11 +63,12 @@ def write_report(
     _check(evaluations)
     temperatures = sorted({t for results in evaluations.values() for t in results}, reverse=True)
     parts = [f"# {title}", "\n".join(f"- {_sentence(evaluations, t)}" for t in temperatures)]
-    # of the trained policy alone: the tables have the others
     parts += [
         f"**Warning:** {text}"
-        for t, result in evaluations["final"].items()
-        for text in warnings_of({ROLES["final"]: result}, f" at temperature {t:g}")
+        for t in temperatures
+        for text in warnings_of(
+            _at(evaluations, t), f" at temperature {t:g}", responses=(ROLES["final"],)
+        )
     ]
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -123,17 +124,24 @@ def evaluation_table(results: Mapping[str, EvalResult]) -> str:
     return markdown_table(["task type", "tasks", *results], rows)
 
 
-def warnings_of(results: Mapping[str, EvalResult], where: str = "") -> list[str]:
+def warnings_of(
+    results: Mapping[str, EvalResult], where: str = "", *, responses: Sequence[str] | None = None
+) -> list[str]:
     """A sentence for everything that went wrong often enough to be looked into.
 
     Args:
       results: who played -> result.
       where: said after who played, e.g. " at temperature 1".
+      responses: of whom it is said that they often answered without a valid action; None: of all.
     """
-    return [text for who, r in results.items() for text in _warnings(r, f"{who}{where}")]
+    return [
+        text
+        for who, r in results.items()
+        for text in _warnings(r, f"{who}{where}", invalid=responses is None or who in responses)
+    ]
 
 
-def _warnings(result: EvalResult, who: str) -> list[str]:
+def _warnings(result: EvalResult, who: str, *, invalid: bool) -> list[str]:
     shares = result.problem_shares()
     lost = {SHORTENED: shares.pop(SHORTENED, 0.0), CUT: shares.pop(CUT, 0.0)}
     kinds = ", ".join(f"{problem} {_share(share)} %" for problem, share in shares.items())
@@ -154,7 +162,7 @@ def _warnings(result: EvalResult, who: str) -> list[str]:
             f"of the responses {who} were cut by the token limit; raise sampling.max_new_tokens.",
         ),
         (
-            sum(shares.values()),
+            sum(shares.values()) if invalid else 0.0,
             f"of the responses {who} held no valid action ({kinds}); `python -m atod_jax.play "
             "--player=model` shows some.",
         ),
