@@ -80,7 +80,7 @@ def minibatches(
     Args:
       batch: its lines are those of `len(minibatch)` equal micro-batches.
       signal: for its rows.
-      minibatch: of every micro-batch, in order; -1 where it is empty.
+      minibatch: of every micro-batch, in order; -1 where it is empty, at the end.
       aggregation: see `core.aggregation`.
       teacher: states of all lines.
     """
@@ -88,11 +88,12 @@ def minibatches(
     count = max(minibatch) + 1
     share = _shares(batch, np.float32(count), aggregation=aggregation)
     whole = Piece(batch.rows, signal.replace(diagnostics={}), share), states
+    full = [number for number in minibatch if number >= 0]
+    cut = split(whole, pieces=len(minibatch), first=len(full))
     pieces: list[list[Piece]] = [[] for _ in range(count)]
-    for number, (piece, states) in zip(minibatch, split(whole, pieces=len(minibatch)), strict=True):
-        if number >= 0:
-            head = None if matrix is None else TeacherHead(states, matrix)
-            pieces[number].append(piece._replace(teacher=head))
+    for number, (piece, states) in zip(full, cut, strict=True):
+        head = None if matrix is None else TeacherHead(states, matrix)
+        pieces[number].append(piece._replace(teacher=head))
     return pieces
 
 
