@@ -118,13 +118,15 @@ class Update(NamedTuple):
         return learner.init_state(self.model, stored(self.model), tx=self.tx)
 
     def state_places(self) -> Any:
-        """Moments are dicts of the parameters' form and lie with them; counters are everywhere."""
-
-        def places(part: Any) -> Any:
-            return tree_places(part, self.layout) if isinstance(part, dict) else whole(self.layout)
-
+        """Where they lie."""
         state = jax.eval_shape(self.state)
-        return jax.tree.map(places, state, is_leaf=lambda part: isinstance(part, dict))
+        trained = jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            state.params,
+            tree_places(state.params, self.layout),
+        )
+        frozen = state.frozen and tree_places(state.frozen, self.layout)
+        return learner.state_places(trained, self.tx).replace(frozen=frozen)
 
     def piece(self, batch: Batch, number: int) -> learner.Piece:
         """A micro-batch with some signal."""
