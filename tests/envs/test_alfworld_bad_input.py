@@ -76,13 +76,13 @@ def test_tags_in_the_wrong_order_hold_no_action(task):
 @pytest.mark.parametrize("template", alfworld.ENVIRONMENT.templates)
 def test_an_action_of_100_kb_is_answered_at_once(task, template):
     prompt, project, respond, *_ = alfworld.ENVIRONMENT.templates[template]
-    env, start = alfworld.make(CFG), time.perf_counter()
+    env, start = alfworld.make(CFG), time.process_time()
     shown = env.reset(task)
     action = project(respond(HUGE, HUGE), shown.commands)
     result = env.step(action.command)
     assert env.step(HUGE).observation.text == result.observation.text == NOTHING_HAPPENS
     prompt(Episode(((shown.text, action.command),), result.observation), 2)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_a_garbled_action_hardly_lengthens_the_terse_prompt(task):

@@ -114,12 +114,12 @@ def test_an_action_of_100_kilobytes_is_played():
 @pytest.mark.parametrize("tag", ["<answer>", "<search>", "</search>", "<information>"])
 def test_100_kilobytes_of_tags_take_no_time(tag):
     """Following every opening tag to the end would take seconds."""
-    env, start_time = start(), time.perf_counter()
+    env, start_time = start(), time.process_time()
     response = tag * (100_000 // len(tag))
     projection = paper_project(response, ())
     assert (projection.command, projection.valid) == ("", False)
     assert play(env, response, projection.command).observation.text == ""
-    assert time.perf_counter() - start_time < 1
+    assert time.process_time() - start_time < 1
 
 
 def test_what_counts_is_the_last_block_of_the_whole_transcript():
