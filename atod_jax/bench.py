@@ -65,8 +65,10 @@ def record(
         if chip:
             often = part.steps if part.program.steps else part.times
             least += often * part.program.work.seconds(chip)
+    needed = max(part.beside + cost.memory.needed for part, cost in parts)
     return unknown(name, where, max(cost.memory.temporary for _, cost in parts)) | {
-        "memory_bytes": max(part.beside + cost.memory.needed for part, cost in parts),
+        "fits": needed <= chip.memory if chip else None,
+        "memory_bytes": needed,
         "milliseconds": 1e3 * total.seconds,
         "bytes": total.bytes,
         "flops": total.flops,
@@ -75,15 +77,15 @@ def record(
 
 
 def unknown(name: str, where: str, temporary: int) -> dict[str, Any]:
-    """A record of an entry that does not fit its device."""
+    """A record of an entry that the compiler gives up because it does not fit its device."""
     nothing = dict.fromkeys(("memory_bytes", "milliseconds", "bytes", "flops", "share_of_limit"))
-    return {"name": name, "hardware": where, "temporary_bytes": temporary} | nothing
+    return {"name": name, "hardware": where, "fits": False, "temporary_bytes": temporary} | nothing
 
 
 # ------------------------------------------------------------------- the program
 
 
-def bench(entries: Sequence[str], given: argparse.Namespace) -> list[dict[str, Any]]:
+def bench(entries: Iterable[str], given: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures or compiles the entries, prints each as soon as it is known, returns the records."""
     at = None if given.hardware == "local" else Hardware(CHIPS[given.hardware], 1)
     if at:
@@ -133,6 +135,8 @@ def page(found: dict[str, Any], parts: Sequence[tuple[Part, Cost]], *, top: int)
     asked for them."""
     share = found["share_of_limit"]
     limit = "" if share is None else f", {100 * share:.0f} % of the limit"
+    if found["fits"] is False:
+        limit += " if it were larger: this does not fit"
     lines = [
         f"{found['name']} on {found['hardware']}: {digits(found['milliseconds'])} ms{limit}; "
         f"memory {amount(found['memory_bytes'])}, of which temporaries "
@@ -189,11 +193,11 @@ def main(arguments: Iterable[str] | None = None) -> None:
     add("--episodes", type=_at_least(1), help="of `iteration`; 128 recorded", **number)
     add("--json", type=Path, metavar="FILE", help="keeps the table")
     add("--dump_hlo", type=Path, metavar="DIR", help="keeps the compiled programs as NAME.hlo")
-    add("--top", type=int, default=10, help="kernels shown of each program")
+    add("--top", type=_at_least(0), default=10, help="kernels shown of each program")
     add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
     with cli.short_errors():
         given = parser.parse_args(None if arguments is None else list(arguments))
-        entries = given.only.split(",")
+        entries = dict.fromkeys(name.strip() for name in given.only.split(","))
         if unknown := sorted(set(entries) - set(TABLE)):
             raise ValueError(f"--only: no entry {', '.join(unknown)}; take {', '.join(TABLE)}")
         if given.json and (given.json.is_dir() or not given.json.name):

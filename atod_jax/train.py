@@ -98,7 +98,11 @@ def main(cfg: Run, folder: str) -> None:
                 clock.lap("update")
                 counts = env.pool.take_counts()
                 scalars |= iteration_scalars(
-                    trajectories, groups=collect.groups, counts=counts, clock=clock
+                    trajectories,
+                    groups=collect.groups,
+                    counts=counts,
+                    clock=clock,
+                    shortened=env.renderer.shortened,
                 )
                 if step == first:
                     workdir.pin(out, cfg)

@@ -12,6 +12,7 @@ from atod_jax.estimate import entries, learning, playing, workload
 from atod_jax.estimate.cost import Cost, Figures, Memory
 from atod_jax.estimate.hardware import CHIPS
 from atod_jax.estimate.learning import Update
+from atod_jax.estimate.programs import TooLarge
 from atod_jax.estimate.work import Work
 from atod_jax.models import build
 from atod_jax.sharding import Layout, make_mesh
@@ -51,6 +52,19 @@ def test_every_program_runs_here(program):
     assert "x on local" in bench.page(found, [(part, cost)], top=3)
 
 
+@pytest.mark.parametrize(
+    ("said", "needed"), [("Used 1.50G of", 1.5 * 2**30), ("of 20.25M in", 20.25 * 2**20)]
+)
+def test_a_program_too_large_for_a_tpu_says_what_it_needs(said, needed):
+    class Refused:
+        def lower(self, *arguments):
+            raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: Ran out of hbm. {said} memory")
+
+    with pytest.raises(TooLarge, match=r"gradient does not fit") as error:
+        PROGRAMS[1]._replace(run=Refused(), options={}).compile()
+    assert error.value.temporary == needed
+
+
 def test_rows_are_packed_as_training_packs_them():
     assert (BATCH.micro_batches, BATCH.minibatches) == (2, 1)
     rows = [BATCH.rows(n) for n in range(2)]
@@ -82,7 +96,13 @@ def test_an_entry_adds_up_its_programs():
     assert found["milliseconds"] == 5000
     assert (found["bytes"], found["flops"], found["temporary_bytes"]) == (34, 304, 7)
     assert found["share_of_limit"] == pytest.approx(4 * 2e12 / CHIPS["h100"].reached / 5)
-    assert bench.record("x", "local", parts, chip=None)["share_of_limit"] is None
+    assert (found["fits"], found["memory_bytes"]) == (True, 1 + 7 + 2)
+    unknown = bench.record("x", "local", parts, chip=None)
+    assert unknown["share_of_limit"] is unknown["fits"] is None
+    beside = [(parts[0][0]._replace(beside=80_000_000_000), parts[0][1])]
+    large = bench.record("x", "h100", beside, chip=CHIPS["h100"])
+    assert large["fits"] is False
+    assert "does not fit" in bench.page(large, beside, top=0)
 
 
 def test_lengths_are_cut_or_repeated_and_the_vocabulary_replaced():
@@ -111,6 +131,7 @@ def test_lengths_are_cut_or_repeated_and_the_vocabulary_replaced():
         ([f"--dump_hlo={__file__}"], "File exists"),
         (["--turns=0"], "argument --turns: 0 is too small, give at least 1"),
         (["--episodes=many"], "argument --episodes: invalid number value: 'many'"),
+        (["--top=-1"], "argument --top: -1 is too small, give at least 0"),
         (["--vocab=8"], "argument --vocab: 8 is too small, give at least 1000"),
     ],
 )

@@ -60,10 +60,11 @@ class Program(NamedTuple):
             with jax.set_mesh(self.mesh):
                 return self.run.lower(*shapes, **self.options).compile()
         except jax.errors.JaxRuntimeError as error:
-            needed = re.search(r"RESOURCE_EXHAUSTED.*?([\d.]+)G", str(error), re.DOTALL)
+            needed = re.search(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])", str(error), re.DOTALL)
             if needed is None:
                 raise
-            raise TooLarge(self.name, round(float(needed[1]) * 2**30)) from error
+            unit = 1024 ** (1 + "KMGT".index(needed[2]))
+            raise TooLarge(self.name, round(float(needed[1]) * unit)) from error
 
     def arguments(self) -> list:
         """Arguments that exist, on the devices of its shardings."""

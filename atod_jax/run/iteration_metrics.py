@@ -1,7 +1,7 @@
 """The numbers of one iteration: losses, episodes, environments, seconds per phase."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -37,14 +37,18 @@ def iteration_scalars(
     groups: int,
     counts: dict[str, float],
     clock: "Clock",
+    shortened: Callable[[np.ndarray], bool],
 ) -> dict[str, float]:
-    """Everything of an iteration that is not of the loss: episodes, environments, seconds."""
+    """Everything of an iteration that is not of the loss: episodes, environments, seconds;
+    `shortened` says which prompts have lost their beginning."""
     seconds = clock.scalars()
     env = env_scalars(trajectories, groups=groups, counts=counts, seconds=seconds)
-    return rollout_scalars(trajectories) | seconds | env
+    return rollout_scalars(trajectories, shortened) | seconds | env
 
 
-def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def rollout_scalars(
+    trajectories: Sequence[Trajectory], shortened: Callable[[np.ndarray], bool]
+) -> dict[str, float]:
     """What the episodes of one iteration looked like from outside."""
     turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]
     return {
@@ -57,6 +61,7 @@ def rollout_scalars(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "rollout/turns": float(np.mean([len(t.turns) for t in trajectories])),
         "rollout/valid_actions": float(np.mean([turn.valid for turn in turns])),
         "rollout/cut": float(np.mean([turn.problem == CUT for turn in turns])),
+        "rollout/shortened": float(np.mean([shortened(turn.prompt) for turn in turns])),
         "rollout/rows": float(len(turns)),
         "rollout/action_tokens": float(np.mean([len(turn.action) for turn in turns])),
         "rollout/prompt_tokens": float(np.mean([len(turn.prompt) for turn in turns])),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from runs import load_models, typed
 
-from atod_jax.records import StopReason, Task, Trajectory, Turn
+from atod_jax.records import CUT, StopReason, Task, Trajectory, Turn
 from atod_jax.run.batch import pack
+from atod_jax.run.iteration_metrics import rollout_scalars
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.parts import algorithm
 from atod_jax.run.turn_table import TurnTable
@@ -63,6 +64,17 @@ def test_the_turn_table_lines_up_with_the_turns(config, cfg, mesh):
     assert np.isnan([v[:2] for v in half.values()]).all()
     assert np.isfinite([v[2:] for v in half.values()]).all()
     assert max(whole["w"]) <= 1
+
+
+def test_cut_responses_and_shortened_prompts_are_shares_of_the_turns_that_were_played():
+    cut, whole = make_trajectory(4), make_trajectory(6, seed=1, replayed=2)
+    turns = [dataclasses.replace(turn, problem=CUT) for turn in cut.turns[:2]] + [*cut.turns[2:]]
+    cut = dataclasses.replace(cut, turns=tuple(turns))
+    lost = [cut.turns[0].prompt, *(turn.prompt for turn in whole.turns[2:])]
+    found = rollout_scalars([cut, whole], lambda prompt: any(prompt is p for p in lost))
+    assert found["rollout/cut"] == 2 / 8
+    assert found["rollout/shortened"] == 5 / 8
+    assert found["rollout/rows"] == 8
 
 
 def pack_all(config, cfg, mesh, trajectories, step=0):
