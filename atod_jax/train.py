@@ -98,11 +98,7 @@ def main(cfg: Run, folder: str) -> None:
                 clock.lap("update")
                 counts = env.pool.take_counts()
                 scalars |= iteration_scalars(
-                    trajectories,
-                    groups=collect.groups,
-                    counts=counts,
-                    clock=clock,
-                    shortened=env.renderer.shortened,
+                    trajectories, env.renderer, groups=collect.groups, counts=counts, clock=clock
                 )
                 if step == first:
                     workdir.pin(out, cfg)

@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "envs": {"options", "records"},
     "device": {"core", "models", "options", "records", "sharding", "types"},
     "episodes": {"cluster", "envs", "options", "records", "streams", "types"},
-    "results": {"options", "records", "types"},
+    "results": {"cluster", "options", "records", "types"},
     "config": {"algorithms", "core", "device", "envs", "episodes", "options", "sharding"},
     "run": {
         "algorithms", "cluster", "config", "core", "device", "envs", "episodes", "models",

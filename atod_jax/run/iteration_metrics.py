@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from atod_jax.episodes.render import Renderer
 from atod_jax.records import CUT, StopReason, Trajectory
 from atod_jax.run.compiling import Compiling
 from atod_jax.types import Mean
@@ -33,23 +34,23 @@ def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> di
 
 def iteration_scalars(
     trajectories: Sequence[Trajectory],
+    renderer: Renderer,
     *,
     groups: int,
     counts: dict[str, float],
     clock: "Clock",
-    shortened: Callable[[np.ndarray], bool],
 ) -> dict[str, float]:
-    """Everything of an iteration that is not of the loss: episodes, environments, seconds;
-    `shortened` says which prompts have lost their beginning."""
+    """Everything of an iteration that is not of the loss: episodes, environments, seconds."""
     seconds = clock.scalars()
     env = env_scalars(trajectories, groups=groups, counts=counts, seconds=seconds)
-    return rollout_scalars(trajectories, shortened) | seconds | env
+    return rollout_scalars(trajectories, renderer.shortened) | seconds | env
 
 
 def rollout_scalars(
     trajectories: Sequence[Trajectory], shortened: Callable[[np.ndarray], bool]
 ) -> dict[str, float]:
-    """What the episodes of one iteration looked like from outside."""
+    """What the episodes of one iteration looked like from outside; `shortened` says which prompts
+    have lost their beginning."""
     turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]
     return {
         "rollout/success": float(np.mean([t.success for t in trajectories])),

@@ -276,7 +276,11 @@ def restore_params(cfg: Run, saved: Saved, student: Model) -> Any:
         raise FileNotFoundError(f"--checkpoint={saved.workdir}: no saved step there")
     if cfg.student.lora_rank:
         require_same_base(cfg.student, checkpointer.saved_config(step), saved.workdir)
-    state = checkpointer.restore(step, fresh_state(cfg.optim, student))
+    fresh = fresh_state(cfg.optim, student)
+    if saved.step is None:
+        state = checkpointer.restore_latest(fresh) or fresh
+    else:
+        state = checkpointer.restore(step, fresh)
     return student.lm.join(state.params, state.frozen)
 
 
