@@ -12,6 +12,7 @@ import contextlib
 import functools
 import io
 import sys
+from pathlib import Path
 
 import jax
 
@@ -35,8 +36,13 @@ from atod_jax.run.scorers import SignalMaker, require_teacher
 
 
 def main(cfg: Run, folder: str) -> None:
-    """Runs a whole training run, or what is left of it."""
-    out = workdir.open_workdir(folder, cfg)
+    """Runs a whole training run, or what is left of it, in a folder that is no other run's."""
+    with workdir.claimed(folder) as out:
+        train(cfg, workdir.open_workdir(out, cfg))
+
+
+def train(cfg: Run, out: Path) -> None:
+    """Runs what is left of a run in its folder."""
     layouts = layouts_of(cfg)
     mesh = layouts.student.mesh
     with jax.set_mesh(mesh), cli.StopRequest() as stop, contextlib.ExitStack() as stack:
