@@ -26,7 +26,7 @@ from atod_jax.run import cli, parts, workdir
 from atod_jax.run.batch import pack
 from atod_jax.run.collectors import make_collector
 from atod_jax.run.compiling import PROGRAMS, Compiling
-from atod_jax.run.conclusion import conclude
+from atod_jax.run.conclusion import conclude, require_export
 from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.learning import Learner
@@ -37,6 +37,7 @@ from atod_jax.run.scorers import SignalMaker, require_teacher
 
 def main(cfg: Run, folder: str) -> None:
     """Runs a whole training run, or what is left of it, in a folder that is no other run's."""
+    require_export(cfg)
     with workdir.claimed(folder) as out:
         train(cfg, workdir.open_workdir(out, cfg))
 

@@ -19,7 +19,7 @@ from runs import (
 
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.models.checkpoint_io import save_hf
-from atod_jax.run import cli
+from atod_jax.run import cli, conclusion
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +114,37 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(models, tmp_path, monke
         assert one == two
 
 
-def test_a_finished_run_can_be_started_again_and_changes_nothing(models, tmp_path):
-    cfg = smoke_config(models, total_steps=1)
-    start(cfg, str(tmp_path))
-    before = without_times(tmp_path)
-    start(cfg, str(tmp_path))
-    assert [r for r in without_times(tmp_path) if "loss/total" in r] == [
+def test_a_finished_run_whose_export_failed_is_started_again_and_changes_nothing(
+    models, tmp_path, monkeypatch
+):
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    run, export = tmp_path / "run", tmp_path / "model"
+    cfg = smoke_config(models, total_steps=1, export=str(export))
+    with monkeypatch.context() as patch:
+        patch.setattr(conclusion, "save_hf", full)
+        with pytest.raises(
+            ValueError, match=r"No space left .*atod_jax.export --checkpoint=.*run "
+        ):
+            start(cfg, run)
+    assert "before training" in (run / "report.md").read_text()
+    before = without_times(run)
+    for _ in range(2):  # the second time over its own export
+        start(cfg, run)
+        assert load_hf(export)
+    assert [r for r in without_times(run) if "loss/total" in r] == [
         r for r in before if "loss/total" in r
     ]
+
+
+def test_an_export_that_would_lose_something_is_refused_before_the_first_step(models, tmp_path):
+    for place in models:
+        with pytest.raises(
+            ValueError, match=rf"export={place} holds {place}, which this run needs"
+        ):
+            start(smoke_config(models, export=place), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_steady_state_does_not_recompile(models, tmp_path):

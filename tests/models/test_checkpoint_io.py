@@ -287,5 +287,7 @@ def test_a_save_replaces_an_earlier_checkpoint_only(folder, tmp_path):
     assert [f.name for f in folder.parent.iterdir()] == ["model"]
     assert os.stat(folder).st_mode & 0o777 == 0o755
     (tmp_path / "notes").mkdir()
-    with pytest.raises(FileExistsError, match=r"notes exists and holds no config.json"):
+    (tmp_path / "notes" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"notes holds config.json, which no export has written"):
         save_hf(tmp_path / "notes", CONFIG, make_params(CONFIG))
+    assert (tmp_path / "notes" / "config.json").read_text() == "{}"
