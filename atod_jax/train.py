@@ -27,7 +27,7 @@ from atod_jax.run.batch import pack
 from atod_jax.run.collectors import make_collector
 from atod_jax.run.compiling import PROGRAMS, Compiling
 from atod_jax.run.conclusion import conclude, require_export
-from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars
+from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars, require_finite
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.learning import Learner
 from atod_jax.run.models import fresh_state, load_student, load_teacher
@@ -100,6 +100,7 @@ def train(cfg: Run, out: Path) -> None:
                 state, metrics = learn(state, packed, signal=signal, head=head)
                 means += metrics
                 scalars = finite_scalars(means, step, out) | collect.take_metrics()
+                require_finite(state, step, out)
                 scalars["batch/useful_tokens"] = packed.useful
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")

@@ -79,7 +79,8 @@ def save_hf(
       shard_bytes: start another file once one holds this much.
 
     Raises:
-      ValueError: `params` do not fit `config`, or something at `path` would be lost.
+      ValueError: `params` do not fit `config` or are not finite, or something at `path` would be
+        lost.
     """
     if jax.process_index():  # takes part in gathering what is spread over processes, no more
         for _ in _shards(config, params, shard_bytes):
@@ -140,6 +141,10 @@ def _shards(
     held = 0
     for entry in families.tensor_map(config):
         value = _take(params, entry)
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"{entry.hf_name} holds numbers that are not finite; take other weights"
+            )
         if shard and held + value.nbytes > shard_bytes:
             yield shard
             shard, held = {}, 0

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from atod_jax import cluster
 from atod_jax.options.tree import flatten
-from atod_jax.results.digest import digests
+from atod_jax.results.arrays import digests, not_finite
 from atod_jax.types import TrainState
 
 # Orbax's names (0.12): the mark of a finished step, and the index of its arrays.
@@ -31,7 +31,7 @@ UNREADABLE = frozenset("*?[]\\")  # Orbax would look for files that match
 
 
 class Changed(ValueError):
-    """Arrays have been read, and other numbers were written."""
+    """Arrays have been read, and they are not what a run saves."""
 
 
 class Damaged(ValueError):
@@ -171,6 +171,8 @@ class Checkpointer:
             with self._readable(step):
                 state = self._manager.restore(step, args=args)["state"]
                 self._require_saved(step, state)
+                if found := not_finite(state["params"]):
+                    raise Changed(f"params/{found[0]} is not finite")
         return TrainState(**state, frozen=abstract_state.frozen)
 
     def saved_config(self, step: int) -> dict[str, Any]:

@@ -106,6 +106,15 @@ def test_mixed_types_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, dtype):
+    params = jax.tree.map(lambda x: x.astype(dtype), make_params(CONFIG))
+    params["norm"]["scale"][2] = np.inf
+    with pytest.raises(ValueError, match=r"model.norm.weight holds numbers that are not finite"):
+        save_hf(tmp_path / "m", CONFIG, params)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_folder_and_files(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint folder .*nowhere"):
         load_hf(tmp_path / "nowhere")

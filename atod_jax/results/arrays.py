@@ -1,7 +1,7 @@
-"""Digests of arrays: whether what is read is, to the bit, what was written.
+"""What is told of arrays where they lie: digests, and whether all their numbers are finite.
 
-They are computed where the arrays lie and depend on no sharding, so that a state can be read onto
-other devices and still be compared.
+Digests depend on no sharding, so a state can be read onto other devices and still be compared, to
+the bit, with what was written.
 """
 
 from typing import Any
@@ -20,11 +20,29 @@ def digests(tree: Any) -> dict[str, str]:
     changes, and of the words mixed with their places, which tells words in another order (the
     mixing is the last step of MurmurHash3).
     """
+    names, arrays = _named(tree)
+    with jax.transfer_guard("allow"):
+        sums = jax.device_get(_sums(arrays))
+    return {name: f"{a:08x}{b:08x}" for name, (a, b) in zip(names, sums, strict=True)}
+
+
+def not_finite(tree: Any) -> list[str]:
+    """The paths of the arrays of a tree that hold a NaN or an infinity."""
+    names, arrays = _named(tree)
+    with jax.transfer_guard("allow"):
+        finite = jax.device_get(_finite(arrays))
+    return [name for name, fine in zip(names, finite, strict=True) if not fine]
+
+
+def _named(tree: Any) -> tuple[list[str], list[jax.Array]]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    with jax.transfer_guard("allow"):
-        sums = jax.device_get(_sums([leaf for _, leaf in leaves]))
-    return {name: f"{a:08x}{b:08x}" for name, (a, b) in zip(names, sums, strict=True)}
+    return names, [leaf for _, leaf in leaves]
+
+
+@jax.jit
+def _finite(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(array).all() for array in arrays]
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Digests of arrays: equal for equal bits wherever they lie, different after any change."""
+"""Digests: equal for equal bits wherever they lie, different after any change; finite numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from atod_jax.results.digest import digests
+from atod_jax.results.arrays import digests, not_finite
 
 
 def mixed(word):
@@ -49,3 +49,12 @@ def test_it_does_not_depend_on_where_an_array_lies():
     whole = digests([values])
     for spec in (PartitionSpec(), PartitionSpec("a"), PartitionSpec(("a", "b"))):
         assert digests([jax.device_put(values, NamedSharding(mesh, spec))]) == whole
+
+
+def test_arrays_that_are_not_finite_are_named():
+    tree = {
+        "fine": jnp.array([1.0, 3e38]), "count": jnp.int32(7), "none": jnp.zeros((0, 3)),
+        "nan": (jnp.ones(3), jnp.array([[0.0, np.nan]])), "inf": jnp.array([-np.inf], jnp.bfloat16),
+    }  # fmt: skip
+    assert not_finite(tree) == ["inf", "nan/1"]
+    assert not_finite({"fine": tree["fine"]}) == []
