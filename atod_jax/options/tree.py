@@ -124,7 +124,7 @@ def convert(value: Any, kind: Any) -> Any:
         raise ValueError(f"must be {_name(kind)}")
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
-    return expanded(value) if kind is str else value
+    return expanded(value) if isinstance(value, str) else value
 
 
 def expanded(text: str) -> str:
