@@ -38,8 +38,8 @@ class Writer:
         there = _drop_from(path, resume_step)
         if missing := sorted(set(range(resume_step)) - there):
             print(
-                f"warning: {path} has no record of {len(missing)} of the {resume_step} steps before "
-                f"this one, step {missing[0]} the first; curves will lack them",
+                f"warning: {path} has no record of {len(missing)} of the {resume_step} steps "
+                f"before this one, step {missing[0]} the first; curves will lack them",
                 file=sys.stderr,
             )
         self._lines = path.open("a", encoding="utf-8")
