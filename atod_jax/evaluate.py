@@ -124,6 +124,7 @@ def summary(result: EvalResult) -> dict[str, Any]:
         "turns": float(np.mean(result.turns)),
         "valid responses": result.valid_rate,
         "problems of responses": result.problem_shares(),
+        "could not be played": result.failed_share,
     }
 
 

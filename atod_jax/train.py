@@ -17,6 +17,7 @@ import jax
 
 from atod_jax import cluster
 from atod_jax.config import Run, to_plain
+from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
@@ -96,11 +97,10 @@ def main(cfg: Run, folder: str) -> None:
                 scalars["batch/useful_tokens"] = packed.useful
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
-                counts = env.pool.take_counts()
                 scalars |= iteration_scalars(
                     trajectories,
                     groups=collect.groups,
-                    counts=counts,
+                    counts=env.pool.take_counts(),
                     clock=clock,
                     shortened=env.renderer.shortened,
                 )
@@ -111,8 +111,9 @@ def main(cfg: Run, folder: str) -> None:
             checkpoints.save(cfg.total_steps, state)
             params = student.lm.join(state.params, state.frozen)
             observer.end(params)
-        except cli.Interrupted:
-            checkpoints.save(int(state.step), state)
+        except (cli.Interrupted, BrokenEnvironment):
+            if int(state.step) > first:  # a start that failed has nothing to keep
+                checkpoints.save(int(state.step), state)
             raise
         conclude(cfg, out, student, params=params, references=observer.references)
 

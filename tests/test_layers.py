@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         "types",
     },
     "__main__": {"run"},
-    "train": {"cluster", "config", "estimate", "results", "run"},
+    "train": {"cluster", "config", "envs", "estimate", "results", "run"},
     "evaluate": {"cluster", "config", "options", "results", "run"},
     "compare": {"results", "run"},
     "play": {"config", "envs", "records", "results", "run", "streams"},
