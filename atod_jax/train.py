@@ -64,10 +64,10 @@ def main(cfg: Run, folder: str) -> None:
         observer = Observer(
             cfg, mesh, env=env, writer=writer, out=out, between_turns=stop.check, **roles
         )
+        if first < cfg.total_steps:
+            collect.prepare(first)
+        observer.begin(first)
         try:
-            if first < cfg.total_steps:
-                collect.prepare(first)
-            observer.begin(first)
             bar = progress(cfg, first)
             stack.callback(bar.close)
             for step in range(first, cfg.total_steps):
@@ -112,8 +112,7 @@ def main(cfg: Run, folder: str) -> None:
             params = student.lm.join(state.params, state.frozen)
             observer.end(params)
         except (cli.Interrupted, BrokenEnvironment):
-            if int(state.step) > first:  # a start that failed has nothing to keep
-                checkpoints.save(int(state.step), state)
+            checkpoints.save(int(state.step), state)
             raise
         conclude(cfg, out, student, params=params, references=observer.references)
 
