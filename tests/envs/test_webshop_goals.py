@@ -3,6 +3,8 @@
 import dataclasses
 import gzip
 import json
+import os
+import shutil
 
 import pytest
 import webshop_records
@@ -157,6 +159,40 @@ def test_official_files_make_a_shop_once(folder, monkeypatch):
     again = shop.cached(folder)
     assert [again.goal(n) for n in range(2)] == [first.goal(n) for n in range(2)]
     assert again.search("shoe") == first.search("shoe") == (0,)
+
+
+def test_a_shop_is_found_by_what_is_in_its_files(folder, tmp_path):
+    """Two shops whose files agree in name, size and time are two shops; a copy is the same one."""
+    items = folder / "items_shuffle.json"
+    shop.cached(folder)
+    before = items.stat()
+    items.write_text(items.read_text().replace("Shoe", "Boot"), encoding="utf-8")
+    os.utime(items, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert items.stat().st_size == before.st_size
+    assert shop.cached(folder).product(0).title == "Red Boot"
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    shop.cached(copied)
+    assert len(list((tmp_path / "cache" / "atod_jax" / "webshop").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "delete", "empty", "manifest"])
+def test_a_damaged_cache_is_built_again(folder, tmp_path, capsys, damage):
+    whole = shop.cached(folder)
+    (place,) = (tmp_path / "cache" / "atod_jax" / "webshop").iterdir()
+    files = [p for p in place.iterdir() if (p.name == "whole.json") == (damage == "manifest")]
+    for path in files:
+        content = path.read_bytes()
+        flipped = content[:-1] + bytes([content[-1] ^ 1])
+        path.unlink()
+        if damage != "delete":
+            path.write_bytes({"cut": content[:-1], "empty": b""}.get(damage, flipped))
+        again = shop.cached(folder)
+        assert (again.search("shoe"), again.goal(1)) == (whole.search("shoe"), whole.goal(1))
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"shop: {place} is damaged (")
+    shop.cached(folder)
+    assert capsys.readouterr().err == ""
+    assert [p.name for p in place.parent.iterdir()] == [place.name]
 
 
 def test_changed_files_make_another_shop(folder):
