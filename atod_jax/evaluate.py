@@ -62,12 +62,14 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
 
 def protocol(cfg: Run, checkpoint: str, tasks: int) -> dict[str, Any]:
     """Everything that has to be equal for two evaluations to be comparable."""
-    whole = cfg.eval.final_tasks == 0
+    which = (
+        "the first of the split in its fixed order" if cfg.eval.final_tasks else "the whole split"
+    )
     return {
         "environment": cfg.env.name,
         "options of the environment": ", ".join(_own_options(cfg)) or "none",
         "split": cfg.eval.split,
-        "tasks": f"{tasks}, {'the whole split' if whole else 'the first of the split'}",
+        "tasks": f"{tasks}, {which}",
         "model": checkpoint or cfg.student.path,
         "prompt template": cfg.env.template,
         "history": cfg.env.history,

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from atod_jax.envs import order
 from atod_jax.envs.alfworld.furniture import LAMP
 from atod_jax.envs.alfworld.game import TASK_TYPES, Game
 from atod_jax.envs.alfworld.generate import GOALS
@@ -73,7 +74,7 @@ def find_trials(root: str | Path, split: str) -> tuple[Trial, ...]:
     if not found:
         counts = ", ".join(f"{n} {what}" for what, n in verdicts.items()) or "it is empty"
         raise ValueError(f"{folder}: no playable game ({counts}); {_HELP}")
-    return tuple(sorted(found, key=lambda trial: hashlib.md5(trial.id.encode()).digest()))
+    return order.shuffled(found, lambda trial: trial.id)
 
 
 def _verdict(trial: Trial) -> str:

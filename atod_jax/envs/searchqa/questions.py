@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atod_jax.envs import jsonl, prepared
+from atod_jax.envs import jsonl, order, prepared
 
 SPLITS = ("train", "dev", "test")
 
@@ -21,11 +21,12 @@ class Question(NamedTuple):
 
 @functools.cache
 def load(folder: str, split: str) -> tuple[Question, ...]:
-    """The questions of a split: of questions.jsonl[.gz], or of a prepared TFDS folder.
+    """The questions of a split: of questions.jsonl[.gz], or of a prepared TFDS folder, in the
+    order of `order.shuffled`.
 
     Raises:
       FileNotFoundError: neither is there.
-      ValueError: a damaged file, with file and line, or a split without questions.
+      ValueError: a damaged file, with file and line, a split without questions, or an id twice.
     """
     path = jsonl.find(folder, "questions.jsonl")
     if path:
@@ -45,7 +46,10 @@ def load(folder: str, split: str) -> tuple[Question, ...]:
             f"{path or Path(folder)} has no questions in split {split!r}; it has those of:"
             f" {', '.join(there) or 'no split at all'}"
         )
-    return found
+    try:
+        return order.shuffled(found, lambda question: question.id)
+    except ValueError as error:
+        raise ValueError(f"{path or folder}, split {split!r}: {error}") from None
 
 
 def question_of(record: dict[str, Any]) -> Question:
