@@ -1,6 +1,8 @@
 """Task sets as TFDS data sets: written and read record by record, without TensorFlow."""
 
 import argparse
+import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,4 +102,15 @@ def main(prepare: Callable[[str, str], Path], *, source: str, default: str | Non
     parser.add_argument(f"--{source}", dest="source", default=default, required=default is None)
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
-    print(prepare(options.source, options.out))
+    with one_line_errors():
+        print(prepare(options.source, options.out))
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """For command lines: what is wrong with files and values as one line and exit code 2."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -16,7 +16,7 @@ from atod_jax.envs.bm25 import STOP_WORDS
 WORD = re.compile(r"\w\w+")
 
 
-class RetrieverError(RuntimeError):
+class RetrieverError(OSError):
     """A search that could not be carried out; never shown to the player as if it were a result."""
 
 
