@@ -25,7 +25,7 @@ TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
 
 # A part is a module or a folder of the package. It may import parts of its own floor or below.
 FLOORS = (
-    {"__init__", "options", "types", "records", "streams", "cluster", "sharding"},
+    {"__init__", "options", "types", "records", "streams", "texts", "cluster", "sharding"},
     {"core", "algorithms", "models", "envs"},
     {"device", "episodes"},
     {"results"},
@@ -41,19 +41,20 @@ ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "records": set(),
     "streams": set(),
+    "texts": set(),
     "cluster": set(),
     "sharding": {"options", "types"},
     "core": {"options", "types"},
     "algorithms": {"core", "options", "records", "types"},
     "models": {"sharding", "types"},
-    "envs": {"options", "records"},
+    "envs": {"options", "records", "texts"},
     "device": {"core", "models", "options", "records", "sharding", "types"},
-    "episodes": {"cluster", "envs", "options", "records", "streams", "types"},
-    "results": {"options", "records", "types"},
+    "episodes": {"cluster", "envs", "options", "records", "streams", "texts", "types"},
+    "results": {"options", "records", "texts", "types"},
     "config": {"algorithms", "core", "device", "envs", "episodes", "options", "sharding"},
     "run": {
         "algorithms", "cluster", "config", "core", "device", "envs", "episodes", "models",
-        "options", "records", "results", "sharding", "streams", "types",
+        "options", "records", "results", "sharding", "streams", "texts", "types",
     },
     "estimate": {
         "config", "core", "device", "episodes", "models", "records", "results", "run", "sharding",
@@ -63,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"cluster", "config", "envs", "estimate", "results", "run"},
     "evaluate": {"cluster", "config", "options", "results", "run"},
     "compare": {"results", "run"},
-    "play": {"config", "envs", "records", "results", "run", "streams"},
+    "play": {"config", "envs", "records", "results", "run", "streams", "texts"},
     "replay": {
         "algorithms", "config", "device", "episodes", "records", "results", "run", "types",
     },
