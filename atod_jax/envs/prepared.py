@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from atod_jax import texts
+
 
 def is_prepared(folder: str | Path) -> bool:
     """Whether TFDS wrote this folder."""
@@ -16,17 +18,36 @@ def is_prepared(folder: str | Path) -> bool:
 
 
 def splits(folder: str | Path) -> list[str]:
-    """The splits of a prepared folder."""
-    return sorted(_builder(folder).info.splits)
+    """The splits of a prepared folder; raises like `records`."""
+    with _named(folder):
+        return sorted(_builder(folder).info.splits)
 
 
 def records(folder: str | Path, split: str) -> Iterator[dict[str, Any]]:
-    """The records of a split with their texts decoded; none where there is no such split."""
-    builder = _builder(folder)
-    if split not in builder.info.splits:
-        return
-    for record in builder.as_data_source(split):
-        yield {key: _decoded(value) for key, value in record.items()}
+    """The records of a split with their texts decoded; none where there is no such split.
+
+    Raises:
+      ValueError: the folder is damaged.
+    """
+    with _named(folder):
+        builder = _builder(folder)
+        found = builder.as_data_source(split) if split in builder.info.splits else ()
+        decoded = [{key: _decoded(value) for key, value in record.items()} for record in found]
+    yield from decoded
+
+
+@contextlib.contextmanager
+def _named(folder: str | Path) -> Iterator[None]:
+    """Whatever TFDS trips over in a damaged folder, as an error that names it."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        reason = texts.one_line(f"{type(error).__name__}: {error}", longest=200)
+        raise ValueError(
+            f"{folder} is no readable data set ({reason}); write it again with `prepare`"
+        ) from error
 
 
 def _builder(folder: str | Path) -> Any:

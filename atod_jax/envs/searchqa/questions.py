@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from atod_jax import texts
 from atod_jax.envs import jsonl, order, prepared
 
 SPLITS = ("train", "dev", "test")
@@ -35,7 +36,10 @@ def load(folder: str, split: str) -> tuple[Question, ...]:
         there = sorted({q.split for q in everything})
     elif prepared.is_prepared(folder):
         there = prepared.splits(folder)
-        found = tuple(question_of(r) for r in prepared.records(folder, split))
+        records = enumerate(prepared.records(folder, split), 1)
+        found = tuple(
+            jsonl.build_at(f"{folder}, record {n} of {split!r}", r, question_of) for n, r in records
+        )
     else:
         raise FileNotFoundError(
             f"env.searchqa.data={folder!r}: no questions.jsonl, questions.jsonl.gz or prepared TFDS"
@@ -61,13 +65,12 @@ def question_of(record: dict[str, Any]) -> Question:
     """
     answers = record["answers"]
     if not isinstance(answers, list) or not answers or not all(map(_is_filled, answers)):
-        raise ValueError(f"answers={answers!r}: give a list of at least one answer")
-    texts = {key: jsonl.text_of(record, key) for key in ("id", "dataset", "split", "question")}
-    if not _is_filled(texts["question"]):
-        raise ValueError("the question is empty")
-    if texts["split"] not in SPLITS:
-        raise ValueError(f"split={texts['split']!r}: use one of {', '.join(SPLITS)}")
-    return Question(**texts, answers=tuple(answers))
+        shown = texts.one_line(repr(answers), longest=80)
+        raise ValueError(f"answers={shown}: give a list of at least one answer")
+    fields = {key: jsonl.filled(record, key) for key in ("id", "dataset", "split", "question")}
+    if fields["split"] not in SPLITS:
+        raise ValueError(f"split={fields['split'][:80]!r}: use one of {', '.join(SPLITS)}")
+    return Question(**fields, answers=tuple(answers))
 
 
 def _is_filled(text: Any) -> bool:

@@ -30,6 +30,7 @@ _FORMAT = 3  # of the files below; older folders are built anew
 _TEXTS = "products.bin"  # the products, packed, one behind the other
 _WHOLE = "whole.json"  # name -> digest of every other file of the folder
 _KEPT_PRODUCTS = 1024
+_MOST_GOALS = 50_000_000  # the full catalogue has a few million
 
 
 class Shop:
@@ -126,9 +127,16 @@ def _build(
         if people:
             asking += [(number, person, 1) for person in range(len(product.people))]
         elif product.request:
-            asking.append((number, 0, goals.choices(product)))
+            ways = goals.choices(product)
+            if ways > _MOST_GOALS:
+                raise ValueError(
+                    f"product {product.asin}: its options make {ways} goals; remove some"
+                )
+            asking.append((number, 0, ways))
     limits = [goals.draw_limit(prices[number], rng) for number, _, _ in asking]
-    if not asking:
+    if (total := sum(ways for _, _, ways in asking)) > _MOST_GOALS:
+        raise ValueError(f"the products make {total} goals, more than {_MOST_GOALS}; remove some")
+    if not total:
         raise ValueError("no product has a request, so there is no goal; add instructions")
     builder.finish(np.array(ids, "S"), allocate)
     allocate("prices", len(prices), np.float64)[:] = prices
@@ -235,7 +243,11 @@ def cached(folder: Path, *, people: bool = False) -> Shop:
         )
 
     place = _cache_folder() / _fingerprint(items, notes, *asked)
-    return from_folder(place, make_products, people=people)
+    try:
+        return from_folder(place, make_products, people=people)
+    except ValueError as error:
+        named = str(folder) in str(error)
+        raise error if named else ValueError(f"{folder}: {error}") from None
 
 
 def _find(folder: Path, what: str, stems: Sequence[str]) -> Path:
