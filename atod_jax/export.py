@@ -13,6 +13,7 @@ import jax
 
 from atod_jax.config import Run
 from atod_jax.models.checkpoint_io import save_hf
+from atod_jax.models.written import require_place
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.run.layouts import layouts_of
@@ -29,14 +30,14 @@ def export(cfg: Run, checkpoint: str, out: str, *, max_shard_gb: float = 4.0) ->
       max_shard_gb: start another file beyond this size.
 
     Raises:
-      ValueError: no `out`, or no room in a shard.
+      ValueError: no `out`, something in it would be lost, or no room in a shard.
       FileNotFoundError: no such checkpoint.
-      FileExistsError: `out` exists and is not a checkpoint folder.
     """
     if not out:
         raise ValueError("--out is missing: name the folder to write, e.g. --out=models/a")
     if max_shard_gb <= 0:
         raise ValueError(f"--max_shard_gb={max_shard_gb}: give a size above 0, e.g. 4")
+    require_place(out, "--out", kept=[p for p in (checkpoint, cfg.student.path) if p])
     layouts = layouts_of(cfg)
     with jax.set_mesh(layouts.student.mesh):
         model = load_policy(cfg, checkpoint, layouts)

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import io
 import sys
+from pathlib import Path
 
 import jax
 
@@ -26,8 +27,8 @@ from atod_jax.run import cli, parts, workdir
 from atod_jax.run.batch import pack
 from atod_jax.run.collectors import make_collector
 from atod_jax.run.compiling import PROGRAMS, Compiling
-from atod_jax.run.conclusion import conclude
-from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars
+from atod_jax.run.conclusion import conclude, require_export
+from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars, require_finite
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.learning import Learner
 from atod_jax.run.models import fresh_state, load_student, load_teacher
@@ -36,8 +37,14 @@ from atod_jax.run.scorers import SignalMaker, require_teacher
 
 
 def main(cfg: Run, folder: str) -> None:
-    """Runs a whole training run, or what is left of it."""
-    out = workdir.open_workdir(folder, cfg)
+    """Runs a whole training run, or what is left of it, in a folder that is no other run's."""
+    require_export(cfg)
+    with workdir.claimed(folder) as out:
+        train(cfg, workdir.open_workdir(out, cfg))
+
+
+def train(cfg: Run, out: Path) -> None:
+    """Runs what is left of a run in its folder."""
     layouts = layouts_of(cfg)
     mesh = layouts.student.mesh
     with jax.set_mesh(mesh), cli.StopRequest() as stop, contextlib.ExitStack() as stack:
@@ -94,15 +101,13 @@ def main(cfg: Run, folder: str) -> None:
                 state, metrics = learn(state, packed, signal=signal, head=head)
                 means += metrics
                 scalars = finite_scalars(means, step, out) | collect.take_metrics()
+                require_finite(state, step, out)
                 scalars["batch/useful_tokens"] = packed.useful
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
+                counts = env.pool.take_counts()
                 scalars |= iteration_scalars(
-                    trajectories,
-                    groups=collect.groups,
-                    counts=env.pool.take_counts(),
-                    clock=clock,
-                    shortened=env.renderer.shortened,
+                    trajectories, env.renderer, groups=collect.groups, counts=counts, clock=clock
                 )
                 if step == first:
                     workdir.pin(out, cfg)

@@ -96,8 +96,10 @@ def test_bad_arguments_are_named(run, tmp_path):
         export(typed(small_config()), str(run / "run"), str(tmp_path / "a"), max_shard_gb=0)
     with pytest.raises(FileNotFoundError, match=r"no checkpoints of a run and no config\.json"):
         export(typed(small_config()), str(tmp_path), str(tmp_path / "a"))
-    with pytest.raises(FileExistsError, match=r"holds no config\.json"):
+    with pytest.raises(ValueError, match=r"--out=.* holds .*student, which this run needs"):
         export(typed(small_config()), str(run / "student"), str(run))
+    with pytest.raises(ValueError, match=r"--out=.*/run holds checkpoints, which no export has"):
+        export(typed(small_config()), str(run / "student"), str(run / "run"))
 
 
 def test_the_command(run, tmp_path):

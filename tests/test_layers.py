@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "envs": {"options", "records", "texts"},
     "device": {"core", "models", "options", "records", "sharding", "types"},
     "episodes": {"cluster", "envs", "options", "records", "streams", "texts", "types"},
-    "results": {"options", "records", "texts", "types"},
+    "results": {"cluster", "options", "records", "texts", "types"},
     "config": {"algorithms", "core", "device", "envs", "episodes", "options", "sharding"},
     "run": {
         "algorithms", "cluster", "config", "core", "device", "envs", "episodes", "models",

@@ -1,7 +1,9 @@
 """`atod` and `python -m atod_jax`: the list of programs, their help, and mistakes."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,19 @@ def test_python_m_starts_it(tmp_path):
         [sys.executable, "-m", "atod_jax", "--version"], capture_output=True, text=True, check=True
     )
     assert run.stdout == f"atod_jax {atod_jax.__version__}\n"
+
+
+def test_ctrl_c_while_a_program_loads_ends_it_at_once_and_in_silence(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "atod_jax.train",
+        "--config=quickstart",
+        f"--workdir={tmp_path}",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while b"jaxlib" not in Path(f"/proc/{process.pid}/maps").read_bytes():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+    assert (process.returncode, said) == (-signal.SIGINT, b"")

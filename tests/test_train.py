@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,7 +23,10 @@ from runs import (
 
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.models.checkpoint_io import save_hf
-from atod_jax.run import cli
+from atod_jax.run import cli, conclusion
+from atod_jax.run.learning import Learner
+
+REPO = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +121,37 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(models, tmp_path, monke
         assert one == two
 
 
-def test_a_finished_run_can_be_started_again_and_changes_nothing(models, tmp_path):
-    cfg = smoke_config(models, total_steps=1)
-    start(cfg, str(tmp_path))
-    before = without_times(tmp_path)
-    start(cfg, str(tmp_path))
-    assert [r for r in without_times(tmp_path) if "loss/total" in r] == [
+def test_a_finished_run_whose_export_failed_is_started_again_and_changes_nothing(
+    models, tmp_path, monkeypatch
+):
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    run, export = tmp_path / "run", tmp_path / "model"
+    cfg = smoke_config(models, total_steps=1, export=str(export))
+    with monkeypatch.context() as patch:
+        patch.setattr(conclusion, "save_hf", full)
+        with pytest.raises(
+            ValueError, match=r"No space left .*atod_jax.export --checkpoint=.*run "
+        ):
+            start(cfg, run)
+    assert "before training" in (run / "report.md").read_text()
+    before = without_times(run)
+    for _ in range(2):  # the second time over its own export
+        start(cfg, run)
+        assert load_hf(export)
+    assert [r for r in without_times(run) if "loss/total" in r] == [
         r for r in before if "loss/total" in r
     ]
+
+
+def test_an_export_that_would_lose_something_is_refused_before_the_first_step(models, tmp_path):
+    for place in models:
+        with pytest.raises(
+            ValueError, match=rf"export={place} holds {place}, which this run needs"
+        ):
+            start(smoke_config(models, export=place), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_steady_state_does_not_recompile(models, tmp_path):
@@ -133,12 +163,39 @@ def test_steady_state_does_not_recompile(models, tmp_path):
 # ---------------------------------------------------------------------------------------- bad input
 
 
-def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(models, tmp_path):
+def test_a_diverged_run_stops_and_saves_nothing(models, tmp_path):
     cfg = smoke_config(models, **{"optim.lr": 1e30, "save_every": 1, "eval.every": 0})
-    with pytest.raises(FloatingPointError, match=r"lower optim\.lr"):
-        start(cfg, str(tmp_path))
-    saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
-    assert all(s <= 1 for s in saved)
+    with pytest.raises(FloatingPointError, match=r"after step 0: .*; use a lower optim\.lr"):
+        start(cfg, tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_never_saved(models, tmp_path, monkeypatch, value):
+    """They appear after an update, unseen by its loss and its gradient."""
+    call = Learner.__call__
+
+    def poisoned(self, state, *args, **kwargs):
+        state, metrics = call(self, state, *args, **kwargs)
+        if int(state.step) == 1:
+            embed = state.params["embed"]["embedding"].at[3, 4].set(value)
+            state = state.replace(params=state.params | {"embed": {"embedding": embed}})
+        return state, metrics
+
+    monkeypatch.setattr(Learner, "__call__", poisoned)
+    cfg = smoke_config(models, save_every=1, export=str(tmp_path / "model"), **{"eval.every": 0})
+    found = (
+        r"embed/embedding is not finite after step 1: .*`python -m atod_jax.export (.*) --out=DIR`"
+    )
+    with pytest.raises(FloatingPointError, match=found) as error:
+        start(cfg, tmp_path / "run")
+    saved = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+    assert saved == ["1"]
+    assert not (tmp_path / "model").exists()
+    flag = re.search(found, str(error.value))[1]  # its advice can be followed
+    command = [sys.executable, "-m", "atod_jax.export", flag, f"--out={tmp_path / 'model'}"]
+    subprocess.run(command, check=True, cwd=REPO)
+    assert load_hf(tmp_path / "model")
 
 
 def test_a_padded_teacher_teaches_the_same(models, tmp_path):

@@ -105,7 +105,7 @@ def get_config():
     c.env.max_turns = 2
     c.sampling.prompt_buckets = (64,)
     c.sampling.max_new_tokens = 2
-    c.total_steps = c.rollout.tasks = c.rollout.group = 1
+    c.total_steps, c.rollout.tasks, c.rollout.group = 1, 1, 2
     c.packing.minibatch_rows = c.packing.micro_rows = 2
     c.eval.split = "test"
     c.eval.final_tasks = c.eval.slots = 2

@@ -248,13 +248,16 @@ def _across(run: Run, model_required: bool) -> list[str]:
         template_of(environment_of(run), run.env.template)
     except ValueError as error:
         problems.append(str(error))
-    return problems + _penalty(run)
+    return problems + _reward(run)
 
 
-def _penalty(run: Run) -> list[str]:
-    """The reference computes it; a run would drown in the groups whose returns are equal."""
+def _reward(run: Run) -> list[str]:
+    """What the reference computes all the same: returns compared with none, and a penalty that
+    drowns in the groups whose returns are equal."""
     flat = tree.flatten(tree.to_plain(run.algorithm.settings))
     own = {path.rpartition(".")[2]: (path, value) for path, value in flat.items()}
+    if "estimator" in own and run.rollout.group == 1:
+        return ["rollout.group=1: a return is compared with the others of its group; set 2 or more"]
     if own.get("statistics", ("", ""))[1] != "trajectories" or not own["invalid_penalty"][1]:
         return []
     path, value = own["invalid_penalty"]

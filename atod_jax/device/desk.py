@@ -59,7 +59,17 @@ class Desk(NamedTuple):
         return int(np.count_nonzero(place))  # the first token of an action takes no step
 
     def end(self, slot: int) -> tuple[int, Action]:
-        """(row, action); the slot is free."""
+        """(row, action); the slot is free.
+
+        Raises:
+          FloatingPointError: a log-probability is not finite.
+        """
         row, drawn = int(self.row[slot]), self.drawn[slot]
         self.row[slot] = -1
+        if not np.isfinite(self.logp[slot, :drawn]).all():
+            raise FloatingPointError(
+                "a token was drawn with a log-probability that is not finite: the weights of the "
+                "policy are damaged, or its products overflow; load another checkpoint, or use "
+                "dtype=float32"
+            )
         return row, Action(self.tokens[slot, :drawn].copy(), self.logp[slot, :drawn].copy())

@@ -89,6 +89,12 @@ class EpisodeWriter:
     def __init__(self, folder: Path, tokenizer: str):
         self._folder, self._scratch = folder / VERSION, folder / VERSION / ".partial"
         self._tokenizer = tokenizer
+        # TFDS keeps every data set that it has opened: the one there is opened once
+        self._fields, self._splits = list(FIELDS), {}
+        if (self._folder / "dataset_info.json").is_file():
+            there = _opened(self._folder).info
+            self._fields = [name for name in FIELDS if name in there.features]
+            self._splits = dict(there.splits)
 
     def write(
         self,
@@ -107,41 +113,28 @@ class EpisodeWriter:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
         info = self._write_shard(name, records)
-        published = self._published()
+        published = self._splits
         splits = published | {name: info.splits[name]}
         if name in published:  # the index must never describe another version of a file
             self._publish(info, [s for s in published.values() if s.name != name])
         for shard in self._scratch.glob(f"{NAME}-{name}.*"):
             os.replace(shard, self._folder / shard.name)
         self._publish(info, [splits[key] for key in sorted(splits)])
+        self._splits = splits
         shutil.rmtree(self._scratch)
 
     def _write_shard(self, name: str, records: list[dict[str, Any]]) -> Any:
         """The file of one split in the scratch folder; returns the DatasetInfo that tells of it."""
         import tensorflow_datasets as tfds
 
-        fields = self._fields()
-        info = _dataset_info(self._scratch, self._tokenizer, fields)
+        info = _dataset_info(self._scratch, self._tokenizer, self._fields)
         writer = tfds.core.SequentialWriter(
             info, max_examples_per_shard=len(records), file_format="array_record"
         )
         writer.initialize_splits([name])
-        writer.add_examples({name: [{f: record[f] for f in fields} for record in records]})
+        writer.add_examples({name: [{f: record[f] for f in self._fields} for record in records]})
         writer.close_all()
         return info
-
-    def _fields(self) -> Sequence[str]:
-        """Those of the records that are there: all splits have the same."""
-        if not (self._folder / "dataset_info.json").is_file():
-            return list(FIELDS)
-        there = _builder(self._folder).info.features
-        return [name for name in FIELDS if name in there]
-
-    def _published(self) -> dict[str, Any]:
-        """The splits that are there, by name."""
-        if not (self._folder / "dataset_info.json").is_file():
-            return {}
-        return dict(_builder(self._folder).info.splits)
 
     def _publish(self, info: Any, splits: Sequence[Any]) -> None:
         """Makes exactly these splits the content of the data set."""
@@ -245,14 +238,9 @@ class EpisodeReader:
 
     def __init__(self, path: str | Path):
         self.folder = _dataset_folder(Path(path))
-        try:
-            self._builder = _builder(self.folder)
-            fields, metadata = set(self._builder.info.features), dict(self._builder.info.metadata)
-            names = list(self._builder.info.splits)
-        except Exception as error:  # whatever TFDS trips over in a damaged file
-            raise ValueError(
-                f"{self.folder} is not a readable data set ({_in_short(error)}); record it again"
-            ) from error
+        self._builder = _opened(self.folder)
+        fields, metadata = set(self._builder.info.features), dict(self._builder.info.metadata)
+        names = list(self._builder.info.splits)
         missing = sorted(FIELDS.keys() - LATER - fields) + ["tokenizer"] * (
             "tokenizer" not in metadata
         )
@@ -296,10 +284,24 @@ def _dataset_folder(path: Path) -> Path:
     )
 
 
-def _builder(folder: Path) -> Any:
+def _opened(folder: Path) -> Any:
+    """The data set in a folder.
+
+    Raises:
+      ValueError: it is damaged.
+    """
     import tensorflow_datasets as tfds
 
-    return tfds.builder_from_directory(folder)
+    try:
+        builder = tfds.builder_from_directory(folder)
+        info: Any = builder.info
+        _ = set(info.features), dict(info.metadata), set(info.splits)
+    except Exception as error:  # whatever TFDS trips over in a damaged file
+        raise ValueError(
+            f"{folder} is not a readable data set ({_in_short(error)}); move it away to record "
+            "again"
+        ) from error
+    return builder
 
 
 def _in_short(error: Exception) -> str:

@@ -20,6 +20,7 @@ from atod_jax.models import families
 from atod_jax.models.block import ModelConfig
 from atod_jax.models.family import Entry
 from atod_jax.models.weights import INDEX, SINGLE, read_json
+from atod_jax.models.written import require_place, seal
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 
@@ -65,11 +66,11 @@ def save_hf(
 ) -> None:
     """Writes a folder that transformers' `from_pretrained` of that family loads.
 
-    The folder appears atomically: it is written next to `path` and renamed. All
-    processes have to call this; the first one writes.
+    The folder appears atomically: it is written next to `path`, listed in SHA256SUMS and renamed.
+    All processes have to call this; the first one writes.
 
     Args:
-      path: the folder to make; an earlier checkpoint there is replaced.
+      path: the folder to make; an earlier export there is replaced.
       config: the architecture.
       params: as `loading.load_sharded` returns them, or NumPy; saved in their own type.
       tokenizer: of transformers; written into the same folder, its special ids into the config.
@@ -78,16 +79,14 @@ def save_hf(
       shard_bytes: start another file once one holds this much.
 
     Raises:
-      FileExistsError: `path` exists and is not a checkpoint folder.
-      ValueError: `params` do not fit `config`.
+      ValueError: `params` do not fit `config` or are not finite, or something at `path` would be
+        lost.
     """
-    folder = Path(path)
-    if folder.exists() and not (folder / _CONFIG).is_file():
-        raise FileExistsError(f"{folder} exists and holds no config.json; not replacing it")
     if jax.process_index():  # takes part in gathering what is spread over processes, no more
         for _ in _shards(config, params, shard_bytes):
             pass
         return
+    folder = require_place(path, "export")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -104,6 +103,7 @@ def save_hf(
         work.chmod(0o755)  # mkdtemp and safetensors make private folders and files
         for file in work.iterdir():
             file.chmod(0o644)
+        seal(work)
         _swap_in(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -141,6 +141,10 @@ def _shards(
     held = 0
     for entry in families.tensor_map(config):
         value = _take(params, entry)
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"{entry.hf_name} holds numbers that are not finite; take other weights"
+            )
         if shard and held + value.nbytes > shard_bytes:
             yield shard
             shard, held = {}, 0

@@ -9,6 +9,7 @@ import difflib
 import functools
 import itertools
 import math
+import os
 import re
 import types
 import typing
@@ -123,7 +124,12 @@ def convert(value: Any, kind: Any) -> Any:
         raise ValueError(f"must be {_name(kind)}")
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
-    return value
+    return expanded(value) if isinstance(value, str) else value
+
+
+def expanded(text: str) -> str:
+    """A path as the shell would give it, which leaves `~` alone behind a `=`."""
+    return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
 
 
 def from_text(text: str, kind: Any) -> Any:

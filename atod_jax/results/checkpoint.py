@@ -3,12 +3,14 @@
 One folder per step holds the state (step, parameters, optimiser) and the resolved config as JSON.
 What is frozen is never saved, since the config names it: the teacher, and the weights beside a
 student's adapters. Steps appear atomically, so a run may be killed at any moment and started again
-with the same command.
+with the same command. Digests of the arrays lie beside them, and a step whose bits have changed on
+the disk is never gone on from.
 """
 
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,24 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from atod_jax import cluster
 from atod_jax.options.tree import flatten
+from atod_jax.results.arrays import digests, not_finite
 from atod_jax.types import TrainState
 
 # Orbax's names (0.12): the mark of a finished step, and the index of its arrays.
 MARK, STAMP, INDEX = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs", Path("state", "_METADATA")
 SHAPING = ("student.", "optim.")  # options that say which arrays there are; named first
+MEND = "put back a copy of that folder, or use another step"
+UNREADABLE = frozenset("*?[]\\")  # Orbax would look for files that match
+
+
+class Changed(ValueError):
+    """Arrays have been read, and they are not what a run saves."""
+
+
+class Damaged(ValueError):
+    """What is on the disk is not what was saved."""
 
 
 class Checkpointer:
@@ -48,8 +62,8 @@ class Checkpointer:
         read_only: bool = False,
     ) -> None:
         self._directory = _checked(directory, must_exist=read_only)
-        self._config = dict(config or {})
-        if not read_only and jax.process_index() == 0:
+        self._config, self._read_only = dict(config or {}), read_only
+        if not read_only and cluster.is_first():
             _set_broken_aside(self._directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -60,6 +74,7 @@ class Checkpointer:
         handlers = {
             "state": ocp.StandardCheckpointHandler(),
             "config": ocp.JsonCheckpointHandler(),
+            "digests": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(
             self._directory, options=options, item_handlers=handlers
@@ -72,8 +87,11 @@ class Checkpointer:
         """
         if step in self._manager.all_steps():
             return
+        arrays = _as_dict(state)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_as_dict(state)), config=ocp.args.JsonSave(self._config)
+            state=ocp.args.StandardSave(arrays),
+            config=ocp.args.JsonSave(self._config),
+            digests=ocp.args.JsonSave(digests(arrays)),
         )
         with jax.transfer_guard("allow"):  # writing to disk is a transfer, and a wanted one
             self._manager.save(step, args=items, force=True)
@@ -88,9 +106,48 @@ class Checkpointer:
         return max(self.steps(), default=None)
 
     def restore_latest(self, abstract_state: TrainState) -> TrainState | None:
-        """The state of the latest whole step, or None when nothing was saved; see `restore`."""
-        step = self.latest_step()
-        return None if step is None else self.restore(step, abstract_state)
+        """The state of the latest whole step, or None when nothing was saved; see `restore`.
+
+        A damaged step is told of and the one before it taken; unless `read_only`, it is renamed to
+        `<step>.broken`.
+
+        Raises:
+          ValueError: every step is damaged; or see `restore`.
+        """
+        damaged: list[int] = []
+        for step in reversed(self.steps()):
+            state, problem = self._attempt(step, abstract_state)
+            if state is not None:
+                self._leave_out(damaged, instead=step)
+                return state
+            _warn(problem)
+            damaged.append(step)
+        if damaged:
+            raise ValueError(
+                f"no step in {self._directory} can be restored; put a copy of it there, or delete "
+                "the folder to begin again"
+            )
+        return None
+
+    def _attempt(self, step: int, abstract_state: TrainState) -> tuple[TrainState | None, str]:
+        """The state of a step, or what is damaged for any of the processes."""
+        state, problem = None, ""
+        try:
+            state = self.restore(step, abstract_state)
+        except Damaged as error:
+            problem = str(error)
+        problems = [said for said in cluster.gather([problem]) if said]
+        return (None, problems[0]) if problems else (state, "")
+
+    def _leave_out(self, damaged: list[int], *, instead: int) -> None:
+        """Says which step takes the place of damaged ones, and frees their numbers."""
+        found = _steps(self._directory)
+        broken = [int(f.name) for f in found if int(f.name) > instead and not _is_whole(f)]
+        if damaged or broken:
+            _warn(f"step {instead} takes the place of {max(damaged + broken)} in {self._directory}")
+        if cluster.is_first() and not self._read_only:
+            for step in damaged:
+                _set_aside(self._directory / str(step))
 
     def restore(self, step: int, abstract_state: TrainState) -> TrainState:
         """Reads one step straight into the shardings of `abstract_state`.
@@ -102,7 +159,8 @@ class Checkpointer:
 
         Raises:
           FileNotFoundError: there is no such step.
-          ValueError: the files are damaged, belong to another model, or a sharding is missing.
+          Damaged: the files cannot be read, or their numbers are not those that were saved.
+          ValueError: they belong to another model, or a sharding is missing.
         """
         target = jax.tree.map_with_path(_with_sharding, _as_dict(abstract_state))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
@@ -112,6 +170,9 @@ class Checkpointer:
             self._require_fit(step, saved, target)
             with self._readable(step):
                 state = self._manager.restore(step, args=args)["state"]
+                self._require_saved(step, state)
+                if found := not_finite(state["params"]):
+                    raise Changed(f"params/{found[0]} is not finite")
         return TrainState(**state, frozen=abstract_state.frozen)
 
     def saved_config(self, step: int) -> dict[str, Any]:
@@ -137,12 +198,24 @@ class Checkpointer:
             raise FileNotFoundError(f"no whole step {step} in {self._directory}; it has {steps}")
         try:
             yield
+        except Changed as error:
+            raise Damaged(f"cannot restore {folder}: {error}; {MEND}") from error
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(
+            raise Damaged(
                 f"cannot restore {folder}: it cannot be read ({type(error).__name__}: {reason}); "
-                "where its files are damaged, delete that folder to fall back to the step before it"
+                f"{MEND}"
             ) from error
+
+    def _require_saved(self, step: int, state: Mapping[str, Any]) -> None:
+        """Compares digests; a step that was saved without them is taken as it is."""
+        if not (self._directory / str(step) / "digests").is_dir():
+            return
+        args = ocp.args.Composite(digests=ocp.args.JsonRestore())
+        saved, read = self._manager.restore(step, args=args)["digests"], digests(state)
+        changed = sorted(name for name in read if saved.get(name) != read[name])
+        if changed:
+            raise Changed(f"{len(changed)} of {len(read)} arrays are not as saved: {changed[0]}")
 
     def _require_fit(self, step: int, saved: Any, target: Any) -> None:
         """Compares names and shapes before any array is read, to say which one differs and why."""
@@ -174,11 +247,25 @@ def _checked(directory: str | Path, *, must_exist: bool) -> Path:
     if "://" in str(directory):
         raise ValueError(f"{directory} is a URL; mount the bucket and give the path of the mount")
     path = Path(directory).absolute()
+    require_readable(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; give the checkpoints a folder of their own")
     if must_exist and not path.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {path}; give the workdir of a training run")
     return path
+
+
+def require_readable(path: Path) -> None:
+    """Refuses a place whose checkpoints could be written but not read.
+
+    Raises:
+      ValueError: with the character of its name that is the reason.
+    """
+    if found := sorted(UNREADABLE & set(str(path.absolute()))):
+        raise ValueError(
+            f"{path.absolute()}: checkpoints cannot be read back from a folder with {found[0]!r} "
+            "in its path; give it another name"
+        )
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
@@ -223,9 +310,18 @@ def _set_broken_aside(directory: Path) -> None:
     """
     for folder in _steps(directory):
         if not _is_whole(folder):
-            aside = folder.with_name(f"{folder.name}.broken")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
+            _warn(f"{folder} is not whole; it is left out, as {_set_aside(folder).name}")
+
+
+def _set_aside(step: Path) -> Path:
+    aside = step.with_name(f"{step.name}.broken")
+    shutil.rmtree(aside, ignore_errors=True)
+    return step.rename(aside)
+
+
+def _warn(text: str) -> None:
+    if cluster.is_first():
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _steps(directory: Path) -> list[Path]:

@@ -82,6 +82,8 @@ def parse(program: Program, argv: Sequence[str]) -> tuple[Flags, config.Run | No
     rest, overrides = split(argv)
     parser = _parser(program)
     flags, left = parser.parse_known_args(rest)
+    for name, value in vars(flags).items():
+        setattr(flags, name, tree.expanded(value) if isinstance(value, str) else value)
     if flags.help:
         c = config.load(flags.config) if flags.config else config.base()
         override(c, overrides)

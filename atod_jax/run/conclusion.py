@@ -9,6 +9,7 @@ import jax
 from atod_jax import cluster
 from atod_jax.config import Run, to_plain
 from atod_jax.models.checkpoint_io import save_hf
+from atod_jax.models.written import require_place
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.run.cli import command_line
@@ -16,6 +17,17 @@ from atod_jax.run.models import Model
 from atod_jax.sharding import to_host
 
 References = Mapping[str, Mapping[float, EvalResult]]
+
+
+def require_export(cfg: Run) -> None:
+    """Refuses an export that could not be written at the end.
+
+    Raises:
+      ValueError: something there would be lost, the run's own models above all.
+    """
+    if cfg.export:
+        models = [path for path in (cfg.student.path, cfg.teacher.path) if path]
+        require_place(cfg.export, "export", kept=models)
 
 
 def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: References) -> None:
@@ -27,19 +39,15 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
       student: the model that was trained.
       params: its parameters at the end.
       references: the evaluations at the start, at the end and of the teacher.
+
+    Raises:
+      ValueError: the export has failed; the report is written all the same.
     """
     if cfg.export:
         params = jax.tree.map(to_host, student.lm.plain(params))  # of every device and process
     if not cluster.is_first():
         return
-    if cfg.export:
-        save_hf(
-            cfg.export,
-            student.lm.config,
-            params,
-            tokenizer=student.tokenizer,
-            source=student.source,
-        )
+    problem = _export(cfg, student, params)
     path = write_report(
         out,
         title=f"{cfg.algorithm.name} on {cfg.env.name}, {cfg.total_steps} steps",
@@ -48,9 +56,31 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
         curve=read_curve(out),
         curve_temperature=cfg.eval.curve_temperature,
         settings=_settings(cfg),
-        artifacts=_artifacts(cfg),
+        artifacts=_artifacts(cfg, exported=problem is None),
     )
     print(f"report: {path}")
+    if problem:
+        raise ValueError(
+            f"the export has failed ({problem}); `python -m atod_jax.export --checkpoint={out} "
+            "--out=DIR` writes the student elsewhere"
+        ) from problem
+
+
+def _export(cfg: Run, student: Model, params: Any) -> Exception | None:
+    """Writes the student where the run wants it; what went wrong must not cost the report."""
+    if not cfg.export:
+        return None
+    try:
+        save_hf(
+            cfg.export,
+            student.lm.config,
+            params,
+            tokenizer=student.tokenizer,
+            source=student.source,
+        )
+    except (OSError, ValueError) as error:
+        return error
+    return None
 
 
 def _settings(cfg: Run) -> dict[str, Any]:
@@ -65,7 +95,7 @@ def _settings(cfg: Run) -> dict[str, Any]:
     } | package_versions()
 
 
-def _artifacts(cfg: Run) -> dict[str, str]:
+def _artifacts(cfg: Run, *, exported: bool) -> dict[str, str]:
     found = {
         "metrics": "metrics.jsonl, tensorboard/",
         "transcripts with d, h and w per turn": "transcripts/",
@@ -74,6 +104,6 @@ def _artifacts(cfg: Run) -> dict[str, str]:
     }
     if cfg.record:
         found["training episodes, a TFDS data set"] = "episodes/"
-    if cfg.export:
+    if cfg.export and exported:
         found["trained student, Hugging Face format"] = cfg.export
     return found

@@ -7,9 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from atod_jax.episodes.render import Renderer
 from atod_jax.records import CUT, StopReason, Trajectory
+from atod_jax.results.arrays import not_finite
 from atod_jax.run.compiling import Compiling
-from atod_jax.types import Mean
+from atod_jax.types import Mean, TrainState
 
 
 def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> dict[str, float]:
@@ -24,32 +26,50 @@ def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> di
     scalars = {name: mean.value() for name, mean in pooled.items()}
     for name in ("loss/total", "update/grad_norm"):
         if not np.isfinite(scalars[name]):
-            raise FloatingPointError(
-                f"{name}={scalars[name]} at step {step}: training diverged; lower optim.lr or "
-                f"optim.clip_norm and resume from the last checkpoint in {out / 'checkpoints'}"
-            )
+            raise FloatingPointError(_diverged(f"{name}={scalars[name]}", step, out))
     return scalars
+
+
+def require_finite(state: TrainState, step: int, out: Path) -> None:
+    """Checks what an update has left, before it is saved or played with.
+
+    Raises:
+      FloatingPointError: a parameter or a moment of the optimiser is not finite.
+    """
+    if found := not_finite((state.params, state.opt_state)):
+        raise FloatingPointError(
+            _diverged(f"{found[0].partition('/')[2]} is not finite", step, out)
+        )
+
+
+def _diverged(what: str, step: int, out: Path) -> str:
+    saved = any(path.name.isdecimal() for path in (out / "checkpoints").glob("*"))
+    begin = f"`python -m atod_jax.export --checkpoint={out} --out=DIR` writes its last saved step"
+    return (
+        f"{what} after step {step}: training diverged; use a lower optim.lr or optim.clip_norm in "
+        f"a new --workdir{f', where {begin}, to begin with as student.path' if saved else ''}"
+    )
 
 
 def iteration_scalars(
     trajectories: Sequence[Trajectory],
+    renderer: Renderer,
     *,
     groups: int,
     counts: dict[str, float],
     clock: "Clock",
-    shortened: Callable[[np.ndarray], bool],
 ) -> dict[str, float]:
-    """Everything of an iteration that is not of the loss: episodes, environments, seconds;
-    `shortened` says which prompts have lost their beginning."""
+    """Everything of an iteration that is not of the loss: episodes, environments, seconds."""
     seconds = clock.scalars()
     env = env_scalars(trajectories, groups=groups, counts=counts, seconds=seconds)
-    return rollout_scalars(trajectories, shortened) | seconds | env
+    return rollout_scalars(trajectories, renderer.shortened) | seconds | env
 
 
 def rollout_scalars(
     trajectories: Sequence[Trajectory], shortened: Callable[[np.ndarray], bool]
 ) -> dict[str, float]:
-    """What the episodes of one iteration looked like from outside."""
+    """What the episodes of one iteration looked like from outside; `shortened` says which prompts
+    have lost their beginning."""
     turns = [turn for t in trajectories for turn in t.turns if not turn.replayed]
     return {
         "rollout/success": float(np.mean([t.success for t in trajectories])),

@@ -20,6 +20,7 @@ from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from
 from atod_jax.models.checkpoint_io import Source, read_config, read_source
 from atod_jax.models.loading import load_sharded
 from atod_jax.models.transformer import resize_vocabulary
+from atod_jax.models.written import require_unchanged
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.run.layouts import Layouts
 from atod_jax.sharding import Layout, param_shardings, reshard
@@ -101,6 +102,7 @@ def load(
     with jax.set_mesh(layout.mesh):
         put = functools.partial(_shardings, layout)
         params = load_sharded(path, config, put, dtype=storage, apart=frozen)
+    require_unchanged(path, key_name)
     lm, source = build(config), read_source(path)
     if frozen:
         params = _served(lm, params, layout)
@@ -276,7 +278,11 @@ def restore_params(cfg: Run, saved: Saved, student: Model) -> Any:
         raise FileNotFoundError(f"--checkpoint={saved.workdir}: no saved step there")
     if cfg.student.lora_rank:
         require_same_base(cfg.student, checkpointer.saved_config(step), saved.workdir)
-    state = checkpointer.restore(step, fresh_state(cfg.optim, student))
+    fresh = fresh_state(cfg.optim, student)
+    if saved.step is None:
+        state = checkpointer.restore_latest(fresh) or fresh
+    else:
+        state = checkpointer.restore(step, fresh)
     return student.lm.join(state.params, state.frozen)
 
 

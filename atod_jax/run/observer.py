@@ -53,7 +53,8 @@ class Observer:
             cfg, mesh, student=student, teacher=teacher, algorithm=algorithm
         )
         self._row_table = make_row_table(algorithm)
-        self._recorder = EpisodeWriter(out / "episodes", tokenizer_digest(student.tokenizer))
+        digest = tokenizer_digest(student.tokenizer)
+        self._recorder = EpisodeWriter(out / "episodes", digest) if cfg.record else None
         self.references: dict[str, dict[float, EvalResult]] = {}
 
     def _evaluator(self, model: Model, temperature: float) -> Evaluator:
@@ -139,5 +140,5 @@ class Observer:
         columns = None
         if scored.teacher is not None:
             columns = packed.by_turn(self._row_table(scored), trajectories)
-        if cluster.is_first():
+        if cluster.is_first() and self._recorder:
             self._recorder.write(step, trajectories, columns)

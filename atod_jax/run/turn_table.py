@@ -51,7 +51,10 @@ class TurnTable:
     def __call__(
         self, params: Any, trajectories: Sequence[Trajectory]
     ) -> list[dict[str, list[float]]]:
-        """Per trajectory {"d": [...], "h": [...], "w": [...]}, one per turn, nan if replayed."""
+        """Per trajectory {"d": [...], "h": [...], "w": [...]}, one per turn, nan if replayed; of
+        episodes without turns nothing."""
+        if not any(trajectory.turns for trajectory in trajectories):
+            return [{} for _ in trajectories]
         packed = pack(self._cfg, trajectories, student=self._student, step=0)
         score_student, score_teacher = self._scorers
         student = score_student(params, packed)

@@ -4,39 +4,56 @@
 `starting.json` does, and a start with other options takes the folder over.
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from atod_jax import cluster, config
 from atod_jax.options import plugins
 from atod_jax.options.tree import flatten, show
+from atod_jax.results.checkpoint import require_readable
 from atod_jax.results.files import write_text
+from atod_jax.run.lock import locked
 
 RECORD, STARTING = "run_config.json", "starting.json"
 # what a run writes before its first step is finished
 LEFT_BY_A_START = ("checkpoints", "evaluations", "transcripts", "tensorboard", "metrics.jsonl")
 
 
-def open_workdir(folder: str, cfg: config.Run) -> Path:
-    """Makes the folder, or checks that it belongs to the run that goes on.
+@contextlib.contextmanager
+def claimed(folder: str) -> Iterator[Path]:
+    """The folder, made where it is missing, for this run alone while the block lasts.
 
     Raises:
-      ValueError: it holds another run, with the options that differ, or is a file.
+      ValueError: another run is at work in it, it is a file, or has a name that Orbax cannot read.
     """
     out = Path(folder)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--workdir={out} is a file; name a folder")
+    require_readable(out)
+    if not cluster.is_first():
+        yield out
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        yield out
+
+
+def open_workdir(out: Path, cfg: config.Run) -> Path:
+    """Checks that the folder belongs to the run that goes on, or makes it this run's.
+
+    Raises:
+      ValueError: it holds another run, with the options that differ.
+    """
     if (out / RECORD).is_file():
         _require_same(out, _read(out / RECORD), cfg)
-    if cluster.is_first():
-        out.mkdir(parents=True, exist_ok=True)
-        if not (out / RECORD).is_file():
-            _take_over(out, cfg)
+    if cluster.is_first() and not (out / RECORD).is_file():
+        _take_over(out, cfg)
     cluster.first_says(None)  # nobody reads what is there before it is known to belong here
     return out
 

@@ -1,5 +1,6 @@
 """Recorded episodes: what is read is what was written, and damage is named."""
 
+import gc
 import itertools
 import json
 import os
@@ -105,6 +106,22 @@ def test_a_step_played_again_takes_the_place_of_its_first_version(tmp_path):
     assert there.steps == [0, 1]
     assert_same(there.read(0)[0], episodes(0))
     assert_same(there.read(1)[0], episodes(8)[:2])
+
+
+def test_a_long_run_keeps_no_more_in_memory_than_its_splits(tmp_path):
+    import tensorflow_datasets as tfds
+
+    def kept():
+        gc.collect()
+        return sum(isinstance(o, tfds.core.DatasetInfo) for o in gc.get_objects())
+
+    writer = EpisodeWriter(tmp_path, "digest")
+    writer.write(0, episodes(0))
+    before = kept()
+    for step in range(1, 6):
+        writer.write(step, episodes(step))
+    assert kept() <= before + 1
+    assert EpisodeReader(tmp_path).steps == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_data_set_from_before_problems_were_kept_goes_on(tmp_path, monkeypatch):

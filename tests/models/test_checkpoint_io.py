@@ -106,6 +106,15 @@ def test_mixed_types_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, dtype):
+    params = jax.tree.map(lambda x: x.astype(dtype), make_params(CONFIG))
+    params["norm"]["scale"][2] = np.inf
+    with pytest.raises(ValueError, match=r"model.norm.weight holds numbers that are not finite"):
+        save_hf(tmp_path / "m", CONFIG, params)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_folder_and_files(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint folder .*nowhere"):
         load_hf(tmp_path / "nowhere")
@@ -287,5 +296,7 @@ def test_a_save_replaces_an_earlier_checkpoint_only(folder, tmp_path):
     assert [f.name for f in folder.parent.iterdir()] == ["model"]
     assert os.stat(folder).st_mode & 0o777 == 0o755
     (tmp_path / "notes").mkdir()
-    with pytest.raises(FileExistsError, match=r"notes exists and holds no config.json"):
+    (tmp_path / "notes" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"notes holds config.json, which no export has written"):
         save_hf(tmp_path / "notes", CONFIG, make_params(CONFIG))
+    assert (tmp_path / "notes" / "config.json").read_text() == "{}"

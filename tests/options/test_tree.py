@@ -51,6 +51,13 @@ def test_values_take_the_types_of_their_fields():
     assert tree.parse(Outer(), tree.to_plain(got)) == got
 
 
+def test_the_home_folder_of_a_path_is_written_out(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    texts = ["~/models/a", "~", "a~/b", "~other", "runs/~"]
+    want = ["/home/me/models/a", "/home/me", "a~/b", "~other", "runs/~"]
+    assert [tree.convert(text, str) for text in texts] == want
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

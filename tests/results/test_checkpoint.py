@@ -269,6 +269,76 @@ def test_a_finished_step_bears_the_marks_of_orbax_that_are_looked_for(tmp_path):
     assert (tmp_path / "1" / "state" / "_METADATA").is_file(), hint
 
 
+FLIP_BITS = """
+import shutil, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+import jax, jax.numpy as jnp, numpy as np
+from atod_jax.results.checkpoint import Checkpointer
+from atod_jax.types import TrainState
+def make(step):
+    w = jax.random.normal(jax.random.key(step), (64, 64))
+    params = {"w": w, "b": jnp.ones(7, jnp.bfloat16)}
+    return TrainState(step=jnp.int32(step), params=params, opt_state=(jnp.arange(9),))
+kept, copy, rng = Path(sys.argv[1], "kept"), Path(sys.argv[1], "copy"), np.random.default_rng(0)
+with_both = Checkpointer(kept)
+for step in (4, 5):
+    with_both.save(step, make(step))
+with_both.close()
+for file in sorted(f.relative_to(kept) for f in (kept / "5").rglob("*") if f.is_file()):
+    for _ in range(3):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(kept, copy)
+        data = bytearray((copy / file).read_bytes())
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        (copy / file).write_bytes(data)
+        print("-", file, file=sys.stderr)
+        checkpoints = Checkpointer(copy)
+        state = checkpoints.restore_latest(make(0))
+        step = int(state.step)
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), state, make(step))
+        print(file, step, all(jax.tree.leaves(same)), (copy / "5.broken").exists())
+"""
+
+
+def test_a_flipped_bit_is_never_gone_on_from(tmp_path):
+    """Wherever it is: the step as it was saved, or the one before it, and then that is said."""
+    command = [sys.executable, "-c", FLIP_BITS, str(tmp_path), str(REPO)]
+    child = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    cases = [line.split() for line in child.stdout.splitlines()]
+    said = child.stderr.split("- ")[1:]
+    assert len(cases) == len(said) > 30
+    in_arrays = 0
+    for (file, step, same, aside), words in zip(cases, said, strict=True):
+        assert (same, step == "4") == ("True", aside == "True"), file
+        fallback = "step 4 takes the place of 5" in words or "left out, as 5.broken" in words
+        assert fallback == (step == "4"), words
+        in_arrays += "arrays are not as saved" in words
+    assert in_arrays >= 3
+
+
+def test_without_a_step_that_can_be_read_there_is_no_silent_new_beginning(tmp_path, capsys):
+    checkpoints = Checkpointer(tmp_path)
+    checkpoints.save(1, make_state(1))
+    checkpoints.wait()
+    digests = tmp_path / "1" / "digests" / "metadata"
+    digests.write_text(json.dumps(dict.fromkeys(json.loads(digests.read_text()), "0" * 16)))
+    with pytest.raises(ValueError, match=r"no step in .* can be restored; put a copy of it there"):
+        checkpoints.restore_latest(make_state(0))
+    assert "8 of 8 arrays are not as saved: opt_state/0/count" in capsys.readouterr().err
+    assert (tmp_path / "1").is_dir()
+    shutil.rmtree(tmp_path / "1" / "digests")  # saved before there were any
+    assert_same(checkpoints.restore_latest(make_state(0)), make_state(1))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("name", ["a[1]", "b*", "c?", "d\\e"])
+def test_a_folder_that_could_not_be_read_back_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"checkpoints cannot be read back from a folder with"):
+        Checkpointer(tmp_path / name / "checkpoints")
+    assert not (tmp_path / name).exists()
+
+
 READ_DAMAGED = """
 import sys
 sys.path[:0] = sys.argv[2:]
@@ -297,4 +367,4 @@ def test_damaged_files_give_one_clear_line(tmp_path):
     assert len(lines) == 2
     for line in lines:
         assert line.startswith(f"cannot restore {tmp_path}/5: it cannot be read (")
-        assert "delete that folder" in line
+        assert "put back a copy of that folder" in line

@@ -64,6 +64,8 @@ def test_the_turn_table_lines_up_with_the_turns(config, cfg, mesh):
     assert np.isnan([v[:2] for v in half.values()]).all()
     assert np.isfinite([v[2:] for v in half.values()]).all()
     assert max(whole["w"]) <= 1
+    nothing = dataclasses.replace(make_trajectory(1), turns=())
+    assert table(student.params, [nothing, nothing]) == [{}, {}]
 
 
 def test_cut_responses_and_shortened_prompts_are_shares_of_the_turns_that_were_played():

@@ -18,7 +18,7 @@ def run(**changes):
 
 def pinned(folder, **changes):
     cfg = run(**changes)
-    workdir.pin(workdir.open_workdir(str(folder), cfg), cfg)
+    workdir.pin(workdir.open_workdir(folder, cfg), cfg)
     return folder
 
 
@@ -63,27 +63,27 @@ DEFINING = {
 @pytest.mark.parametrize("path", FREE)
 def test_bookkeeping_may_change(path, tmp_path):
     pinned(tmp_path)
-    workdir.open_workdir(str(tmp_path), run(**{path: FREE[path]}))
+    workdir.open_workdir(tmp_path, run(**{path: FREE[path]}))
 
 
 @pytest.mark.parametrize("path", DEFINING)
 def test_what_defines_a_run_may_not(path, tmp_path):
     pinned(tmp_path)
     with pytest.raises(ValueError, match=rf"holds another run: .*{path} \(.* there, .* now\)") as e:
-        workdir.open_workdir(str(tmp_path), run(**{path: DEFINING[path]}))
+        workdir.open_workdir(tmp_path, run(**{path: DEFINING[path]}))
     assert "\n" not in str(e.value)
     assert "delete" not in str(e.value)
 
 
 def test_a_start_that_failed_leaves_its_folder_free(tmp_path):
-    workdir.open_workdir(str(tmp_path), run())
+    workdir.open_workdir(tmp_path, run())
     for name in ("evaluations", "checkpoints"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "of the first start").touch()
     (tmp_path / "mine.txt").touch()
-    workdir.open_workdir(str(tmp_path), run())  # the same start goes on with what is there
+    workdir.open_workdir(tmp_path, run())  # the same start goes on with what is there
     assert (tmp_path / "evaluations" / "of the first start").exists()
-    workdir.open_workdir(str(tmp_path), run(seed=1))
+    workdir.open_workdir(tmp_path, run(seed=1))
     assert not (tmp_path / "evaluations").exists()
     assert not (tmp_path / "checkpoints").exists()
     assert (tmp_path / "mine.txt").exists()
@@ -98,14 +98,14 @@ def test_what_belongs_to_nobody_is_not_touched(tmp_path):
     kept.mkdir(parents=True)
     for options in (run(), run(seed=1)):
         with pytest.raises(ValueError, match=r"holds checkpoints of a run, but its run_c"):
-            workdir.open_workdir(str(tmp_path), options)
+            workdir.open_workdir(tmp_path, options)
     workdir.write_text(tmp_path / "starting.json", json.dumps(config.to_plain(run(seed=2))))
     with pytest.raises(ValueError, match=r"restore that file, or use a new folder"):
-        workdir.open_workdir(str(tmp_path), run())
+        workdir.open_workdir(tmp_path, run())
     for damage in ("", "[]", "{", "3", '{"env": 3}'):
         (tmp_path / "starting.json").write_text(damage)
         with pytest.raises(ValueError, match=r"starting\.json is damaged"):
-            workdir.open_workdir(str(tmp_path), run())
+            workdir.open_workdir(tmp_path, run())
     assert kept.is_dir()
 
 
@@ -120,7 +120,7 @@ def test_a_damaged_record_is_one_line(damage, tmp_path):
 
 def test_the_record_is_written_once_with_the_first_finished_step(tmp_path):
     cfg = run()
-    out = workdir.open_workdir(str(tmp_path), cfg)
+    out = workdir.open_workdir(tmp_path, cfg)
     assert not (out / "run_config.json").exists()
     workdir.pin(out, cfg)
     first = (out / "run_config.json").stat()
@@ -133,14 +133,14 @@ def test_the_record_is_written_once_with_the_first_finished_step(tmp_path):
 def test_total_steps_may_grow_where_no_schedule_depends_on_it(tmp_path):
     pinned(tmp_path / "a")
     longer = run(total_steps=9, record=True)
-    workdir.pin(workdir.open_workdir(str(tmp_path / "a"), longer), longer)
+    workdir.pin(workdir.open_workdir(tmp_path / "a", longer), longer)
     assert workdir.read_run(tmp_path / "a") == run(total_steps=9)  # nothing else is noted
     with pytest.raises(ValueError, match=r"total_steps \(9 there, 2 now\); it may grow, not"):
-        workdir.open_workdir(str(tmp_path / "a"), run(total_steps=2))
+        workdir.open_workdir(tmp_path / "a", run(total_steps=2))
     cosine = {"optim.schedule": "cosine"}
     pinned(tmp_path / "b", **cosine)
     with pytest.raises(ValueError, match=r"\(3 there, 9 now\); optim\.schedule=cosine depends"):
-        workdir.open_workdir(str(tmp_path / "b"), run(total_steps=9, **cosine))
+        workdir.open_workdir(tmp_path / "b", run(total_steps=9, **cosine))
     with pytest.raises(ValueError, match=r"has done 5 steps; set --config\.total_steps=5 or more"):
         workdir.first_step(run(total_steps=3), 5)
 
@@ -152,9 +152,9 @@ def test_an_option_that_is_younger_than_the_run_has_its_default(tmp_path):
         del record["optim"]["warmup_steps"], record["eval"]["passes"], record["demos"]
 
     change_record(tmp_path, older)
-    workdir.open_workdir(str(tmp_path), run())
+    workdir.open_workdir(tmp_path, run())
     with pytest.raises(ValueError, match=r"optim\.warmup_steps \(0 there, 5 now\)"):
-        workdir.open_workdir(str(tmp_path), run(**{"optim.warmup_steps": 5}))
+        workdir.open_workdir(tmp_path, run(**{"optim.warmup_steps": 5}))
 
 
 def test_values_are_compared_as_parsed(tmp_path):
@@ -165,14 +165,14 @@ def test_values_are_compared_as_parsed(tmp_path):
         record["eval"]["temperatures"] = [1, 0.4]
 
     change_record(tmp_path, respell)
-    workdir.open_workdir(str(tmp_path), run())
+    workdir.open_workdir(tmp_path, run())
 
 
 def test_a_record_of_another_version_is_one_line(tmp_path):
     pinned(tmp_path)
     change_record(tmp_path, lambda record: record["env"].update(games="", gravity=9.8))
     with pytest.raises(ValueError, match=r"does not hold options of this version \(env\.") as error:
-        workdir.open_workdir(str(tmp_path), run())
+        workdir.open_workdir(tmp_path, run())
     assert "\n" not in str(error.value)
 
 
@@ -182,13 +182,25 @@ def test_the_same_folder_may_be_written_in_two_ways(tmp_path, monkeypatch):
     here = {"student.path": "model"}
     pinned(tmp_path / "run", **here)
     there = {"student.path": str(tmp_path / "model")}
-    workdir.open_workdir(str(tmp_path / "run"), run(**there))
+    workdir.open_workdir(tmp_path / "run", run(**there))
 
 
 def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file; name a folder"):
-        workdir.open_workdir(str(tmp_path / "file"), run())
+    with (
+        pytest.raises(ValueError, match="is a file; name a folder"),
+        workdir.claimed(str(tmp_path / "file")),
+    ):
+        pass
+
+
+def test_a_workdir_whose_checkpoints_could_not_be_read_is_refused_before_it_is_made(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"with '\[' in its path; give it another name"),
+        workdir.claimed(str(tmp_path / "a[1]")),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_definition_can_be_read_without_the_plug_in(tmp_path):

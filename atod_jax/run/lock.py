@@ -1,0 +1,53 @@
+"""One run at a time in a folder."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+NAME = "run.lock"
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder until the end of the block, or of this process.
+
+    It is a record lock of POSIX: the system lets go of it however the process dies, no child
+    inherits it, and NFS and Lustre keep it across machines. Where a file system has no locks, that
+    is said.
+
+    Raises:
+      ValueError: another process holds it, with its host and number.
+      OSError: nothing can be written there.
+    """
+    file = (folder / NAME).open("a+", encoding="utf-8")
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise ValueError(
+                    f"--workdir={folder}: {_holder(file)} is training in it; wait for it or stop "
+                    "it, or use another folder"
+                ) from error
+            print(
+                f"warning: {folder} is on a file system without locks ({error.strerror}); start no "
+                "second run in it",
+                file=sys.stderr,
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read() or "another process"
