@@ -18,13 +18,15 @@ from atod_jax.config import Run, defining
 from atod_jax.options.plugins import key
 from atod_jax.results.intervals import EvalResult, Interval
 from atod_jax.results.report import evaluation_table, package_versions, warnings_of
-from atod_jax.results.tables import markdown_table
+from atod_jax.results.tables import cell_text, markdown_table
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.models import load_policy
 from atod_jax.run.parts import environment
+
+_NAMED = 50  # tasks that could not be played
 
 
 def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
@@ -62,12 +64,14 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
 
 def protocol(cfg: Run, checkpoint: str, tasks: int) -> dict[str, Any]:
     """Everything that has to be equal for two evaluations to be comparable."""
-    whole = cfg.eval.final_tasks == 0
+    which = (
+        "the first of the split in its fixed order" if cfg.eval.final_tasks else "the whole split"
+    )
     return {
         "environment": cfg.env.name,
         "options of the environment": ", ".join(_own_options(cfg)) or "none",
         "split": cfg.eval.split,
-        "tasks": f"{tasks}, {'the whole split' if whole else 'the first of the split'}",
+        "tasks": f"{tasks}, {which}",
         "model": checkpoint or cfg.student.path,
         "prompt template": cfg.env.template,
         "history": cfg.env.history,
@@ -98,7 +102,9 @@ def write(out: Path, protocol: dict[str, Any], results: dict[str, EvalResult]) -
     failed = sorted({task for result in results.values() for task in result.failed})
     lines = [f"# {protocol['environment']}, {protocol['split']}", evaluation_table(results)]
     if failed:
-        lines.append("Could not be played, counted as not solved: " + ", ".join(failed))
+        named = ", ".join(cell_text(task) for task in failed[:_NAMED])
+        more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+        lines.append(f"Could not be played, counted as not solved: {named}{more}")
     lines += ["## Protocol", markdown_table(["what", "value"], list(protocol.items()))]
     (out / "evaluation.md").write_text("\n\n".join(lines) + "\n")
     payload = {
@@ -124,6 +130,7 @@ def summary(result: EvalResult) -> dict[str, Any]:
         "turns": float(np.mean(result.turns)),
         "valid responses": result.valid_rate,
         "problems of responses": result.problem_shares(),
+        "could not be played": result.failed_share,
     }
 
 

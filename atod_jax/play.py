@@ -39,6 +39,7 @@ from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.run.player import ModelPlayer
 from atod_jax.streams import Stream, rng
+from atod_jax.texts import one_line, visible, whole
 
 PLAYERS = ("human", "model", "expert", "random")
 WATCHED = ("human", "model")  # one game at a time, with every turn on the screen
@@ -100,7 +101,7 @@ def play(
     try:
         for number, task in enumerate(tasks, 1):
             if player in WATCHED:
-                print(f"=== game {number} of {len(tasks)}: {task.id}")
+                print(f"=== game {number} of {len(tasks)}: {one_line(task.id)}")
             outcomes.append(outcome := play_one(env, task, table, respond=respond, watch=watch))
             if player in WATCHED:
                 print(f"{'won' if outcome.won else 'not won'} in {outcome.turns} turns\n")
@@ -198,23 +199,23 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
 
 
 def _ask(template: Template, prompt: str) -> str:
-    print(f"\n{prompt}\n")
-    return as_response(template, input("> "))
+    print(f"\n{visible(prompt)}\n")
+    return as_response(template, whole(input("> ")))
 
 
 def _show(model: ModelPlayer) -> Respond:
     """The model's responses, shown with the prompts they answer."""
 
     def respond(prompt: str, episode: Episode) -> tuple[str, bool] | None:
-        print(f"--- turn {len(episode.past) + 1}\n\n{prompt}\n")
+        print(f"--- turn {len(episode.past) + 1}\n\n{visible(prompt)}\n")
         said = model(episode)
         if said is None:
             print("the prompt does not fit the model (sampling.prompt_buckets)")
             return None
         thought, closed, answer = said[0].rpartition("</think>")
         if closed:
-            print(f"thought: {thought.removeprefix('<think>').strip()}\n")
-        print(f"answer: {answer.strip()}{f'  ({CUT})' if said[1] else ''}")
+            print(f"thought: {visible(thought.removeprefix('<think>').strip())}\n")
+        print(f"answer: {visible(answer.strip())}{f'  ({CUT})' if said[1] else ''}")
         return said
 
     return respond
@@ -223,7 +224,7 @@ def _show(model: ModelPlayer) -> Respond:
 def _tell(action: Projection, result: StepResult) -> None:
     note = "" if action.valid else f"  (not a valid response){_because(action)}"
     graded = "" if result.score is None else f", score {result.score:g}"
-    print(f"\ncommand: {action.command}{note}\n{result.observation.text}")
+    print(f"\ncommand: {visible(action.command)}{note}\n{visible(result.observation.text)}")
     print(f"reward {result.reward:g}{graded}")
 
 

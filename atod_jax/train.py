@@ -18,6 +18,7 @@ import jax
 
 from atod_jax import cluster
 from atod_jax.config import Run, to_plain
+from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
@@ -70,10 +71,10 @@ def train(cfg: Run, out: Path) -> None:
         observer = Observer(
             cfg, mesh, env=env, writer=writer, out=out, between_turns=stop.check, **roles
         )
+        if first < cfg.total_steps:
+            collect.prepare(first)
+        observer.begin(first)
         try:
-            if first < cfg.total_steps:
-                collect.prepare(first)
-            observer.begin(first)
             bar = progress(cfg, first)
             stack.callback(bar.close)
             for step in range(first, cfg.total_steps):
@@ -115,7 +116,7 @@ def train(cfg: Run, out: Path) -> None:
             checkpoints.save(cfg.total_steps, state)
             params = student.lm.join(state.params, state.frozen)
             observer.end(params)
-        except cli.Interrupted:
+        except (cli.Interrupted, BrokenEnvironment):
             checkpoints.save(int(state.step), state)
             raise
         conclude(cfg, out, student, params=params, references=observer.references)

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from runs import start, typed
 
+from atod_jax.envs import alfworld
+from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.evaluate import evaluate
 from atod_jax.run import cli
+from atod_jax.run.observer import Observer
 from configs import household
 
 
@@ -63,6 +66,57 @@ def test_the_number_of_slots_changes_nothing():
         for changes in ({}, {"eval.slots": 4, "sampling.rows": 3})
     )
     assert many == few
+
+
+def fail_on(monkeypatch, is_broken):
+    """Household games whose `reset` fails where `is_broken(task)` says so."""
+    reset = alfworld.AlfworldEnv.reset
+
+    def reset_or_fail(self, task):
+        if is_broken(task):
+            raise OSError("no answer")
+        return reset(self, task)
+
+    monkeypatch.setattr(alfworld.AlfworldEnv, "reset", reset_or_fail)
+
+
+def test_an_outage_is_said_beside_the_number_and_is_no_number(monkeypatch, tmp_path, capsys):
+    """One of 20 tasks, 5 %, still counts; with two of them nothing is stored."""
+    cfg = typed(small_config(**{"eval.final_tasks": 20, "eval.slots": 20, "env.max_turns": 1}))
+    broken = {"pick_heat_then_place_in_recep/valid_unseen-0-3"}
+    fail_on(monkeypatch, lambda task: task.id in broken)
+    result = evaluate(cfg, "household/teacher-good", str(tmp_path / "a"))["T=1.0"]
+    assert (result.failed, result.failed_share) == (tuple(broken), 1 / 20)
+    page, shown = (tmp_path / "a" / "evaluation.md").read_text(), capsys.readouterr().out
+    for text in (page, shown):
+        assert "(5.0 % not played)" in text
+    assert "5.0 % of the episodes T=1.0 could not be played and count as not solved" in shown
+    broken |= {"look_at_obj_in_light/valid_unseen-0-7"}
+    with pytest.raises(BrokenEnvironment, match=r"2 of 20 episodes could not be played .* 5%"):
+        evaluate(cfg, "household/teacher-good", str(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_outage_while_training_costs_no_finished_step(monkeypatch, tmp_path):
+    """The environments are gone at the evaluation of step 1; the same command goes on."""
+    changes = {"eval.every": 1, "total_steps": 1, "save_every": 100, "eval.final_tasks": 4}
+    cfg, down = small_config(**changes, **{"eval.tasks": 5}), [False]
+    fail_on(monkeypatch, lambda task: down[0])
+    curve = Observer.curve
+
+    def curve_in_an_outage(self, step, params):
+        down[0] = step == 1
+        curve(self, step, params)
+
+    monkeypatch.setattr(Observer, "curve", curve_in_an_outage)
+    with pytest.raises(BrokenEnvironment, match="5 of 5 episodes"):
+        start(cfg, tmp_path)
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+    assert not list((tmp_path / "evaluations").glob("final*"))
+    monkeypatch.setattr(Observer, "curve", curve)
+    down[0] = False
+    start(cfg, tmp_path)
+    assert "not played" not in (tmp_path / "report.md").read_text()
 
 
 def test_a_shipped_model_by_name_gives_the_same_numbers_every_time(capsys):

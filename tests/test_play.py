@@ -10,7 +10,7 @@ from runs import typed
 
 from atod_jax import config, evaluate, play
 from atod_jax.envs import alfworld
-from atod_jax.envs.base import Episode
+from atod_jax.envs.base import Episode, Observation, Projection, StepResult
 from atod_jax.records import StopReason
 from atod_jax.run import cli
 from configs import household
@@ -191,3 +191,13 @@ def test_bad_arguments_end_with_one_line_and_code_2(argument, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_terminal_obeys_nobody(capsys):
+    """Neither an environment nor a model moves the cursor, and a page of it is enough."""
+    evil = "\x1b[2J\x9b1m" + "x" * 200_000
+    play._tell(Projection(evil, False, "odd"), StepResult(Observation(evil), 0.0, False, False))
+    said = capsys.readouterr().out
+    assert "\\x1b[2J" in said
+    assert not {"\x1b", "\x9b"} & set(said)
+    assert len(said) < 50_000

@@ -103,7 +103,8 @@ class Environment(NamedTuple):
     Config: type  # a frozen dataclass with a default for every field; options env.<name>.<field>
     splits: tuple[str, ...]  # the first is what people look at first
     templates: Mapping[str, Template]  # how an episode is shown to the model; the first is usual
-    tasks: Callable[[Any, str], Sequence[Task]]  # (cfg, split); cheap to index
+    # (cfg, split); cheap to index, and the first n are a fair sample (`order.shuffled`)
+    tasks: Callable[[Any, str], Sequence[Task]]
     make: Callable[[Any, int], TextEnv]  # (cfg, turn limit; 0: none): one player
     # (cfg, task, turn limit) -> commands that win it, () where none are known: what a curriculum
     # replays and what a teacher with privileged context reads. Optional.

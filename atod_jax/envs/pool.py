@@ -17,6 +17,7 @@ from atod_jax.envs.processes import Answered, Lost, Processes
 from atod_jax.envs.worker import Answer, Call, Player, Raised
 from atod_jax.options.field import above, at_least, check, option
 from atod_jax.records import Task
+from atod_jax.texts import one_line
 
 
 class BrokenEnvironment(Exception):
@@ -266,8 +267,8 @@ class EnvPool:
         episode.given_up = Failure(episode.task.id, f"{what}: {reason}")
         self._counts["given_up"] += 1
         print(
-            f"environment: gave up task {episode.task.id} after {episode.failures} failures; "
-            f"{episode.given_up.reason}",
+            f"environment: gave up task {one_line(episode.task.id)} after {episode.failures} "
+            f"failures; {one_line(episode.given_up.reason)}",
             file=sys.stderr,
             flush=True,
         )

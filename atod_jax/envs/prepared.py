@@ -1,11 +1,15 @@
 """Task sets as TFDS data sets: written and read record by record, without TensorFlow."""
 
 import argparse
+import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from atod_jax import texts
 
 
 def is_prepared(folder: str | Path) -> bool:
@@ -14,17 +18,36 @@ def is_prepared(folder: str | Path) -> bool:
 
 
 def splits(folder: str | Path) -> list[str]:
-    """The splits of a prepared folder."""
-    return sorted(_builder(folder).info.splits)
+    """The splits of a prepared folder; raises like `records`."""
+    with _named(folder):
+        return sorted(_builder(folder).info.splits)
 
 
 def records(folder: str | Path, split: str) -> Iterator[dict[str, Any]]:
-    """The records of a split with their texts decoded; none where there is no such split."""
-    builder = _builder(folder)
-    if split not in builder.info.splits:
-        return
-    for record in builder.as_data_source(split):
-        yield {key: _decoded(value) for key, value in record.items()}
+    """The records of a split with their texts decoded; none where there is no such split.
+
+    Raises:
+      ValueError: the folder is damaged.
+    """
+    with _named(folder):
+        builder = _builder(folder)
+        found = builder.as_data_source(split) if split in builder.info.splits else ()
+        decoded = [{key: _decoded(value) for key, value in record.items()} for record in found]
+    yield from decoded
+
+
+@contextlib.contextmanager
+def _named(folder: str | Path) -> Iterator[None]:
+    """Whatever TFDS trips over in a damaged folder, as an error that names it."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        reason = texts.one_line(f"{type(error).__name__}: {error}", longest=200)
+        raise ValueError(
+            f"{folder} is no readable data set ({reason}); write it again with `prepare`"
+        ) from error
 
 
 def _builder(folder: str | Path) -> Any:
@@ -100,4 +123,15 @@ def main(prepare: Callable[[str, str], Path], *, source: str, default: str | Non
     parser.add_argument(f"--{source}", dest="source", default=default, required=default is None)
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
-    print(prepare(options.source, options.out))
+    with one_line_errors():
+        print(prepare(options.source, options.out))
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """For command lines: what is wrong with files and values as one line and exit code 2."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,9 +1,11 @@
 """A tokenizer's chat template around one user message, and text that holds no control tokens."""
 
 import copy
+import queue
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -12,6 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 OPEN, CLOSE = "<think>", "</think>"
 _MARK = "\u241eMESSAGE\u241e"
+_SECONDS = 20.0  # that a template may take
+_LONGEST_TEMPLATE = 100_000  # characters that it may write around a message
 # A prompt must not depend on the day it is made on; Llama's templates name this one themselves
 # where they know no other.
 _DAY = "{%- macro strftime_now(form) -%}26 Jul 2024{%- endmacro -%}"
@@ -32,9 +36,10 @@ def chat_text(tokenizer: PreTrainedTokenizerFast, content: str, *, thinking: boo
     Raises:
       ValueError: there is no template, or it raises.
     """
-    try:
+
+    def render() -> Any:
         template = tokenizer.get_chat_template()
-        text = tokenizer.apply_chat_template(
+        return tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=(_DAY if "strftime_now" in template else "") + template,
             tokenize=False,
@@ -42,13 +47,42 @@ def chat_text(tokenizer: PreTrainedTokenizerFast, content: str, *, thinking: boo
             enable_thinking=thinking,
             thinking=thinking,  # what some families call it
         )
+
+    try:
+        text = str(_in_time(render))
+        if len(text) - len(content) > _LONGEST_TEMPLATE:
+            raise ValueError(f"it writes {len(text)} characters, more than {_LONGEST_TEMPLATE}")
     except Exception as error:  # Jinja's, the template's own, or none is there
         reason = (str(error).splitlines() or [""])[0][:160]
         raise ValueError(
             f"{_name(tokenizer)} cannot be used ({type(error).__name__}: {reason}); put one that "
             "takes a user message alone into chat_template.jinja"
         ) from error
-    return str(text)
+    return text
+
+
+def _in_time(render: Callable[[], Any]) -> Any:
+    """What `render` returns or raises; a template may have loops that do not end.
+
+    Raises:
+      TimeoutError: it goes on for longer than _SECONDS.
+    """
+    ended: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            ended.put((render(), None))
+        except Exception as error:
+            ended.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        result, error = ended.get(timeout=_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"it does not end within {_SECONDS:g} s") from None
+    if error is not None:
+        raise error
+    return result
 
 
 def chat_of(tokenizer: PreTrainedTokenizerFast, *, thinking: bool = False) -> Chat:

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from atod_jax import texts
 from atod_jax.envs.base import Episode, Projection, Template
 from atod_jax.episodes.chat import CLOSE, OPEN, Framed, chat_of
 from atod_jax.episodes.tokens import Tokens
+
+_CHARACTERS = 256  # no token stands for more
 
 
 class Renderer:
@@ -40,8 +43,13 @@ class Renderer:
         self._unsaid = {i for i, t in special if t.special and t.content not in (OPEN, CLOSE)}
 
     def message(self, episode: Episode) -> str:
-        """The user message for the present state of an episode."""
-        return self.template.prompt(episode, self.history)
+        """The user message for the present state of an episode, without control characters.
+
+        It is bounded: a message that is cut here is too long for the model in any case.
+        """
+        message = texts.plain(self.template.prompt(episode, self.history))
+        most = len(message) if self.longest is None else _CHARACTERS * self.longest
+        return message[max(0, len(message) - most) :] if self.template.cut_left else message[:most]
 
     def prompts(
         self, episodes: Sequence[Episode], contexts: Sequence[str] = ()

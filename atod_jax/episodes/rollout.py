@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from atod_jax import texts
 from atod_jax.envs.base import Episode, Observation, StepResult
 from atod_jax.envs.pool import BrokenEnvironment, EnvPool, Failure
 from atod_jax.episodes.render import Renderer
@@ -58,7 +59,7 @@ class Slot:
         if isinstance(first, Failure):
             nothing = Episode(past=(), current=Observation(""))
             return cls(number, task, group, nothing, stop=StopReason.env_error)
-        return cls(number, task, group, Episode(past=(), current=first))
+        return cls(number, task, group, Episode(past=(), current=_storable(first)))
 
     def record(self, turn: Turn, result: StepResult | Failure, max_turns: int) -> None:
         """Books a turn and what it led to."""
@@ -67,7 +68,7 @@ class Slot:
             return
         self.turns.append(dataclasses.replace(turn, reward=result.reward))
         past = (*self.episode.past, (self.episode.current.text, turn.command))
-        self.episode = Episode(past=past, current=result.observation)
+        self.episode = Episode(past=past, current=_storable(result.observation))
         self.won, self.score = result.won, result.score
         if result.done:
             self.stop = StopReason.done
@@ -85,6 +86,11 @@ class Slot:
             stop=self.stop,
             score=float(self.won) if self.score is None else self.score,
         )
+
+
+def _storable(observation: Observation) -> Observation:
+    """Without lone surrogates, which no record can hold."""
+    return dataclasses.replace(observation, text=texts.whole(observation.text))
 
 
 def collect(

@@ -265,13 +265,13 @@ class EpisodeReader:
         name = split_name(step)
         try:
             records = [_with_texts(record) for record in self._builder.as_data_source(name)]
+            episodes = [list(e) for _, e in itertools.groupby(records, lambda r: r["episode_id"])]
+            return [_trajectory(e) for e in episodes], [_columns(e) for e in episodes]
         except Exception as error:  # array_record and TFDS raise many kinds
             raise ValueError(
                 f"{self.folder / f'{NAME}-{name}.*'} is damaged ({_in_short(error)}); restore the "
                 "file or record the step again"
             ) from error
-        episodes = [list(e) for _, e in itertools.groupby(records, lambda r: r["episode_id"])]
-        return [_trajectory(e) for e in episodes], [_columns(e) for e in episodes]
 
 
 def _dataset_folder(path: Path) -> Path:

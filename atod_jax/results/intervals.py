@@ -43,7 +43,8 @@ class EvalResult:
     turns: np.ndarray  # i32[k, n], model responses of the episode
     score: np.ndarray  # f32[k, n], graded outcome in [0, 1]; equals success where there is none
     valid_rate: float  # share of responses that parsed into an action, over all turns
-    failed: tuple[str, ...] = ()  # tasks the environment could not play; counted as not solved
+    # the task of every episode that could not be played; counted as not solved
+    failed: tuple[str, ...] = ()
     # why the episodes stopped -> how many of the k n did; empty: not known (older results)
     stops: Mapping[str, int] = dataclasses.field(default_factory=dict)
     # what was wrong -> in how many responses; those that are not named: nothing
@@ -79,6 +80,11 @@ class EvalResult:
     def stop_share(self, reason: str) -> float | None:
         """Share of the episodes that stopped for this reason; None where that is not known."""
         return self.stops.get(reason, 0) / self.episodes if self.stops else None
+
+    @property
+    def failed_share(self) -> float:
+        """Share of the episodes that could not be played."""
+        return len(self.failed) / self.episodes
 
     def problem_shares(self) -> dict[str, float]:
         """What was wrong -> share of the responses, the most frequent first."""

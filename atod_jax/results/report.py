@@ -91,8 +91,8 @@ def evaluation_table(results: Mapping[str, EvalResult]) -> str:
     """Markdown: one column per result, rows for all tasks, each task type, turns and validity.
 
     With several tries per task also pass@k, with graded outcomes also mean scores; where they are
-    known the reasons why episodes stopped and what was wrong with responses, and a row for the
-    tasks that could not be played, if any.
+    known the reasons why episodes stopped and what was wrong with responses. The share of episodes
+    that could not be played, if any, stands beside the success that counts them as not solved.
 
     Raises:
       ValueError: the results are on different tasks.
@@ -100,7 +100,7 @@ def evaluation_table(results: Mapping[str, EvalResult]) -> str:
     _check_same_tasks(results.values())
     every, kinds = list(results.values()), results[next(iter(results))].kinds
     rows = [
-        _row("**all tasks**", len(kinds), [percent(r.rate()) for r in every]),
+        _row("**all tasks**", len(kinds), [_rate(r) for r in every]),
         *_kind_rows("", kinds, [r.rate_by_kind() for r in every]),
     ]
     if any(r.seeds > 1 for r in every):
@@ -120,7 +120,7 @@ def evaluation_table(results: Mapping[str, EvalResult]) -> str:
         shares = [_share(of.get(problem, 0.0)) for of in problems]
         rows.append(_row(f"responses: {problem} (%)", "", shares))
     if any(r.failed for r in every):
-        rows.append(_row("could not be played", "", [len(r.failed) for r in every]))
+        rows.append(_row("could not be played (%)", "", [_share(r.failed_share) for r in every]))
     return markdown_table(["task type", "tasks", *results], rows)
 
 
@@ -167,7 +167,13 @@ def _warnings(result: EvalResult, who: str, *, invalid: bool) -> list[str]:
             "--player=model` shows some.",
         ),
     )
-    return [f"{_share(share)} % {text}" for share, text in found if share > MOST]
+    unplayed = (
+        f"of the episodes {who} could not be played and count as not solved; the terminal has the "
+        "reasons."
+    )
+    said = [(result.failed_share, unplayed)] if result.failed else []
+    said += [(share, text) for share, text in found if share > MOST]
+    return [f"{_share(share)} % {text}" for share, text in said]
 
 
 def _share(value: float | None) -> str:
@@ -187,6 +193,12 @@ def _kind_rows(
         _row(prefix + kind, kinds.count(kind), [percent(rate[kind]) for rate in rates])
         for kind in rates[0]
     ]
+
+
+def _rate(result: EvalResult) -> str:
+    """The share of tasks solved, and beside it that of those which could not be played."""
+    unplayed = f" ({_share(result.failed_share)} % not played)" if result.failed else ""
+    return percent(result.rate()) + unplayed
 
 
 def _pass_at_k(result: EvalResult) -> str:
@@ -273,7 +285,7 @@ def _list(values: Mapping[str, Any], first: str, second: str) -> str:
 def _sentence(evaluations: Evaluations, temperature: float) -> str:
     """The result at one temperature, for the reader who reads no further."""
     at = {role: r[temperature] for role, r in evaluations.items() if temperature in r}
-    rates = ", ".join(f"{percent(result.rate())} {SOLVED[role]}" for role, result in at.items())
+    rates = ", ".join(f"{_rate(result)} {SOLVED[role]}" for role, result in at.items())
     count = len(next(iter(at.values())).task_ids)
     text = f"**Temperature {temperature:g}**, {count} tasks, % solved: {rates}."
     gap = _comparisons(evaluations, temperature).get(("final", "teacher"))

@@ -1,8 +1,13 @@
 """Markdown tables, and results as they stand in them."""
 
+import re
 from collections.abc import Sequence
 
 from atod_jax.results.intervals import Interval
+from atod_jax.texts import one_line
+
+_LONGEST = 5000  # characters of a cell
+_HTML = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 def markdown_table(
@@ -21,7 +26,7 @@ def markdown_table(
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise ValueError(f"row {number} has {len(row)} cells for {len(header)} columns")
-    lines = [[_cell(cell) for cell in line] for line in (header, *rows)]
+    lines = [[cell_text(cell) for cell in line] for line in (header, *rows)]
     rule = ["---", *["---:"] * (len(header) - 1)]
     if padded:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -47,8 +52,10 @@ def points(interval: Interval) -> str:
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def cell_text(value: object) -> str:
+    """Any text as Markdown of one line that is no HTML and nothing a terminal obeys."""
+    text = one_line(str(value), longest=_LONGEST).replace("|", "\\|")
+    return _HTML.sub(r"\\<", text)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from atod_jax.records import Trajectory, Turn
 from atod_jax.results.files import write_text
+from atod_jax.texts import one_line, visible
 
 Columns = Mapping[str, Sequence[float]]  # name -> one number per turn
 TURN_TEXT = ("observation", "response", "command", "valid", "tokens", "replayed", "problem")
@@ -94,8 +95,9 @@ def _finite(value: float) -> float | None:
 
 def _episode_text(record: Mapping[str, Any]) -> str:
     outcome = "solved" if record["success"] else "not solved"
+    task = f"task {one_line(record['task'])} ({one_line(record['kind'])})"
     head = (
-        f"{'=' * 100}\ntask {record['task']} ({record['kind']}), group {record['group']}: "
+        f"{'=' * 100}\n{task}, group {record['group']}: "
         f"{outcome} after {len(record['turns'])} turns, stopped by {record['stop']}, "
         f"reward {record['total_reward']}\n{'=' * 100}\n"
     )
@@ -120,5 +122,5 @@ def _turn_text(number: int, turn: Mapping[str, Any]) -> str:
 
 
 def _indented(label: str, text: str) -> str:
-    lines = text.splitlines() or [""]
+    lines = visible(text).splitlines() or [""]
     return "".join(f"{label if i == 0 else '':>4} | {line}\n" for i, line in enumerate(lines))

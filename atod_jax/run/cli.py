@@ -20,6 +20,7 @@ from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.envs.processes import BrokenWorkers
 from atod_jax.options import tree
 from atod_jax.run import compiling, option_text
+from atod_jax.texts import visible
 
 EXPECTED = (
     ValueError,
@@ -241,7 +242,7 @@ def short_errors() -> Iterator[None]:
     except EXPECTED as error:
         if os.environ.get("ATOD_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 

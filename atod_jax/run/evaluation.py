@@ -11,12 +11,30 @@ from typing import Any
 import numpy as np
 
 from atod_jax.config.sections import Run
+from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.episodes.shared import play_shared
 from atod_jax.records import SHORTENED, RolloutPlan, StopReason, Task, Trajectory
 from atod_jax.results.intervals import EvalResult
 from atod_jax.run.models import Model, to_sampling
 from atod_jax.run.parts import Environment, policy
 from atod_jax.streams import Stream, key
+
+MOST_UNPLAYED = 0.05  # a larger share says more about the environment than about the policy
+
+
+def check_played(result: EvalResult) -> EvalResult:
+    """The result.
+
+    Raises:
+      BrokenEnvironment: more than MOST_UNPLAYED of the episodes could not be played.
+    """
+    if result.failed_share > MOST_UNPLAYED:
+        raise BrokenEnvironment(
+            f"evaluation: {len(result.failed)} of {result.episodes} episodes could not be played "
+            f"(reasons above), more than {MOST_UNPLAYED:.0%}: no result is stored; mend the "
+            "environment or its server, then run the same command again"
+        )
+    return result
 
 
 def summarize(
@@ -68,7 +86,11 @@ class Evaluator:
     def run(
         self, params: Any, tasks: Sequence[Task], *, passes: int = 1
     ) -> tuple[EvalResult, list[Trajectory]]:
-        """The result of `passes` sampling seeds per task, and the episodes of the first."""
+        """The result of `passes` sampling seeds per task, and the episodes of the first.
+
+        Raises:
+          BrokenEnvironment: too many episodes could not be played (`check_played`).
+        """
         weights = to_sampling(self._model, params)
         played = [
             play_shared(
@@ -84,4 +106,5 @@ class Evaluator:
             for n in range(passes)
         ]
         shortened = self._env.renderer.shortened
-        return summarize(played, self.temperature, shortened=shortened), played[0]
+        result = summarize(played, self.temperature, shortened=shortened)
+        return check_played(result), played[0]

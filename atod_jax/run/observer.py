@@ -108,6 +108,9 @@ class Observer:
         """One point of the success curve, with a few episodes to read."""
         result, trajectories = self._curve.run(params, self._tasks)
         rate = result.rate()
+        if result.failed and cluster.is_first():
+            share = f"{100 * result.failed_share:.1f} % of its episodes could not be played"
+            print(f"warning: evaluation at step {step}: {share}", file=sys.stderr, flush=True)
         scalars = {
             "eval/success": rate.value,
             "eval/success_low": rate.low,

@@ -122,11 +122,12 @@ def test_100_kilobytes_of_tags_take_no_time(tag):
     assert time.process_time() - start_time < 1
 
 
-def test_what_counts_is_the_last_block_of_the_whole_transcript():
-    """A passage may hold a block: it counts where one is enough, and is overruled by an answer."""
+def test_what_counts_is_the_last_block_that_the_player_wrote():
+    """A passage may hold a block: it is nobody's answer."""
     fooled = ["<search>trap</search>", "", "", ""]
-    assert play(start(), *fooled).won
-    assert play(start("plain"), *fooled).won  # the prompt's example and this one make two
+    assert not play(start(), *fooled).won
+    assert not play(start("plain"), *fooled).won
+    assert play(start(), "<search>trap</search>", "<answer>dead sea</answer>").won
     assert not play(start(), "<search>trap</search>", "<answer>wrong</answer>").won
     assert tags.blocks("answer", INSTRUCTIONS) == [" short answer "]
 
@@ -149,6 +150,13 @@ def test_final_answer_needs_more_blocks_than_were_given():
 )
 def test_normalisation(text, plain):
     assert scoring.normalise(text) == plain
+
+
+@pytest.mark.parametrize("accepted", ["A", "The The", "!?", " ", "an"])
+@pytest.mark.parametrize("answer", ["", "the", "A", "The The", "."])
+def test_an_answer_of_which_nothing_is_left_never_matches(accepted, answer):
+    assert not scoring.exact_match(answer, [accepted])
+    assert scoring.exact_match("The Who", [accepted, "who"])
 
 
 def test_a_failed_search_is_no_observation_and_no_step():

@@ -1,12 +1,16 @@
 """Client and server: equal to the index in this process under load, patient with faults."""
 
 import contextlib
+import functools
+import gzip
+import itertools
 import json
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +19,10 @@ import pytest
 import urllib3
 
 from atod_jax.envs import searchqa
-from atod_jax.envs.searchqa import client, generate
+from atod_jax.envs.pool import EnvPool, Failure
+from atod_jax.envs.searchqa import client, generate, server
 from atod_jax.envs.searchqa.client import HttpRetriever
+from atod_jax.envs.searchqa.engine import SearchEnv
 from atod_jax.envs.searchqa.retrieve import Bm25, Passage, RetrieverError
 from atod_jax.envs.searchqa.server import LARGEST_BODY, Server
 
@@ -24,29 +30,28 @@ INDEX = Bm25([Passage(str(n), f'"Title {n}"\nword{n} common é') for n in range(
 
 
 @contextlib.contextmanager
-def running(server):
-    """Serves in a thread; the port is `server.server_port`."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+def running(served):
+    """Serves in a thread; the port is `served.server_port`."""
+    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{served.server_port}"
     finally:
-        server.shutdown()
+        served.shutdown()
         thread.join()
-        server.server_close()
+        served.server_close()
 
 
 @pytest.fixture(scope="module")
 def url():
-    server = Server(INDEX, host="127.0.0.1", size=len(INDEX.passages))
-    with running(server) as address:
+    with running(Server(INDEX, host="127.0.0.1", size=len(INDEX.passages))) as address:
         yield address
 
 
-def ask(url, body, path="/retrieve"):
+def ask(url, body, path="/retrieve", *, status_only=False):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     reply = urllib3.request("POST", url + path, body=data, retries=False, timeout=10)
-    return reply.status, reply.json()
+    return reply.status if status_only else (reply.status, reply.json())
 
 
 def test_both_forms_of_a_request_with_and_without_scores(url):
@@ -76,6 +81,10 @@ def test_both_forms_of_a_request_with_and_without_scores(url):
         ({"query": "a", "return_scores": "yes"}, 400, '"return_scores"'),
         (b"{", 400, "Expecting"),
         (b'{"query": "\xff"}', 400, "utf-8"),
+        (b"[" * 100_000, 400, "nested too deeply"),
+        (b'{"query": ' * 100_000, 400, "nested too deeply"),
+        ({"query": "a", "topk": 10**400}, 400, '"topk"'),
+        ({"queries": ["a"] * 201, "topk": 100}, 400, "201 queries with 100 results each"),
     ],
 )
 def test_bad_requests_are_refused_with_a_reason(url, body, status, message):
@@ -92,6 +101,45 @@ def test_other_paths_and_too_large_bodies_are_refused(url):
         assert b" 413 " in connection.recv(1000)
     with urllib.request.urlopen(f"{url}/health") as reply:
         assert json.load(reply) == {"status": "ok", "passages": 900}
+
+
+def head_of(length):
+    return f"POST /retrieve HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def test_lengths_that_are_none_are_refused(url):
+    for length in ("", "-1", "9" * 5000, "1e3", "\u00b2"):
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+            connection.sendall(head_of(length))
+            assert b" 413 " in connection.recv(1000)
+
+
+def test_a_request_ends_in_time_and_connections_are_counted(monkeypatch):
+    """Two connections at most, none of them waited for longer than a moment."""
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(server, "_LONGEST", 0.5)
+    with running(Server(INDEX, host="127.0.0.1")) as url, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        slow = [stack.enter_context(socket.create_connection(address)) for _ in range(2)]
+        slow[0].sendall(head_of(100) + b"{")  # a body that never comes, a header that never ends
+        slow[1].sendall(b"POST /retrieve HTTP/1.1\r\n")
+        time.sleep(0.1)
+        assert ask(url, {"query": "word7"}, status_only=True) == 503
+        for connection in slow:
+            connection.settimeout(5)
+            while connection.recv(1000):
+                pass
+        monkeypatch.setattr(server, "_LONGEST", 60.0)
+        assert ask(url, {"query": "word7"})[0] == 200
+        monkeypatch.setattr(server, "SECONDS", -1.0)
+        status, reply = ask(url, {"queries": ["word7"] * 3})
+        assert (status, reply["error"]) == (503, "3 queries take over -1 s; send fewer")
+
+
+def test_who_may_ask_is_said():
+    assert [server.exposed(host) for host in ("127.0.0.1", "localhost", "::1")] == [""] * 3
+    for host in ("0.0.0.0", "10.1.2.3", "::", "my-machine"):
+        assert server.exposed(host).startswith(f"--host={host}: every machine that reaches this")
 
 
 def test_a_client_that_hangs_up_is_no_trouble(url, capsys):
@@ -150,6 +198,87 @@ def scripted(replies, seen=None):
 FINE = {"result": [[{"id": "4", "contents": "text"}]]}
 
 
+@contextlib.contextmanager
+def sending(*parts, pause=0.0):
+    """A server that sends a head and then these bytes for ever to whoever connects."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection, contextlib.suppress(OSError):
+                        connection.recv(2**16)
+                        connection.sendall(b"HTTP/1.1 200 OK\r\n" + parts[0] + b"\r\n")
+                        for part in itertools.cycle(parts[1:]):
+                            connection.sendall(part)
+                            time.sleep(pause)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def failing(url, match, **options):
+    """Seconds until a search fails with such an error."""
+    began = time.monotonic()
+    with pytest.raises(RetrieverError, match=match):
+        HttpRetriever(url, **options).search(["x"], 3)
+    return time.monotonic() - began
+
+
+def test_an_answer_that_drips_is_given_up_in_time():
+    options = {"timeout": 10.0, "deadline": 0.5}
+    with sending(b"Content-Length: 100000\r\n", b" ", pause=0.05) as url:
+        assert failing(url, "not whole after 0.5 s", **options) < 2
+
+
+def test_an_answer_without_an_end_is_bounded_packed_or_not(monkeypatch):
+    monkeypatch.setattr(client, "LARGEST_ANSWER", 2**20)
+    with sending(b"", b" " * 2**16) as url:
+        failing(url, "answers more than 1048576 bytes")
+    bomb = gzip.compress(bytes(2**26))  # 65 kB that become 64 MB
+    head = f"Content-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n".encode()
+    with sending(head, bomb) as url:
+        failing(url, "answers more than 1048576 bytes")
+
+
+def test_there_is_one_deadline_over_all_tries_and_an_outage_is_found_out_once():
+    seen = []
+    with scripted([(503, b"busy")], seen) as url:
+        retriever = HttpRetriever(url, retries=1000, deadline=1.0)
+        began = time.monotonic()
+        with pytest.raises(RetrieverError, match=r"status 503 \(busy\)"):
+            retriever.search(["x"], 3)
+        assert 0.3 < time.monotonic() - began < 3
+        asked = len(seen)
+        assert 2 <= asked <= 5  # after 0, 0.1, 0.3 and 0.7 s
+        with pytest.raises(RetrieverError, match=r"a moment ago \(status 503 \(busy\)\)"):
+            retriever.search(["x"], 3)
+        assert len(seen) == asked
+
+
+def test_an_outage_is_a_failure_of_the_episode_and_no_observation():
+    with scripted([(503, b"busy")]) as url:
+        retriever = HttpRetriever(url, retries=0)
+        options = {"win_reward": 1.0, "max_turns": 4, "topk": 3, "form": "json"}
+        pool = EnvPool(functools.partial(SearchEnv, retriever, **options))
+        pool.reset([searchqa.tasks(searchqa.Config(), "test")[0]])
+        (result,) = pool.step([(0, "<search>x</search>")])
+    assert isinstance(result, Failure)
+    assert "status 503" in result.reason
+
+
+def test_one_odd_refusal_does_not_change_how_lists_are_asked(monkeypatch):
+    seen = []
+    monkeypatch.setattr(client, "_REMEMBERED", 0.0)
+    with scripted([(400, "odd"), (200, FINE)], seen) as url:
+        retriever = HttpRetriever(url)
+        for _ in range(3):
+            assert len(retriever.search(["x"], 3)) == 1
+    assert ["queries" in asked for asked in seen] == [True, False, True, True]
+
+
 @pytest.mark.parametrize("fault", [(500, ""), (503, ""), (429, ""), (None, "")])
 def test_passing_faults_are_waited_out(fault):
     seen = []
@@ -184,6 +313,8 @@ def test_a_server_that_hangs_is_given_up():
         {"result": [[{"id": "1"}]]},
         {"result": [[{"document": {"contents": None}}]]},
         {"result": ["text"]},
+        {"result": [[{"contents": "a", "score": "b"}]]},
+        b"[" * 100_000,
     ],
 )
 def test_an_answer_of_another_shape_is_an_error(reply):

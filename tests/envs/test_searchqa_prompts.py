@@ -76,11 +76,6 @@ def test_projection(response, command, valid):
     assert (projection.command, projection.valid) == (command, valid)
 
 
-def test_a_projection_of_100_kilobytes_stays_whole():
-    long = "x" * 100_000
-    assert paper_project(f"<search>{long}</search>", ()).command == f"<search>{long}</search>"
-
-
 def test_the_compact_prompt_is_terse_and_complete():
     found = "\n- Dead Sea: The Dead Sea is salty.\n- Salt: A mineral."
     prompt = f"question: Which sea?\nsearch salt{found}\nsearch sea\nnothing{found}"

@@ -134,16 +134,16 @@ def test_thoughts_lead_to_the_command_and_name_what_was_read():
 # ------------------------------------------------------------------------------- recorded questions
 
 
-def test_recorded_questions_are_grouped_by_set_and_playable(data_dir):
+def test_recorded_questions_have_their_set_as_kind_and_are_playable(data_dir):
     folder = str(data_dir / "searchqa")
     cfg = searchqa.Config(data=folder)
     path = jsonl.find(folder, "questions.jsonl")
     records = list(jsonl.read(path, dict))
     for split in {r["split"] for r in records}:
         tasks = searchqa.tasks(cfg, split)
-        assert [(t.id, t.kind) for t in tasks] == [
+        assert {(t.id, t.kind) for t in tasks} == {
             (r["id"], r["dataset"]) for r in records if r["split"] == split
-        ]
+        }
         env = searchqa.make(cfg, TURNS)
         for task in tasks[:20]:
             results = [env.reset(task), env.step(f"<search>{task.payload.question}</search>")]

@@ -45,6 +45,42 @@ def test_an_action_that_is_only_quoted_is_none(response):
     assert project(HOUSE, "paper", response, "anywhere").command == "look"
 
 
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        ("<think>a</think></action>look<action>", "action tags in the wrong order"),
+        ("<think>a</think></action> <action>look</action>", "action tags in the wrong order"),
+        ("<think>a</think>look</action>", "no action tags"),
+        ("</think><action>look</action><think>", "no thinking tags"),
+        ("</think>a<think><action>look</action>", "no action tags"),
+        ("<action>look</action><think>a</think>", "no action tags"),
+        ("<THINK><action>look</action></THINK>", "no action tags"),
+    ],
+)
+def test_tags_in_the_wrong_order_are_no_action(response, reason):
+    for environment in (HOUSE, SHOP):
+        got = project(environment, "paper", response)
+        assert (got.valid, got.reason) == (False, reason)
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["</search>x<search>", "<think><search>x</search></think>", "<search>x</search></think>",
+     "<think><search>x</search>", "<THINK><search>x</search></Think>", "</answer>x<answer>"],
+)  # fmt: skip
+def test_a_search_in_the_wrong_place_is_none(response):
+    assert project(QUESTIONS, "paper", response) == Projection("", False)
+
+
+@pytest.mark.parametrize("kind", ["action", "search", "answer"])
+def test_a_hostile_action_is_bounded(kind):
+    response = f"<think>a</think><{kind}>{'look ' * 40_000}</{kind}>"
+    environments = (HOUSE, SHOP) if kind == "action" else (QUESTIONS,)
+    for environment in environments:
+        for name in environment.templates:
+            assert len(project(environment, name, response).command) <= 1000 + 2 * len("<search>")
+
+
 def test_searches_and_clicks_are_read_alike():
     response = "<think><search>x</search>?</think><answer>y</answer>"
     assert project(QUESTIONS, "paper", response) == Projection("<answer>y</answer>", True)

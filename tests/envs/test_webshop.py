@@ -302,6 +302,12 @@ def test_every_page_has_a_compact_prompt():
     assert len(set(shown)) == len(shown)
 
 
+def test_a_search_that_finds_nothing_has_a_prompt():
+    task = webshop.tasks(CFG, "valid")[0]
+    episode, _ = play(("search[zzzz]",), task)
+    assert prompts.compact_prompt(episode, 2).endswith("page 1")
+
+
 def test_a_text_without_a_goal_is_refused():
     for template in webshop.ENVIRONMENT.templates.values():
         with pytest.raises(ValueError, match="no instruction in the first observation: 'hello'"):

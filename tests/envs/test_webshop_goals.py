@@ -3,6 +3,8 @@
 import dataclasses
 import gzip
 import json
+import os
+import shutil
 
 import pytest
 import webshop_records
@@ -159,6 +161,40 @@ def test_official_files_make_a_shop_once(folder, monkeypatch):
     assert again.search("shoe") == first.search("shoe") == (0,)
 
 
+def test_a_shop_is_found_by_what_is_in_its_files(folder, tmp_path):
+    """Two shops whose files agree in name, size and time are two shops; a copy is the same one."""
+    items = folder / "items_shuffle.json"
+    shop.cached(folder)
+    before = items.stat()
+    items.write_text(items.read_text().replace("Shoe", "Boot"), encoding="utf-8")
+    os.utime(items, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert items.stat().st_size == before.st_size
+    assert shop.cached(folder).product(0).title == "Red Boot"
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    shop.cached(copied)
+    assert len(list((tmp_path / "cache" / "atod_jax" / "webshop").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "delete", "empty", "manifest"])
+def test_a_damaged_cache_is_built_again(folder, tmp_path, capsys, damage):
+    whole = shop.cached(folder)
+    (place,) = (tmp_path / "cache" / "atod_jax" / "webshop").iterdir()
+    files = [p for p in place.iterdir() if (p.name == "whole.json") == (damage == "manifest")]
+    for path in files:
+        content = path.read_bytes()
+        flipped = content[:-1] + bytes([content[-1] ^ 1])
+        path.unlink()
+        if damage != "delete":
+            path.write_bytes({"cut": content[:-1], "empty": b""}.get(damage, flipped))
+        again = shop.cached(folder)
+        assert (again.search("shoe"), again.goal(1)) == (whole.search("shoe"), whole.goal(1))
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"shop: {place} is damaged (")
+    shop.cached(folder)
+    assert capsys.readouterr().err == ""
+    assert [p.name for p in place.parent.iterdir()] == [place.name]
+
+
 def test_changed_files_make_another_shop(folder):
     assert len(shop.cached(folder)) == 1
     rows = [ROW, ROW | {"asin": "B2"}]
@@ -181,6 +217,13 @@ def _cut_gzip(folder):
     data = gzip.compress(json.dumps([ROW] * 50).encode())
     (folder / "items_shuffle.json").unlink()
     (folder / "items_shuffle.json.gz").write_bytes(data[: len(data) // 2])
+
+
+def _flawed_gzip(folder):
+    data = bytearray(gzip.compress(json.dumps([ROW] * 50).encode()))
+    data[20] ^= 0xFF
+    (folder / "items_shuffle.json").unlink()
+    (folder / "items_shuffle.json.gz").write_bytes(data)
 
 
 def _write(name: str, content: str | bytes):
@@ -209,6 +252,30 @@ DAMAGE = {
     "instructions as list": (_write("items_ins_v2.json", "[]"), r"items_ins_v2\.json: expected"),
     "instructions not UTF-8": (_write("items_ins_v2.json", b'"\xff"'), "items_ins_v2.*be read"),
     "no requests": (_write("items_ins_v2.json", "{}"), "no product has a request"),
+    "packed with a flaw": (_flawed_gzip, r"items_shuffle\.json\.gz: cannot be read .*copy"),
+    "nested": (_write("items_shuffle.json", "[" * 10 + '{"a":' * 99_999), r":1: not a product"),
+    "instructions nested": (_write("items_ins_v2.json", "[" * 99_999), "nested too deeply"),
+    "a long number": (_write("items_shuffle.json", '{"a": ' + "9" * 9999 + "}"), ":1: not a prod"),
+    "too many goals": (
+        _write(
+            "items_shuffle.json",
+            json.dumps(
+                [
+                    ROW
+                    | {
+                        "customization_options": {
+                            f"o{n}": [{"value": str(v)} for v in range(10)] for n in range(9)
+                        }
+                    }
+                ]
+            ),
+        ),
+        "data: product B1: its options make 1000000000 goals; remove some",
+    ),
+    "instructions of another kind": (
+        _write("items_ins_v2.json", '{"B1": {"attributes": "soft"}}'),
+        "product 1 is malformed: its instructions: attributes='soft': expected a list",
+    ),
     "two catalogues": (_write("products.jsonl", ""), "several files of products: items.*leave one"),
 }
 
@@ -219,6 +286,62 @@ def test_damaged_files_are_named(folder, damage, message):
     with pytest.raises(ValueError, match=message):
         shop.cached(folder)
     assert not list(folder.parent.rglob("*.npy"))  # no half-written index
+
+
+@pytest.mark.parametrize(
+    ("tag", "prices"),
+    [
+        ("$1,299.00", (1299.0,)), ("$5.50", (5.5,)), ("$5 to $9.50", (5.0, 9.5)),
+        ("$5.50 - $7", (5.5, 7.0)), ("12.99", (12.99,)), ("12.99 USD", (12.99,)), ("$.99", (0.99,)),
+        ("1.299,00", (1299.0,)), ("12,99", (12.99,)), ("$1,299", (1299.0,)), ("5 to 7", (5.0, 7.0)),
+        ("$5.00/Ounce.", (5.0,)), (7, (7.0,)), (0, (0.0,)), (12.5, (12.5,)), ("", (100.0,)),
+        (None, (100.0,)),
+    ],
+)  # fmt: skip
+def test_prices_as_people_write_them(tag, prices):
+    assert one_product(pricing=tag).prices == prices
+
+
+@pytest.mark.parametrize(
+    "tag", ["free", "$", "$5 to $", -1, True, float("nan"), float("inf"), "$" + "9" * 400, ["$5"]]
+)
+def test_what_is_no_price_is_refused(tag):
+    with pytest.raises(ValueError, match=r"test: product 1 is malformed: (a price of|pricing=)"):
+        one_product(pricing=tag)
+
+
+def test_null_texts_are_empty_ones():
+    keys = ("name", "full_description", "small_description", "query", "product_category")
+    product = one_product(**dict.fromkeys(keys), category=None, customization_options=None)
+    assert (product.title, product.bullets, product.category) == ("", ("",), "unknown")
+    assert product.indexed_text.strip() == ""
+    assert one_product(small_description=["a", None]).bullets == ("a",)
+    assert one_product(name="half \ud83d").title == "half \ud83d"  # read_rows leaves none
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"asin": ""}, "the asin is empty"),
+        ({"asin": "é"}, "expected letters and digits"),
+        ({"name": 5}, r"field 'name' is int \(5\); expected text"),
+        ({"customization_options": ["a"]}, r"customization_options=\['a'\]: expected an object"),
+        ({"customization_options": {"Size": "a"}}, "Size='a': expected a list of objects"),
+        ({"customization_options": {"Size": [{"value": 3}]}}, "field 'value' is int"),
+        ({"small_description": {"a": 1}}, "field 'small_description' is dict"),
+    ],
+)
+def test_odd_values_are_named(change, message):
+    with pytest.raises(ValueError, match=f"test: product 1 is malformed: .*{message}"):
+        one_product(**change)
+
+
+def test_marks_blank_lines_and_half_pairs_are_no_damage(tmp_path):
+    path = tmp_path / "products.jsonl"
+    lines = [json.dumps(ROW), "", "  ", json.dumps(ROW | {"asin": "B2", "name": "a\ud83d"})]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    first, second = catalogue.read_rows(path)
+    assert (first, second["name"]) == (ROW, "a\ufffd")
 
 
 @pytest.mark.parametrize("name", ["items_shuffle.json", "items_ins_v2.json"])

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from atod_jax.envs.alfworld import TEMPLATES
 from atod_jax.envs.base import Episode, Observation, Template
+from atod_jax.episodes import chat
 from atod_jax.episodes.chat import PlainText, chat_of, chat_text
 from atod_jax.episodes.render import Renderer, load_tokenizer
 from atod_jax.episodes.tokens import Tokens
@@ -114,6 +115,25 @@ def test_templates_that_cannot_be_used_are_refused_by_name(template, problem):
     with pytest.raises(ValueError, match=f"the chat template of some/folder .*{problem}") as error:
         chat_of(tokenizer)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        (
+            "{% for a in range(300) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            r"cannot be used \(TimeoutError: it does not end within 0\.2 s\)",
+        ),
+        (
+            "{{ messages[0].content + 'a' * 200000 }}",
+            "it writes 2000.. characters, more than 100000",
+        ),
+    ],
+)
+def test_a_template_without_an_end_is_refused(template, problem, monkeypatch):
+    monkeypatch.setattr(chat, "_SECONDS", 0.2)
+    with pytest.raises(ValueError, match=problem):
+        chat_of(make(template))
 
 
 def test_prompts_do_not_depend_on_the_day():

@@ -51,6 +51,19 @@ def test_too_long_prompts_do_not_fit_or_lose_their_beginning():
     assert cut[0].tolist() == prompt[1:].tolist()
 
 
+@pytest.mark.parametrize("cut_left", [True, False])
+def test_a_hostile_observation_is_bounded_and_holds_no_escapes(cut_left):
+    episode = Episode((), Observation("\x1b[31m\ud800" * 200_000 + "end"))
+    template = Template(prompt=lambda e, h: e.current.text, project=None, respond=None)
+    renderer = Renderer(TOKENS, template._replace(cut_left=cut_left), history=0, longest=64)
+    message = renderer.message(episode)
+    assert len(message) == 64 * 256
+    assert message.endswith("end") == cut_left
+    assert "\x1b" not in message
+    (ids,) = renderer.prompts([episode])
+    assert renderer.fits(ids) == cut_left
+
+
 def test_odd_content_survives_the_chat_template():
     def echo(text):
         return Template(prompt=lambda e, h: text, project=None, respond=None)

@@ -5,7 +5,7 @@ import pytest
 
 from atod_jax.envs.base import Observation, Projection, StepResult
 from atod_jax.envs.pool import BrokenEnvironment, EnvPool
-from atod_jax.episodes.rollout import collect, whole_groups
+from atod_jax.episodes.rollout import Slot, collect, whole_groups
 from atod_jax.records import Action, RolloutPlan, StopReason, Task
 
 
@@ -285,3 +285,9 @@ def test_the_sampler_starts_with_half_of_its_slots():
     pool, sampler = Slow(Countdown), Says(go)
     play(sampler, tasks(9, 9, 9, 9), pool=pool)
     assert all(2 * len(asked) >= expected for expected, asked in sampler.log)
+
+
+def test_half_a_surrogate_pair_goes_no_further():
+    """Nothing could record it."""
+    task = Task("t", "k", None)
+    assert Slot.open(0, task, group=0, first=Observation("a\ud83d")).episode.opening == "a\ufffd"

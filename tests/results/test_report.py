@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -196,7 +197,10 @@ def test_graded_scores_several_tries_and_failures_have_rows_of_their_own():
     assert "in 2 tries" in table
     assert "| **score** | 40 | 25.0 [25.0, 25.0] |" in table
     assert "| score, heat | 20 | 25.0" in table
-    assert "| could not be played |  | 1 |" in table
+    assert "| could not be played (%) |  | 1.2 |" in table  # one of 80 episodes
+    assert re.search(r"\*\*all tasks\*\* \| 40 \| 25\.0 \[.*\] \(1\.2 % not played\) \|", table)
+    (said,) = warnings_of({"of a": dataclasses.replace(rich, valid_rate=1.0)})
+    assert said.startswith("1.2 % of the episodes of a could not be played and count as not solved")
 
 
 def with_stops(result, **stops):

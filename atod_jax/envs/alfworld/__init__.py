@@ -8,7 +8,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from atod_jax.envs import prepared
+from atod_jax.envs import order, prepared
 from atod_jax.envs.alfworld import expert, generate
 from atod_jax.envs.alfworld.engine import Engine
 from atod_jax.envs.alfworld.game import Game
@@ -56,7 +56,8 @@ def game_of(task: Task) -> Game:
 
 def tasks(cfg: Config, split: str) -> Sequence[Task]:
     """The tasks of a split: generated lazily, the games of a file that have a plan, or the
-    playable games of an official folder.
+    playable games of an official folder. Generated ones take the task types in turn, others are
+    in the order of `order.shuffled`.
 
     Raises:
       ValueError: unknown split, a split with no game in it, a damaged file, or an engine that
@@ -85,10 +86,13 @@ def _generated_task(split: str, number: int, *, seed: int) -> Task:
 
 @functools.cache
 def _file_tasks(path: str, split: str) -> tuple[Task, ...]:
-    found = tuple(make_task(game) for game in read_games(path, split, planned_only=True))
+    found = [make_task(game) for game in read_games(path, split, planned_only=True)]
     if not found:
         raise ValueError(f"{path} has no game with a plan in split {split!r}; choose another split")
-    return found
+    try:
+        return order.shuffled(found, lambda task: task.id)
+    except ValueError as error:
+        raise ValueError(f"{path}, split {split!r}: {error}") from None
 
 
 @functools.cache

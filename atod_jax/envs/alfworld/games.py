@@ -2,12 +2,17 @@
 set that `prepare` made of such a file."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from atod_jax import texts
 from atod_jax.envs import jsonl, prepared
+from atod_jax.envs.alfworld.engine import Engine
 from atod_jax.envs.alfworld.game import TASK_TYPES, Game, Item, Receptacle
+from atod_jax.envs.alfworld.generate import SPLITS
+from atod_jax.envs.alfworld.prompts import NAME
 
 
 def read_games(
@@ -37,6 +42,8 @@ def read_games(
 def _prepared(path: str | Path, split: str | None) -> Iterator[tuple[int, Any]]:
     for name in [split] if split else prepared.splits(path):
         for number, record in enumerate(prepared.records(path, name), 1):
+            if not isinstance(record.get("game"), str):
+                raise ValueError(f"{path} holds no games; name a data set that `prepare` made")
             yield number, json.loads(record["game"])
 
 
@@ -44,18 +51,56 @@ def _game(record: dict[str, Any]) -> Game:
     target, plan = record["pddl_params"], record["candidate_plan"]
     if record["task_type"] not in TASK_TYPES:
         raise ValueError(f"task_type {record['task_type']!r} is none of {TASK_TYPES}")
-    return Game(
-        id=record["id"],
+    if record["split"] not in SPLITS:
+        raise ValueError(f"split={record['split']!r}: use one of {', '.join(SPLITS)}")
+    if not isinstance(target, dict):
+        raise ValueError(f"pddl_params={target!r}: expected an object")
+    game = Game(
+        id=jsonl.filled(record, "id"),
         split=record["split"],
         task_type=record["task_type"],
-        goal=record["goal"],
-        object_target=target["object_target"],
-        parent_target=target["parent_target"],
-        toggle_target=target["toggle_target"],
-        agent_start=record["agent_start"],
-        receptacles=tuple(
-            Receptacle(r["name"], r["type"], r["openable"], r["loc"]) for r in record["receptacles"]
-        ),
-        items=tuple(Item(o["name"], o["type"], o["in"]) for o in record["objects"]),
-        plan=None if plan is None else tuple(plan),
+        goal=" ".join(jsonl.filled(record, "goal").split()),
+        object_target=jsonl.filled(target, "object_target"),
+        parent_target=jsonl.text_of(target, "parent_target"),
+        toggle_target=jsonl.text_of(target, "toggle_target"),
+        agent_start=jsonl.text_of(record, "agent_start"),
+        receptacles=tuple(map(_receptacle, jsonl.objects_of(record, "receptacles"))),
+        items=tuple(map(_item, jsonl.objects_of(record, "objects"))),
+        plan=None if plan is None else jsonl.texts_of(record, "candidate_plan"),
     )
+    _check_targets(game)
+    Engine(game)  # refuses a game that contradicts itself
+    return game
+
+
+def _receptacle(record: dict[str, Any]) -> Receptacle:
+    if not isinstance(record["openable"], bool):
+        raise ValueError(f"openable={record['openable']!r}: expected true or false")
+    return Receptacle(
+        _name(record), jsonl.filled(record, "type"), record["openable"], jsonl.filled(record, "loc")
+    )
+
+
+def _item(record: dict[str, Any]) -> Item:
+    inside = None if record["in"] is None else jsonl.filled(record, "in")
+    return Item(_name(record), jsonl.filled(record, "type"), inside)
+
+
+def _name(record: dict[str, Any]) -> str:
+    name = jsonl.text_of(record, "name")
+    if not re.fullmatch(NAME, name, re.ASCII):
+        raise ValueError(f"{texts.one_line(name)!r} is no name such as 'mug 1'")
+    return name
+
+
+def _check_targets(game: Game) -> None:
+    """Refuses a game that asks for what is not in it."""
+    items, places = {i.type for i in game.items}, {r.type for r in game.receptacles}
+    wanted = [("object_target", game.object_target, items)]
+    if game.task_type == "look_at_obj_in_light":
+        wanted.append(("toggle_target", game.toggle_target, items))
+    else:
+        wanted.append(("parent_target", game.parent_target, places))
+    for key, kind, there in wanted:
+        if kind not in there:
+            raise ValueError(f"{key}={kind!r}: nothing in the game is of this type")

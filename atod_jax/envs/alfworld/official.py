@@ -16,6 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from atod_jax.envs import jsonl, order
+from atod_jax.envs.alfworld.engine import Engine
 from atod_jax.envs.alfworld.furniture import LAMP
 from atod_jax.envs.alfworld.game import TASK_TYPES, Game
 from atod_jax.envs.alfworld.generate import GOALS
@@ -73,7 +75,7 @@ def find_trials(root: str | Path, split: str) -> tuple[Trial, ...]:
     if not found:
         counts = ", ".join(f"{n} {what}" for what, n in verdicts.items()) or "it is empty"
         raise ValueError(f"{folder}: no playable game ({counts}); {_HELP}")
-    return tuple(sorted(found, key=lambda trial: hashlib.md5(trial.id.encode()).digest()))
+    return order.shuffled(found, lambda trial: trial.id)
 
 
 def _verdict(trial: Trial) -> str:
@@ -95,15 +97,21 @@ def read_game_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no game file at {path}; {_HELP}")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        entries = jsonl.storable(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged or cut off ({error}); download it again") from None
     if not isinstance(entries, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(entries).__name__}")
     for name in _TEXTS:
         if not isinstance(entries.get(name), str):
             raise ValueError(f"{path}: entry {name!r} is missing or no text; download it again")
-    return {"solvable": None, "walkthrough": None} | entries
+    entries = {"solvable": None, "walkthrough": None} | entries
+    if entries["walkthrough"] is not None:
+        try:
+            jsonl.texts_of(entries, "walkthrough")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; download it again") from None
+    return entries
 
 
 @functools.lru_cache(maxsize=512)
@@ -124,9 +132,11 @@ def read_trial(trial: Trial) -> Game:
             split=trial.split,
             plan=None if plan is None else tuple(plan),
         )
-    except ValueError as error:
+        game = game if game.goal else dataclasses.replace(game, goal=templated_goal(game))
+        Engine(game)  # refuses a game that contradicts itself
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{trial.path}: {error}") from None
-    return game if game.goal else dataclasses.replace(game, goal=templated_goal(game))
+    return game
 
 
 def goal_of(grammar: str) -> str:

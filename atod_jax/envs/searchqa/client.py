@@ -5,7 +5,9 @@ for every query a list of {"document": {"id", "contents"}, "score"}. Servers tha
 {"query": text} are asked query by query.
 """
 
+import json
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +17,13 @@ import urllib3
 from atod_jax.envs.searchqa.retrieve import Hit, RetrieverError
 
 START = "python -m atod_jax.envs.searchqa.server --corpus FILE --port N [--host 0.0.0.0]"
-RETRIES, TIMEOUT = 10, 30.0
+RETRIES, TIMEOUT = 10, 20.0
+DEADLINE = 45.0  # seconds of a search with all its tries; less than the default env.timeout
+LARGEST_ANSWER = 2**24  # bytes, unpacked
+_CHUNK = 2**16
+_REST = 15.0  # seconds in which nothing is asked after a search that nobody answered
+_REMEMBERED = 60.0  # seconds in which a server is asked query by query before lists are tried again
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
 _CONNECTIONS = 64  # kept open; a thread waits for one where all are in use
 _BUSY = (429, 500, 502, 503, 504)
 
@@ -24,27 +32,24 @@ class HttpRetriever:
     """Searches through `url`; instances may be shared by threads.
 
     Connections are kept open. Errors of the connection, time-outs (`timeout` seconds) and answers
-    of an overloaded or broken server are retried up to `retries` times, with waits that double.
+    of an overloaded or broken server are retried up to `retries` times, with waits that double, and
+    for `deadline` seconds in all. After a search that nobody answered, the next ones fail at once
+    for a moment: an outage is found out once, not by every episode.
     """
 
-    def __init__(self, url: str, *, retries: int = RETRIES, timeout: float = TIMEOUT):
+    def __init__(
+        self,
+        url: str,
+        *,
+        retries: int = RETRIES,
+        timeout: float = TIMEOUT,
+        deadline: float = DEADLINE,
+    ):
         self.url = endpoint(url)
-        self._one_by_one = False  # found out by asking
-        self._http = urllib3.PoolManager(
-            maxsize=_CONNECTIONS,
-            block=True,
-            timeout=urllib3.Timeout(timeout),
-            retries=urllib3.Retry(
-                total=retries,
-                allowed_methods=None,  # a search may be repeated
-                status_forcelist=_BUSY,
-                backoff_factor=0.1,
-                backoff_max=10.0,
-                backoff_jitter=0.1,
-                respect_retry_after_header=False,
-                raise_on_status=False,
-            ),
-        )
+        self._retries, self._timeout, self._deadline = retries, timeout, deadline
+        self._one_by_one_until = self._rests_until = 0.0  # by time.monotonic
+        self._outage = ""
+        self._http = urllib3.PoolManager(maxsize=_CONNECTIONS, block=True, retries=False)
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         """At most `topk` hits per query, best first.
@@ -52,35 +57,97 @@ class HttpRetriever:
         Raises:
           RetrieverError: no usable answer after all retries, with the URL and the reason.
         """
-        if self._one_by_one:
-            return [self._ask({"query": query}, 1, topk)[0] for query in queries]
-        try:
-            return self._ask({"queries": list(queries)}, len(queries), topk)
-        except _NotUnderstoodError:
-            self._one_by_one = True
-            return self.search(queries, topk)
+        until = time.monotonic() + self._deadline
+        if time.monotonic() >= self._one_by_one_until:
+            try:
+                return self._ask({"queries": list(queries)}, len(queries), topk=topk, until=until)
+            except _NotUnderstoodError:
+                pass  # by this server, or this once
+        found = [self._ask({"query": q}, 1, topk=topk, until=until)[0] for q in queries]
+        if time.monotonic() >= self._one_by_one_until:
+            self._one_by_one_until = time.monotonic() + _REMEMBERED
+        return found
 
-    def _ask(self, asked: dict[str, Any], count: int, topk: int) -> list[list[Hit]]:
-        body = {**asked, "topk": topk, "return_scores": True}
-        try:
-            response = self._http.request("POST", self.url, json=body)
-        except urllib3.exceptions.HTTPError as error:
-            raise RetrieverError(f"{self.url}: no answer ({error})") from error
-        if response.status in (400, 422) and "queries" in asked:
+    def _ask(
+        self, asked: dict[str, Any], count: int, *, topk: int, until: float
+    ) -> list[list[Hit]]:
+        body = json.dumps({**asked, "topk": topk, "return_scores": True}).encode()
+        status, content = self._answer(body, until)
+        if status in (400, 422) and "queries" in asked:
             raise _NotUnderstoodError
-        if response.status != 200:
-            reason = response.data[:200].decode(errors="replace")
-            raise RetrieverError(f"{self.url}: status {response.status} ({reason})")
+        if status != 200:
+            raise RetrieverError(f"{self.url}: status {status} ({_text(content)})")
         try:
-            return _results(response.json(), count, topk)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return _results(json.loads(content), count, topk)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise RetrieverError(
                 f"{self.url}: not an answer of this protocol: {type(error).__name__} {error}"
             ) from error
 
+    def _answer(self, body: bytes, until: float) -> tuple[int, bytes]:
+        """(status, content) of the first answer that is none of a busy or broken server; the last
+        one of such a server.
+
+        Raises:
+          RetrieverError: nobody answers.
+        """
+        if time.monotonic() < self._rests_until:
+            raise RetrieverError(f"{self.url}: gave no answer a moment ago ({self._outage})")
+        wait, tries = _FIRST_WAIT, 0
+        while True:
+            tries += 1
+            try:
+                status, content = self._once(body, until)
+                outage = f"status {status} ({_text(content)})"
+            except urllib3.exceptions.HTTPError as error:
+                status, content, outage = 0, b"", f"no answer ({error})"
+            if status and status not in _BUSY:
+                return status, content
+            if tries > self._retries or time.monotonic() + wait >= until:
+                self._outage, self._rests_until = outage, time.monotonic() + _REST
+                raise RetrieverError(f"{self.url}: {outage}")
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _once(self, body: bytes, until: float) -> tuple[int, bytes]:
+        """(status, content) of one answer.
+
+        Raises:
+          urllib3.exceptions.HTTPError: none comes in time.
+          RetrieverError: it is too long.
+        """
+        began = time.monotonic()
+        left = max(0.001, min(self._timeout, until - began))
+        response = self._http.request(
+            "POST",
+            self.url,
+            body=body,
+            headers={"Content-Type": "application/json"},
+            timeout=left,
+            preload_content=False,
+        )
+        parts, size = [], 0
+        try:
+            while part := response.read1(_CHUNK):
+                parts.append(part)
+                size += len(part)
+                if size > LARGEST_ANSWER:
+                    raise RetrieverError(f"{self.url}: answers more than {LARGEST_ANSWER} bytes")
+                if time.monotonic() > began + left:
+                    raise urllib3.exceptions.TimeoutError(f"not whole after {left:.3g} s")
+        finally:
+            response.close()
+            response.release_conn()
+        return response.status, b"".join(parts)
+
 
 class _NotUnderstoodError(Exception):
     """The server refuses the form of the request."""
+
+
+def _text(content: bytes) -> str:
+    """The beginning of what a server says, for a message of one line."""
+    return " ".join(content[:200].decode(errors="replace").split())
 
 
 def _results(answer: Any, count: int, topk: int) -> list[list[Hit]]:
@@ -103,8 +170,12 @@ def endpoint(url: str) -> str:
     Raises:
       ValueError: no http URL.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
+    except ValueError:  # a port beyond 65535, an open bracket
+        parts, host = urlsplit(""), None
+    if not host:
         raise ValueError(
             f"env.searchqa.retriever={url!r}: give a URL such as http://localhost:8000/retrieve"
         )

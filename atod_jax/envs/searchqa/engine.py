@@ -16,8 +16,8 @@ class SearchEnv:
     A command is a whole `<search>query</search>` or `<answer>text</answer>` block; anything else
     uses up the turn and shows nothing. The episode ends with an answer, or with the last turn,
     whose search is not carried out any more. In the "json" form the last answer block of the
-    transcript counts; in the "plain" form the transcript begins with the prompt, whose example
-    counts as one, so that two are needed. `max_turns` 0: there is no last turn.
+    player counts; in the "plain" form the transcript begins with the prompt, whose example counts
+    as one, so that two are needed. `max_turns` 0: there is no last turn.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SearchEnv:
         done = last or bool(tags.blocks("answer", command))
         text = "" if done else self._search(command)
         self._turns += 1
-        self._transcript += [command, text]
+        self._transcript.append(command)  # what was found is no answer, whatever tags it holds
         if not done:
             return StepResult(Observation(text), 0.0, done=False, won=False)
         self._question = None

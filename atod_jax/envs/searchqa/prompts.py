@@ -6,6 +6,7 @@ The newest result is the last entry of the history; there is no list of admissib
 import re
 from collections.abc import Iterator, Sequence
 
+from atod_jax.envs import tagged
 from atod_jax.envs.base import Episode, Projection, Template
 from atod_jax.envs.searchqa import information, tags
 
@@ -73,7 +74,7 @@ def _first_block(text: str) -> tuple[str, str]:
     """(kind, inside) of the first search block, else of the first answer block, else two ""."""
     for kind in _KINDS:
         if found := tags.blocks(kind, text, flags=re.IGNORECASE):
-            return kind, found[0].strip()
+            return kind, found[0].strip()[: tagged.MAX_COMMAND_CHARS].rstrip()
     return "", ""
 
 

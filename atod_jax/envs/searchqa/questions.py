@@ -4,7 +4,8 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atod_jax.envs import jsonl, prepared
+from atod_jax import texts
+from atod_jax.envs import jsonl, order, prepared
 
 SPLITS = ("train", "dev", "test")
 
@@ -21,11 +22,12 @@ class Question(NamedTuple):
 
 @functools.cache
 def load(folder: str, split: str) -> tuple[Question, ...]:
-    """The questions of a split: of questions.jsonl[.gz], or of a prepared TFDS folder.
+    """The questions of a split: of questions.jsonl[.gz], or of a prepared TFDS folder, in the
+    order of `order.shuffled`.
 
     Raises:
       FileNotFoundError: neither is there.
-      ValueError: a damaged file, with file and line, or a split without questions.
+      ValueError: a damaged file, with file and line, a split without questions, or an id twice.
     """
     path = jsonl.find(folder, "questions.jsonl")
     if path:
@@ -34,7 +36,10 @@ def load(folder: str, split: str) -> tuple[Question, ...]:
         there = sorted({q.split for q in everything})
     elif prepared.is_prepared(folder):
         there = prepared.splits(folder)
-        found = tuple(question_of(r) for r in prepared.records(folder, split))
+        records = enumerate(prepared.records(folder, split), 1)
+        found = tuple(
+            jsonl.build_at(f"{folder}, record {n} of {split!r}", r, question_of) for n, r in records
+        )
     else:
         raise FileNotFoundError(
             f"env.searchqa.data={folder!r}: no questions.jsonl, questions.jsonl.gz or prepared TFDS"
@@ -45,7 +50,10 @@ def load(folder: str, split: str) -> tuple[Question, ...]:
             f"{path or Path(folder)} has no questions in split {split!r}; it has those of:"
             f" {', '.join(there) or 'no split at all'}"
         )
-    return found
+    try:
+        return order.shuffled(found, lambda question: question.id)
+    except ValueError as error:
+        raise ValueError(f"{path or folder}, split {split!r}: {error}") from None
 
 
 def question_of(record: dict[str, Any]) -> Question:
@@ -57,13 +65,12 @@ def question_of(record: dict[str, Any]) -> Question:
     """
     answers = record["answers"]
     if not isinstance(answers, list) or not answers or not all(map(_is_filled, answers)):
-        raise ValueError(f"answers={answers!r}: give a list of at least one answer")
-    texts = {key: jsonl.text_of(record, key) for key in ("id", "dataset", "split", "question")}
-    if not _is_filled(texts["question"]):
-        raise ValueError("the question is empty")
-    if texts["split"] not in SPLITS:
-        raise ValueError(f"split={texts['split']!r}: use one of {', '.join(SPLITS)}")
-    return Question(**texts, answers=tuple(answers))
+        shown = texts.one_line(repr(answers), longest=80)
+        raise ValueError(f"answers={shown}: give a list of at least one answer")
+    fields = {key: jsonl.filled(record, key) for key in ("id", "dataset", "split", "question")}
+    if fields["split"] not in SPLITS:
+        raise ValueError(f"split={fields['split'][:80]!r}: use one of {', '.join(SPLITS)}")
+    return Question(**fields, answers=tuple(answers))
 
 
 def _is_filled(text: Any) -> bool:

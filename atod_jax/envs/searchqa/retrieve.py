@@ -16,7 +16,7 @@ from atod_jax.envs.bm25 import STOP_WORDS
 WORD = re.compile(r"\w\w+")
 
 
-class RetrieverError(RuntimeError):
+class RetrieverError(OSError):
     """A search that could not be carried out; never shown to the player as if it were a result."""
 
 
@@ -61,10 +61,15 @@ def read_passages(path: str | Path) -> list[Passage]:
 
 
 def _passage(record: dict[str, Any]) -> Passage:
+    number = record["id"]
+    if isinstance(number, bool) or not isinstance(number, str | int):
+        raise ValueError(f"id={str(number)[:80]!r}: expected a text or a whole number")
     if "contents" in record:
-        return Passage(str(record["id"]), jsonl.text_of(record, "contents"))
+        return Passage(str(number), jsonl.filled(record, "contents"))
     title, text = jsonl.text_of(record, "title"), jsonl.text_of(record, "text")
-    return Passage(str(record["id"]), f'"{title}"\n{text}')
+    if not f"{title}{text}".strip():
+        raise ValueError("title and text are empty")
+    return Passage(str(number), f'"{title}"\n{text}')
 
 
 class Bm25:

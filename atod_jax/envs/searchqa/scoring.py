@@ -17,15 +17,16 @@ def normalise(text: str) -> str:
 
 
 def exact_match(answer: str, accepted: Iterable[str]) -> bool:
-    """Whether the normalised answer equals an accepted one."""
-    return normalise(answer) in {normalise(text) for text in accepted}
+    """Whether the normalised answer equals an accepted one; where nothing is left of it, never."""
+    given = normalise(answer)
+    return bool(given) and given in {normalise(text) for text in accepted}
 
 
 def final_answer(transcript: str, *, given: int = 0) -> str | None:
     """The last answer block of a transcript, None where the player wrote none.
 
     Args:
-      transcript: all texts of an episode in order, joined.
+      transcript: all that the player wrote, in order, joined.
       given: answer blocks that the transcript holds before the player begins, such as the
         example of a prompt; only what exceeds them counts.
     """

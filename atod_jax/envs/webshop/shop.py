@@ -4,11 +4,13 @@ Workers that map the same folder share its pages; what a worker has of its own i
 product, the products it looked at last and nothing else that grows with the shop.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import json
 import os
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +26,11 @@ from atod_jax.envs.webshop.goals import Goal
 from atod_jax.envs.webshop.indexing import IndexBuilder
 from atod_jax.envs.webshop.search import Index
 
-_FORMAT = 2  # of the files below; older folders are built anew
+_FORMAT = 3  # of the files below; older folders are built anew
 _TEXTS = "products.bin"  # the products, packed, one behind the other
+_WHOLE = "whole.json"  # name -> digest of every other file of the folder
 _KEPT_PRODUCTS = 1024
+_MOST_GOALS = 50_000_000  # the full catalogue has a few million
 
 
 class Shop:
@@ -123,9 +127,16 @@ def _build(
         if people:
             asking += [(number, person, 1) for person in range(len(product.people))]
         elif product.request:
-            asking.append((number, 0, goals.choices(product)))
+            ways = goals.choices(product)
+            if ways > _MOST_GOALS:
+                raise ValueError(
+                    f"product {product.asin}: its options make {ways} goals; remove some"
+                )
+            asking.append((number, 0, ways))
     limits = [goals.draw_limit(prices[number], rng) for number, _, _ in asking]
-    if not asking:
+    if (total := sum(ways for _, _, ways in asking)) > _MOST_GOALS:
+        raise ValueError(f"the products make {total} goals, more than {_MOST_GOALS}; remove some")
+    if not total:
         raise ValueError("no product has a request, so there is no goal; add instructions")
     builder.finish(np.array(ids, "S"), allocate)
     allocate("prices", len(prices), np.float64)[:] = prices
@@ -150,24 +161,49 @@ def _number_goals(asking: np.ndarray, limits: np.ndarray, allocate: Allocate) ->
 def from_folder(
     folder: Path, make_products: Callable[[], Iterable[Product]], *, people: bool = False
 ) -> Shop:
-    """The shop in `folder`, built from `make_products()` if it is not there yet.
+    """The shop in `folder`, built from `make_products()` if it is not there yet, or damaged.
 
     The folder appears atomically; processes that build it at once do not disturb each other.
     """
+    if opened := _open(folder, people=people):
+        return opened
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
+        with (made / _TEXTS).open("wb") as texts:
+            _build(make_products(), functools.partial(_map_new, made), texts, people=people)
+        (made / _WHOLE).write_text(json.dumps(_digests(made)), encoding="utf-8")
+        opened = _mapped(made, people=people)  # stays valid where another process is faster
+        _publish(made, folder)
+    return opened
+
+
+def _open(folder: Path, *, people: bool) -> Shop | None:
+    """The shop in `folder`; None where there is none, or one that is not as it was written."""
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as scratch:
-            made = Path(scratch) / folder.name
-            made.mkdir()
-            with (made / _TEXTS).open("wb") as texts:
-                _build(make_products(), functools.partial(_map_new, made), texts, people=people)
-            _publish(made, folder)
+        return None
+    try:
+        written = json.loads((folder / _WHOLE).read_text(encoding="utf-8"))
+        if written == _digests(folder):
+            return _mapped(folder, people=people)
+        reason = "its files are not those that were written"
+    except (OSError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    print(f"shop: {folder} is damaged ({reason}); it is built again", file=sys.stderr, flush=True)
+    return None
+
+
+def _mapped(folder: Path, *, people: bool) -> Shop:
     arrays = {path.stem: _map(path) for path in folder.glob("*.npy")}
     texts = np.memmap(folder / _TEXTS, np.uint8, "r").view(np.ndarray)
     return Shop(arrays, texts, people=people)
 
 
 def _publish(made: Path, folder: Path) -> None:
+    """Puts `made` in the place of `folder`, which is damaged where it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(made.with_name("damaged"))
     try:
         made.rename(folder)
     except OSError:
@@ -185,7 +221,8 @@ def _map(path: Path) -> np.ndarray:
 
 
 def cached(folder: Path, *, people: bool = False) -> Shop:
-    """The shop whose product files are in `folder`; its index is kept in the user's cache folder.
+    """The shop whose product files are in `folder`; its index is kept in the user's cache folder,
+    under a digest of what is in these files.
 
     With `people`, the goals are the requests of people, from a file of their own.
 
@@ -206,7 +243,11 @@ def cached(folder: Path, *, people: bool = False) -> Shop:
         )
 
     place = _cache_folder() / _fingerprint(items, notes, *asked)
-    return from_folder(place, make_products, people=people)
+    try:
+        return from_folder(place, make_products, people=people)
+    except ValueError as error:
+        named = str(folder) in str(error)
+        raise error if named else ValueError(f"{folder}: {error}") from None
 
 
 def _find(folder: Path, what: str, stems: Sequence[str]) -> Path:
@@ -235,5 +276,15 @@ def _cache_folder() -> Path:
 
 
 def _fingerprint(*paths: Path) -> str:
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.blake2b(repr((_FORMAT, facts)).encode(), digest_size=10).hexdigest()
+    facts = [(path.suffix, _digest(path)) for path in paths]
+    return hashlib.blake2b(repr((_FORMAT, facts)).encode(), digest_size=16).hexdigest()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: _digest(path) for path in folder.iterdir() if path.name != _WHOLE}
+
+
+def _digest(path: Path) -> str:
+    """Of the content of a file, which is read whole: a second for a gigabyte."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, hashlib.blake2b).hexdigest()

@@ -98,7 +98,7 @@ def make_view(episode: Episode) -> View:
     pages = [match for field in fields if (match := _PAGE.match(field))]
     if SEARCH_COMMAND in now.commands:
         return View(wish, "search")
-    if pages:
+    if pages and "Next >" in fields:
         offers = _read_offers(fields, now.commands, _opened(episode))
         return View(wish, "results", page=int(pages[0][1]), offers=offers)
     if "click[buy now]" in now.commands:
@@ -135,7 +135,8 @@ def _read_offers(
     first = fields.index("Next >") + 1
     starts = [i for i in range(first, len(fields)) if f"click[{fields[i].lower()}]" in commands]
     found = []
-    for start, end in zip(starts, [*starts[1:], len(fields)], strict=True):
+    ends = [*starts[1:], len(fields)] if starts else []  # a search may find nothing
+    for start, end in zip(starts, ends, strict=True):
         name, title = fields[start].lower(), SEPARATOR.join(fields[start + 1 : end - 1])
         found.append(Offer(name, title, fields[end - 1], name in opened))
     return tuple(found)
