@@ -170,7 +170,7 @@ def test_a_diverged_run_stops_and_saves_nothing(models, tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e7])
 def test_weights_that_are_not_finite_are_never_saved(models, tmp_path, monkeypatch, value):
     """They appear after an update, unseen by its loss and its gradient."""
     call = Learner.__call__
@@ -184,9 +184,8 @@ def test_weights_that_are_not_finite_are_never_saved(models, tmp_path, monkeypat
 
     monkeypatch.setattr(Learner, "__call__", poisoned)
     cfg = smoke_config(models, save_every=1, export=str(tmp_path / "model"), **{"eval.every": 0})
-    found = (
-        r"embed/embedding is not finite after step 1: .*`python -m atod_jax.export (.*) --out=DIR`"
-    )
+    advice = r".*`python -m atod_jax.export (.*) --out=DIR`"
+    found = r"embed/embedding is not finite, or beyond 1e\+06, after step 1: " + advice
     with pytest.raises(FloatingPointError, match=found) as error:
         start(cfg, tmp_path / "run")
     saved = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]

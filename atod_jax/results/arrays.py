@@ -4,6 +4,7 @@ Digests depend on no sharding, so a state can be read onto other devices and sti
 the bit, with what was written.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -26,11 +27,11 @@ def digests(tree: Any) -> dict[str, str]:
     return {name: f"{a:08x}{b:08x}" for name, (a, b) in zip(names, sums, strict=True)}
 
 
-def not_finite(tree: Any) -> list[str]:
-    """The paths of the arrays of a tree that hold a NaN or an infinity."""
+def not_finite(tree: Any, *, largest: float = math.inf) -> list[str]:
+    """The paths of the arrays of a tree that hold a NaN, an infinity or more than `largest`."""
     names, arrays = _named(tree)
     with jax.transfer_guard("allow"):
-        finite = jax.device_get(_finite(arrays))
+        finite = jax.device_get(_finite(arrays, largest))
     return [name for name, fine in zip(names, finite, strict=True) if not fine]
 
 
@@ -41,8 +42,8 @@ def _named(tree: Any) -> tuple[list[str], list[jax.Array]]:
 
 
 @jax.jit
-def _finite(arrays: list[jax.Array]) -> list[jax.Array]:
-    return [jnp.isfinite(array).all() for array in arrays]
+def _finite(arrays: list[jax.Array], largest: jax.Array) -> list[jax.Array]:
+    return [(jnp.isfinite(x) & (jnp.abs(x) <= largest)).all() for x in arrays]
 
 
 @jax.jit

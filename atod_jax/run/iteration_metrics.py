@@ -13,6 +13,8 @@ from atod_jax.results.arrays import not_finite
 from atod_jax.run.compiling import Compiling
 from atod_jax.types import Mean, TrainState
 
+LARGEST = 1e6  # weights of language models stay far below
+
 
 def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> dict[str, float]:
     """The metrics of one iteration, fetched and pooled by name.
@@ -34,12 +36,13 @@ def require_finite(state: TrainState, step: int, out: Path) -> None:
     """Checks what an update has left, before it is saved or played with.
 
     Raises:
-      FloatingPointError: a parameter or a moment of the optimiser is not finite.
+      FloatingPointError: a parameter or a moment of the optimiser is not finite, or a parameter is
+        larger than that of any model.
     """
-    if found := not_finite((state.params, state.opt_state)):
-        raise FloatingPointError(
-            _diverged(f"{found[0].partition('/')[2]} is not finite", step, out)
-        )
+    found = not_finite(state.params, largest=LARGEST) + not_finite(state.opt_state)
+    if found:
+        what = f"{found[0]} is not finite, or beyond {LARGEST:g},"
+        raise FloatingPointError(_diverged(what, step, out))
 
 
 def _diverged(what: str, step: int, out: Path) -> str:

@@ -58,3 +58,4 @@ def test_arrays_that_are_not_finite_are_named():
     }  # fmt: skip
     assert not_finite(tree) == ["inf", "nan/1"]
     assert not_finite({"fine": tree["fine"]}) == []
+    assert not_finite({"a": jnp.array([2.0]), "b": jnp.array([-2.5])}, largest=2.0) == ["b"]
