@@ -6,6 +6,7 @@ and resumed ends with the same lines as one that was not.
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,13 @@ class Writer:
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / RECORD
-        if path.exists():
-            _drop_from(path, resume_step)
+        there = _drop_from(path, resume_step)
+        if missing := sorted(set(range(resume_step)) - there):
+            print(
+                f"warning: {path} has no record of {len(missing)} of the {resume_step} steps "
+                f"before this one, step {missing[0]} the first; curves will lack them",
+                file=sys.stderr,
+            )
         self._lines = path.open("a", encoding="utf-8")
         self._board = _board(workdir / "tensorboard", resume_step)
 
@@ -95,21 +101,25 @@ def _line(step: int, values: Mapping[str, float]) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 
-def _drop_from(path: Path, step: int) -> None:
-    """Keeps the lines before `step`; a last line cut short by a kill goes too."""
-    kept = [line for n, line in _whole_lines(path) if _record(path, n, line)["step"] < step]
-    write_text(path, "".join(kept))
+def _drop_from(path: Path, step: int) -> set[int]:
+    """Keeps the lines before `step` and returns their steps; a last line cut short by a kill goes
+    too."""
+    lines = [(_record(path, number, line)["step"], line) for number, line in _whole_lines(path)]
+    kept = [(at, line) for at, line in lines if at < step]
+    if path.exists():
+        write_text(path, b"".join(line for _, line in kept).decode())
+    return {at for at, _ in kept}
 
 
-def _whole_lines(path: Path) -> list[tuple[int, str]]:
+def _whole_lines(path: Path) -> list[tuple[int, bytes]]:
     """(number, line) of the lines that end, from 1."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [(number, line) for number, line in enumerate(lines, 1) if line.endswith("\n")]
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [(number, line) for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
 
 
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
         return record | {"step": int(record["step"])}

@@ -101,8 +101,8 @@ class Observer:
                     write_text(path, json.dumps(result.to_json()))
                     for warning in warnings_of({f"({name})": result}):
                         print(f"warning: {warning}", file=sys.stderr, flush=True)
-            stored = cluster.first_says(json.loads(path.read_text()) if cluster.is_first() else {})
-            self.references[name][temperature] = EvalResult.from_json(stored)
+            found = cluster.first_says(stored(path) if cluster.is_first() else None)
+            self.references[name][temperature] = found
 
     def curve(self, step: int, params: Any) -> None:
         """One point of the success curve, with a few episodes to read."""
@@ -142,3 +142,17 @@ class Observer:
             columns = packed.by_turn(self._row_table(scored), trajectories)
         if cluster.is_first() and self._recorder:
             self._recorder.write(step, trajectories, columns)
+
+
+def stored(path: Path) -> EvalResult:
+    """An evaluation as it was written.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    try:
+        return EvalResult.from_json(json.loads(path.read_bytes()))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged ({str(error)[:120]}); delete it, and it is played again"
+        ) from error

@@ -77,6 +77,23 @@ def test_a_line_that_is_no_record_stops_the_run(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 3
 
 
+def test_a_line_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "\xff": 1}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is not .*; delete the line"):
+        Writer(tmp_path, resume_step=3)
+
+
+def test_steps_that_are_missing_are_told_of(tmp_path, capsys):
+    record(tmp_path, [0, 2, 2, 3])
+    Writer(tmp_path, resume_step=4).close()
+    assert "no record of 1 of the 4 steps before this one, step 1 the first" in (
+        capsys.readouterr().err
+    )
+    (tmp_path / "metrics.jsonl").unlink()
+    Writer(tmp_path, resume_step=2).close()
+    assert "no record of 2 of the 2 steps" in capsys.readouterr().err
+
+
 def test_values_that_are_not_finite_are_null_and_named(tmp_path):
     writer = Writer(tmp_path)
     writer.scalars(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0})
