@@ -344,7 +344,18 @@ def test_a_request_that_is_refused_for_good_is_an_error():
         HttpRetriever(url).search(["x"], 3)
 
 
-def test_an_unreachable_server_is_named_with_the_remedy():
+def test_a_server_that_is_starting_is_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = free.getsockname()
+    late = threading.Timer(0.5, lambda: opened.append(socket.create_server(address)))
+    opened = []
+    late.start()
+    HttpRetriever(f"http://127.0.0.1:{address[1]}").reach()
+    opened[0].close()
+
+
+def test_an_unreachable_server_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(client, "_ARRIVAL", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/retrieve"
     with pytest.raises(ValueError, match=r"nothing answers there.*searchqa\.server --corpus"):

@@ -67,7 +67,9 @@ def make(cfg: Config, max_turns: int = 0) -> SearchEnv:
 
 def _retriever(cfg: Config) -> retrieve.Retriever:
     if cfg.retriever:
-        return _connected(cfg.retriever)
+        found = _client(cfg.retriever)
+        found.reach()
+        return found
     if not cfg.data:
         return generate.index(cfg.seed)
     path = jsonl.find(cfg.data, "corpus.jsonl")
@@ -79,7 +81,7 @@ def _retriever(cfg: Config) -> retrieve.Retriever:
     return retrieve.load(path)
 
 
-_connected = functools.cache(client.connect)
+_client = functools.cache(client.HttpRetriever)
 
 
 def demonstration(cfg: Config, task: Task, max_turns: int) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ RETRIES, TIMEOUT = 10, 20.0
 DEADLINE = 45.0  # seconds of a search with all its tries; less than the default env.timeout
 LARGEST_ANSWER = 2**24  # bytes, unpacked
 _CHUNK = 2**16
+_ARRIVAL = 5.0  # seconds in which a server that was never seen may still be starting
 _REST = 15.0  # seconds in which nothing is asked after a search that nobody answered
 _REMEMBERED = 60.0  # seconds in which a server is asked query by query before lists are tried again
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
@@ -48,8 +49,41 @@ class HttpRetriever:
         self.url = endpoint(url)
         self._retries, self._timeout, self._deadline = retries, timeout, deadline
         self._one_by_one_until = self._rests_until = 0.0  # by time.monotonic
-        self._outage = ""
+        self._outage, self._reached = "", False
         self._http = urllib3.PoolManager(maxsize=_CONNECTIONS, block=True, retries=False)
+
+    def reach(self) -> None:
+        """Looks, until it has once been so, whether anything listens there; waits for a moment.
+
+        Raises:
+          ValueError: nothing listens, with the command that starts a server.
+        """
+        if self._reached:
+            return
+        parts, until, wait = urlsplit(self.url), time.monotonic() + _ARRIVAL, _FIRST_WAIT
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        while True:
+            try:
+                if time.monotonic() < self._rests_until:
+                    raise OSError(self._outage)
+                socket.create_connection((parts.hostname, port), timeout=_ARRIVAL).close()
+            except OSError as error:
+                if time.monotonic() + wait < until and time.monotonic() >= self._rests_until:
+                    time.sleep(wait)
+                    wait *= 2
+                    continue
+                self._rest(str(error))
+                raise ValueError(
+                    f"env.searchqa.retriever={self.url!r}: nothing answers there ({error}); start "
+                    f"a server with: {START}"
+                ) from error
+            self._reached = True
+            return
+
+    def _rest(self, outage: str) -> None:
+        """Asks nothing for a moment, unless it does so already."""
+        if time.monotonic() >= self._rests_until:
+            self._outage, self._rests_until = outage, time.monotonic() + _REST
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         """At most `topk` hits per query, best first.
@@ -104,7 +138,7 @@ class HttpRetriever:
             if status and status not in _BUSY:
                 return status, content
             if tries > self._retries or time.monotonic() + wait >= until:
-                self._outage, self._rests_until = outage, time.monotonic() + _REST
+                self._rest(outage)
                 raise RetrieverError(f"{self.url}: {outage}")
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
@@ -180,22 +214,3 @@ def endpoint(url: str) -> str:
             f"env.searchqa.retriever={url!r}: give a URL such as http://localhost:8000/retrieve"
         )
     return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/retrieve"
-
-
-def connect(url: str) -> HttpRetriever:
-    """A retriever behind `url`, after a look whether anything listens there.
-
-    Raises:
-      ValueError: no http URL, or nothing listens, with the command that starts a server.
-    """
-    retriever = HttpRetriever(url)
-    parts = urlsplit(retriever.url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=10).close()
-    except OSError as error:
-        raise ValueError(
-            f"env.searchqa.retriever={url!r}: nothing answers there ({error}); start a server with:"
-            f" {START}"
-        ) from error
-    return retriever

@@ -27,6 +27,7 @@ def prepare(cfg: webshop.Config, out: str | Path) -> Path:
     Raises:
       ValueError, FileNotFoundError: as `webshop.tasks`.
     """
+    webshop.open_shop(cfg.data, cfg.seed, people=cfg.human_goals)  # refused before anything begins
     goals = {split: _goals(cfg, split) for split in webshop.SPLITS}
     return prepared.write("shop_goals", FIELDS, splits=goals, out=out)
 
