@@ -46,7 +46,8 @@ def require_finite(state: TrainState, step: int, out: Path) -> None:
 
 
 def _diverged(what: str, step: int, out: Path) -> str:
-    saved = any(path.name.isdecimal() for path in (out / "checkpoints").glob("*"))
+    names = [path.name for path in (out / "checkpoints").glob("[0-9]*")]
+    saved = not all(name.endswith(".broken") for name in names)  # the last may be under way
     begin = f"`python -m atod_jax.export --checkpoint={out} --out=DIR` writes its last saved step"
     return (
         f"{what} after step {step}: training diverged; use a lower optim.lr or optim.clip_norm in "
