@@ -117,13 +117,8 @@ def test_python_m_starts_it(tmp_path):
 
 
 def test_ctrl_c_while_a_program_loads_ends_it_at_once_and_in_silence(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "atod_jax.train",
-        "--config=quickstart",
-        f"--workdir={tmp_path}",
-    ]
+    program = [sys.executable, "-m", "atod_jax.train", "--config=quickstart"]
+    command = ["env", "--default-signal=INT", *program, f"--workdir={tmp_path}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         while b"jaxlib" not in Path(f"/proc/{process.pid}/maps").read_bytes():
             time.sleep(0.01)

@@ -70,7 +70,8 @@ def iteration_scalars(
 
 
 def rollout_scalars(
-    trajectories: Sequence[Trajectory], shortened: Callable[[np.ndarray], bool]
+    trajectories: Sequence[Trajectory],
+    shortened: Callable[[np.ndarray], bool] = lambda prompt: False,
 ) -> dict[str, float]:
     """What the episodes of one iteration looked like from outside; `shortened` says which prompts
     have lost their beginning."""
