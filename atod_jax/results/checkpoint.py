@@ -30,10 +30,6 @@ MEND = "put back a copy of that folder, or use another step"
 UNREADABLE = frozenset("*?[]\\")  # Orbax would look for files that match
 
 
-class Changed(ValueError):
-    """Arrays have been read, and they are not what a run saves."""
-
-
 class Damaged(ValueError):
     """What is on the disk is not what was saved."""
 
@@ -170,9 +166,9 @@ class Checkpointer:
             self._require_fit(step, saved, target)
             with self._readable(step):
                 state = self._manager.restore(step, args=args)["state"]
-                self._require_saved(step, state)
-                if found := not_finite(state["params"]):
-                    raise Changed(f"params/{found[0]} is not finite")
+                wrong = self._wrong(step, state)
+        if wrong:
+            raise Damaged(f"cannot restore {self._directory / str(step)}: {wrong}; {MEND}")
         return TrainState(**state, frozen=abstract_state.frozen)
 
     def saved_config(self, step: int) -> dict[str, Any]:
@@ -198,8 +194,6 @@ class Checkpointer:
             raise FileNotFoundError(f"no whole step {step} in {self._directory}; it has {steps}")
         try:
             yield
-        except Changed as error:
-            raise Damaged(f"cannot restore {folder}: {error}; {MEND}") from error
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise Damaged(
@@ -207,15 +201,17 @@ class Checkpointer:
                 f"{MEND}"
             ) from error
 
-    def _require_saved(self, step: int, state: Mapping[str, Any]) -> None:
-        """Compares digests; a step that was saved without them is taken as it is."""
-        if not (self._directory / str(step) / "digests").is_dir():
-            return
-        args = ocp.args.Composite(digests=ocp.args.JsonRestore())
-        saved, read = self._manager.restore(step, args=args)["digests"], digests(state)
-        changed = sorted(name for name in read if saved.get(name) != read[name])
-        if changed:
-            raise Changed(f"{len(changed)} of {len(read)} arrays are not as saved: {changed[0]}")
+    def _wrong(self, step: int, state: Mapping[str, Any]) -> str:
+        """What of a state that was read is not as a run saves it; "" for nothing. A step that was
+        saved without digests has none to compare."""
+        if (self._directory / str(step) / "digests").is_dir():
+            args = ocp.args.Composite(digests=ocp.args.JsonRestore())
+            saved, read = self._manager.restore(step, args=args)["digests"], digests(state)
+            changed = sorted(name for name in read if saved.get(name) != read[name])
+            if changed:
+                return f"{len(changed)} of {len(read)} arrays are not as saved: {changed[0]}"
+        found = not_finite(state["params"])
+        return f"params/{found[0]} is not finite" if found else ""
 
     def _require_fit(self, step: int, saved: Any, target: Any) -> None:
         """Compares names and shapes before any array is read, to say which one differs and why."""

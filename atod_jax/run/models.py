@@ -280,7 +280,8 @@ def restore_params(cfg: Run, saved: Saved, student: Model) -> Any:
         require_same_base(cfg.student, checkpointer.saved_config(step), saved.workdir)
     fresh = fresh_state(cfg.optim, student)
     if saved.step is None:
-        state = checkpointer.restore_latest(fresh) or fresh
+        state = checkpointer.restore_latest(fresh)
+        assert state is not None  # there is a step; weights that nobody trained are no substitute
     else:
         state = checkpointer.restore(step, fresh)
     return student.lm.join(state.params, state.frozen)
