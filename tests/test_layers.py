@@ -25,7 +25,7 @@ TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
 
 # A part is a module or a folder of the package. It may import parts of its own floor or below.
 FLOORS = (
-    {"__init__", "options", "types", "records", "streams", "texts", "cluster", "sharding"},
+    {"__init__", "options", "types", "records", "streams", "texts", "sums", "cluster", "sharding"},
     {"core", "algorithms", "models", "envs"},
     {"device", "episodes"},
     {"results"},
@@ -42,12 +42,13 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "streams": set(),
     "texts": set(),
+    "sums": set(),
     "cluster": set(),
     "sharding": {"options", "types"},
     "core": {"options", "types"},
     "algorithms": {"core", "options", "records", "types"},
-    "models": {"sharding", "types"},
-    "envs": {"options", "records", "texts"},
+    "models": {"sharding", "sums", "types"},
+    "envs": {"options", "records", "sums", "texts"},
     "device": {"core", "models", "options", "records", "sharding", "types"},
     "episodes": {"cluster", "envs", "options", "records", "streams", "texts", "types"},
     "results": {"cluster", "options", "records", "texts", "types"},
@@ -83,7 +84,7 @@ READS_CONFIG = {
     "atod_jax/run/checkpoints.py",
     "atod_jax/play.py",
 }
-LONGEST_FILE, LONGEST_FUNCTION, MOST_TOP_MODULES = 350, 80, 15
+LONGEST_FILE, LONGEST_FUNCTION, MOST_TOP_MODULES = 350, 80, 16
 
 # Public functions that take more than three arguments by position, and why they may.
 POSITIONAL = {

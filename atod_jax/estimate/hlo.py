@@ -11,7 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from atod_jax.estimate.hardware import LAUNCH, Chip
+from atod_jax.estimate.sources import Sources
 
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "c64": 8, "c128": 16}
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+(?:e\d\w*)?|c64|c128)\[([\d,]*)\]")
@@ -78,7 +81,7 @@ def kernels(text: str, *, open_trips: int = 1) -> list[Kernel]:
     computations, entry = _parsed(text)
     if not entry:
         raise ValueError("no ENTRY computation: give what compiled.as_text() prints")
-    walker = _Walker(computations, _Sources(text), open_trips)
+    walker = _Walker(computations, Sources(text), open_trips)
     return list(walker.walk(entry, 1, False))
 
 
@@ -138,7 +141,7 @@ def _parsed(text: str) -> tuple[Mapping[str, _Computation], str]:
 
 class _Walker(NamedTuple):
     computations: Mapping[str, _Computation]
-    sources: "_Sources"
+    sources: Sources
     open_trips: int
 
     def walk(self, name: str, times: int, is_open: bool) -> Iterator[Kernel]:
@@ -167,7 +170,7 @@ class _Walker(NamedTuple):
         return Kernel(
             kind=op.kind,
             shape=op.shape.partition("{")[0],
-            source=self.sources.of(op),
+            source=self.sources.of(op.name, op.rest),
             times=times,
             bytes=_read(op, within, inner) + _written(op, inner),
             flops=sum(_products(op, within, inner).values()),
@@ -289,56 +292,37 @@ def _product(op: _Op, operand: _Op) -> float:
     return 2.0 * outputs * math.prod(dims[int(i)] for i in re.findall(r"\d+", summed[1]))
 
 
-def _window(op: _Op, dims: list[int]) -> int:
-    """Entries that a convolution sums: features, and a window unless that only names a batch."""
-    labels = re.search(r"dim_labels=(\w+)_", op.rest)
-    features = dims[labels[1].index("f")] if labels else 1
-    window = re.search(r"window=\{size=([\dx]+)", op.rest)
-    if window is None or "lhs_dilate" in op.rest:
-        return features
-    return features * math.prod(map(int, window[1].split("x")))
+def _window(op: _Op, dims: list[int]) -> float:
+    """Entries that one element of a convolution's result sums: its features, and the places of its
+    window that lie on the operand, on average over the result; padding is free."""
+    labels = re.search(r"dim_labels=(\w+)_\w+->(\w+)", op.rest)
+    if labels is None:
+        return dims[1]
+    entries: float = dims[labels[1].index("f")]
+    results = _arrays(op.shape)[0][1]
+    window = re.search(r"window=\{([^}]*)\}", op.rest)
+    given = dict(part.split("=") for part in window[1].split()) if window else {}
+    for axis, size in enumerate(map(int, given.get("size", "").split("x") if given else ())):
+        length, places = dims[labels[1].index(str(axis))], results[labels[2].index(str(axis))]
+        entries *= _overlap(size, length, places, {k: v.split("x")[axis] for k, v in given.items()})
+    return entries
+
+
+def _overlap(size: int, length: int, places: int, given: Mapping[str, str]) -> float:
+    """Of a window at so many places along an axis, the entries of the operand under it on average;
+    `lhs_dilate` puts gaps between these."""
+    stride, gap, spread = (int(given.get(k, "1")) for k in ("stride", "lhs_dilate", "rhs_dilate"))
+    before = int(given.get("pad", "0_0").partition("_")[0])
+    at = np.arange(places)[:, None] * stride + np.arange(size) * spread - before
+    return float(np.sum((at % gap == 0) & (at >= 0) & (at <= (length - 1) * gap)) / places)
 
 
 def _attention(op: _Op, within: _Computation) -> float:
     """Two products over half of all pairs, and five in the backward pass; of queries and keys
-    [B, T, heads, D] for cuDNN, [B, heads, T, D] for the TPU's kernel."""
+    [B, T, heads, D] for cuDNN, [B, heads, T, D] for the TPU's kernel, there without B where it is
+    1 and behind the blocks of its mask."""
     arrays = [_arrays(within[name].shape) for name in op.operands if name in within]
-    q, k = [a[0][1] for a in arrays if len(a) == 1 and len(a[0][1]) == 4][:2]
+    floats = [a[0][1] for a in arrays if len(a) == 1 and a[0][0] in ("bf16", "f16", "f32")]
+    q, k = [dims for dims in floats if len(dims) >= 3][:2]
     products = 5 if "Backward" in op.rest or "_dkv_" in op.name else 2
-    return 2.0 * products * math.prod(q) * max(k[1], k[2]) / 2
-
-
-# ------------------------------------------------------------------- lines of the source
-
-
-class _Sources:
-    """Which line of the package asked for an operation; XLA lists the frames of all calls."""
-
-    def __init__(self, text: str):
-        self._files = dict(re.findall(r'^(\d+) "(.*\.py)"$', text, re.MULTILINE))
-        self._places = dict(_table(text, r"file_name_id=(\d+) .*?line=(\d+)"))
-        self._frames = dict(_table(text, r"file_location_id=(\d+) parent_frame_id=(\d+)"))
-
-    def of(self, op: _Op) -> str:
-        """`file.py:line` and the last name of the operation."""
-        name = re.search(r'op_name="([^"]*)"', op.rest)
-        frame = re.search(r"stack_frame_id=(\d+)", op.rest)
-        said = name[1] if name else op.name
-        line = self._line(frame[1]) if frame else ""
-        return f"{line} {said.rpartition('/')[2]}" if line else said[-60:]
-
-    def _line(self, frame: str) -> str:
-        """The innermost line that is of this package; "" where there is none."""
-        while frame in self._frames:
-            place, parent = self._frames[frame]
-            file, line = self._places.get(place, ("", ""))
-            _, inside, path = self._files.get(file, "").rpartition("/atod_jax/")
-            if inside:
-                return f"{path}:{line}"
-            frame = str(int(parent) - 1)
-        return ""
-
-
-def _table(text: str, fields: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    for number, *values in re.findall(rf"^(\d+) \{{{fields}", text, re.MULTILINE):
-        yield number, (values[0], values[1])
+    return 2.0 * products * math.prod(q) * max(k[-3:-1]) / 2

@@ -20,7 +20,8 @@ from atod_jax.models import families
 from atod_jax.models.block import ModelConfig
 from atod_jax.models.family import Entry
 from atod_jax.models.weights import INDEX, SINGLE, read_json
-from atod_jax.models.written import require_place, seal
+from atod_jax.models.written import require_place
+from atod_jax.sums import seal
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 

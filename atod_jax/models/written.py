@@ -1,22 +1,11 @@
-"""Model folders that we wrote: what is in them, to the bit, and which may be written over.
+"""Model folders that we wrote: whether they are as they were, and which may be written over."""
 
-`SHA256SUMS` lists every file of such a folder, as `sha256sum --check` reads it.
-"""
-
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SUMS = "SHA256SUMS"
-
-
-def seal(folder: Path) -> None:
-    """Lists the files of a folder in its SHA256SUMS."""
-    lines = [f"{digest}  {name}\n" for name, digest in _digests(sorted(folder.iterdir())).items()]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+from atod_jax.sums import SUMS, changed, listed
 
 
 def require_unchanged(folder: Path, key: str) -> None:
@@ -32,8 +21,7 @@ def require_unchanged(folder: Path, key: str) -> None:
     Raises:
       ValueError: a file of weights has changed.
     """
-    changed = _changed(folder) if (folder / SUMS).is_file() else []
-    for name in changed:
+    for name in changed(folder) if (folder / SUMS).is_file() else []:
         said = f"{key}: {folder / name} is not the file that was written (see {SUMS} there)"
         if name.endswith(".safetensors"):
             raise ValueError(f"{said}; restore it, or delete {SUMS} if the change is meant")
@@ -77,29 +65,5 @@ def _foreign(folder: Path) -> str:
         return ""
     if SUMS not in names:
         return min(names)
-    others = names - set(_listed(folder)) - {SUMS}
-    return min(others) if others else "".join(_changed(folder)[:1])
-
-
-def _listed(folder: Path) -> dict[str, str]:
-    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    parts = [line.partition("  ") for line in lines]
-    return {name: digest for digest, _, name in parts}
-
-
-def _changed(folder: Path) -> list[str]:
-    listed = _listed(folder)
-    files = [folder / name for name in listed]
-    found = _digests([file for file in files if file.is_file() and not file.is_symlink()])
-    return sorted(name for name, digest in listed.items() if found.get(name) != digest)
-
-
-def _digests(files: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of files by name, some at a time: of a large model it takes seconds."""
-    with ThreadPoolExecutor() as pool:
-        return dict(zip((file.name for file in files), pool.map(_digest, files), strict=True))
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    others = names - set(listed(folder)) - {SUMS}
+    return min(others) if others else "".join(changed(folder)[:1])

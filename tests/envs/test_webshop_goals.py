@@ -179,7 +179,7 @@ def test_a_shop_is_found_by_what_is_in_its_files(folder, tmp_path):
 def test_a_damaged_cache_is_built_again(folder, tmp_path, capsys, damage):
     whole = shop.cached(folder)
     (place,) = (tmp_path / "cache" / "atod_jax" / "webshop").iterdir()
-    files = [p for p in place.iterdir() if (p.name == "whole.json") == (damage == "manifest")]
+    files = [p for p in place.iterdir() if (p.name == "SHA256SUMS") == (damage == "manifest")]
     for path in files:
         content = path.read_bytes()
         flipped = content[:-1] + bytes([content[-1] ^ 1])

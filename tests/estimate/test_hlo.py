@@ -143,6 +143,31 @@ def test_a_window_over_a_batch_is_not_summed():
     assert found.flops == 2 * 4 * 8 * 16 * 2
 
 
+def test_a_window_over_padding_is_not_summed():
+    """How a TPU's compiler writes a product whose columns are heads times their size."""
+    spatial = "window={size=1x6 pad=0_0x5_5 rhs_reversal=0x1}, dim_labels=0bf1_1oi0->0b1f"
+    (found,) = entry(
+        "%a = bf16[4,8,16,1]{2,1,0,3} parameter(0)",
+        "%b = bf16[6,2,16,1]{2,1,0,3} parameter(1)",
+        f"%c = bf16[4,8,6,2]{{3,1,2,0}} convolution(%a, %b), {spatial}",
+    )
+    assert found.flops == 2 * (4 * 8) * 16 * (6 * 2)
+
+
+@pytest.mark.parametrize(
+    ("window", "places", "summed"),
+    [("size=3", 5, 3), ("size=3 pad=1_1", 7, 19 / 7), ("size=3 stride=2", 3, 3)],
+)
+def test_a_real_window_is_summed(window, places, summed):
+    (found,) = entry(
+        "%a = f32[2,7,4]{2,1,0} parameter(0)",
+        "%b = f32[3,4,8]{2,1,0} parameter(1)",
+        f"%c = f32[2,{places},8]{{2,1,0}} convolution(%a, %b), window={{{window}}}, "
+        "dim_labels=b0f_0io->b0f",
+    )
+    assert found.flops == pytest.approx(2 * (2 * places * 8) * 4 * summed)
+
+
 def test_attention_counts_the_half_that_is_not_masked():
     forward, backward, tpu = entry(
         "%q = bf16[2,64,4,8]{3,2,1,0} parameter(0)",
@@ -158,6 +183,17 @@ def test_attention_counts_the_half_that_is_not_masked():
     assert forward.flops == 2 * 2 * (2 * 64 * 4 * 8) * 64 / 2
     assert backward.flops == 2.5 * forward.flops
     assert tpu.flops == forward.flops
+
+
+def test_attention_of_one_row_has_no_axis_for_it():
+    (found,) = entry(
+        "%m = s8[1,4,4]{2,1,0} parameter(0)",
+        "%q = bf16[4,64,8]{2,1,0} parameter(1)",
+        "%s = s32[64,128]{1,0} parameter(2)",
+        "%splash_mha_fwd.1 = (f32[64,8]{1,0}, bf16[4,64,8]{2,1,0}) custom-call(%m, %m, %q, %q, %q, "
+        '%s), custom_call_target="tpu_custom_call"',
+    )
+    assert found.flops == 2 * 2 * (64 * 4 * 8) * 64 / 2
 
 
 def test_what_devices_send():

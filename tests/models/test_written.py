@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from atod_jax.models.written import require_place, require_unchanged, seal
+from atod_jax.models.written import require_place, require_unchanged
+from atod_jax.sums import seal
 
 FILES = {"config.json": "{}", "model.safetensors": "weights", "chat_template.jinja": "{{ x }}"}
 

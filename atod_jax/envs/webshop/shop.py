@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from atod_jax import sums
 from atod_jax.envs.bm25 import Allocate, Arrays
 from atod_jax.envs.webshop import catalogue, goals
 from atod_jax.envs.webshop.catalogue import Product, Request
@@ -26,9 +27,8 @@ from atod_jax.envs.webshop.goals import Goal
 from atod_jax.envs.webshop.indexing import IndexBuilder
 from atod_jax.envs.webshop.search import Index
 
-_FORMAT = 3  # of the files below; older folders are built anew
+_FORMAT = 4  # of the files below; older folders are built anew
 _TEXTS = "products.bin"  # the products, packed, one behind the other
-_WHOLE = "whole.json"  # name -> digest of every other file of the folder
 _KEPT_PRODUCTS = 1024
 _MOST_GOALS = 50_000_000  # the full catalogue has a few million
 
@@ -173,7 +173,7 @@ def from_folder(
         made.mkdir()
         with (made / _TEXTS).open("wb") as texts:
             _build(make_products(), functools.partial(_map_new, made), texts, people=people)
-        (made / _WHOLE).write_text(json.dumps(_digests(made)), encoding="utf-8")
+        sums.seal(made)
         opened = _mapped(made, people=people)  # stays valid where another process is faster
         _publish(made, folder)
     return opened
@@ -184,8 +184,7 @@ def _open(folder: Path, *, people: bool) -> Shop | None:
     if not folder.is_dir():
         return None
     try:
-        written = json.loads((folder / _WHOLE).read_text(encoding="utf-8"))
-        if written == _digests(folder):
+        if sums.is_whole(folder):
             return _mapped(folder, people=people)
         reason = "its files are not those that were written"
     except (OSError, ValueError) as error:
@@ -276,15 +275,5 @@ def _cache_folder() -> Path:
 
 
 def _fingerprint(*paths: Path) -> str:
-    facts = [(path.suffix, _digest(path)) for path in paths]
+    facts = [(path.suffix, sums.digest(path)) for path in paths]
     return hashlib.blake2b(repr((_FORMAT, facts)).encode(), digest_size=16).hexdigest()
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {path.name: _digest(path) for path in folder.iterdir() if path.name != _WHOLE}
-
-
-def _digest(path: Path) -> str:
-    """Of the content of a file, which is read whole: a second for a gigabyte."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
