@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from atod_jax.options.field import About, about
 
 T = TypeVar("T")
+SMALLEST, LARGEST = 1e-30, 1e30  # real numbers of options: their products with values of use fit float32
 Plain = dict[str, Any]  # nested; leaves are numbers, words, booleans and tuples of them
 
 
@@ -111,7 +112,7 @@ def convert(value: Any, kind: Any) -> Any:
     """A value as the type of a field: whole numbers are real ones, lists are tuples.
 
     Raises:
-      ValueError: it is of another type, or not finite.
+      ValueError: it is of another type, not finite, or of a size that devices cannot compute with.
     """
     item = _item(kind)
     if item is not None:
@@ -124,6 +125,10 @@ def convert(value: Any, kind: Any) -> Any:
         raise ValueError(f"must be {_name(kind)}")
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
+    if kind is float and value and not SMALLEST <= abs(value) <= LARGEST:
+        raise ValueError(f"must be 0 or between {SMALLEST:g} and {LARGEST:g} in size")
+    if kind is int and abs(value) > 2**32:
+        raise ValueError("must be at most 2**32 in size")
     return expanded(value) if isinstance(value, str) else value
 
 

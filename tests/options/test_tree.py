@@ -70,6 +70,14 @@ def test_the_home_folder_of_a_path_is_written_out(monkeypatch):
         ({"sizes": 3}, "x.sizes=3: must be several of a whole number"),
         ({"inner": {"rate": math.nan}}, "x.inner.rate=nan: must be a finite number"),
         ({"inner": {"rate": math.inf}}, "x.inner.rate=inf: must be a finite number"),
+        (
+            {"inner": {"rate": 1e31}},
+            "x.inner.rate=1e+31: must be 0 or between 1e-30 and 1e+30 in size",
+        ),
+        (
+            {"inner": {"rate": -1e-31}},
+            "x.inner.rate=-1e-31: must be 0 or between 1e-30 and 1e+30 in size",
+        ),
         ({"inner": {"rate": 10**400}}, f"x.inner.rate={10**400}: must be a finite number"),
         ({"inner": {"rate": "fast"}}, "x.inner.rate='fast': must be a number"),
         ({"inner": {"rate": 0}}, "x.inner.rate=0: must be above 0"),
