@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from atod_jax import config, train
@@ -213,6 +214,16 @@ def test_command_line_mistakes_are_one_line(arguments, capsys):
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert line.startswith("error: ")
     assert MISTAKES[arguments] in line
+
+
+def test_numbers_of_64_bits_are_refused(tmp_path, capsys):
+    with jax.enable_x64(True), pytest.raises(SystemExit) as stop:
+        cli.run(train.PROGRAM, [f"{HOUSEHOLD}:smoke", f"--workdir={tmp_path / 'run'}"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: JAX_ENABLE_X64 is set: ")
+    assert line.endswith("; unset it")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mistake_ends_the_process_with_one_line():

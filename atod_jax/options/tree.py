@@ -19,7 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 from atod_jax.options.field import About, about
 
 T = TypeVar("T")
-SMALLEST, LARGEST = 1e-30, 1e30  # real numbers of options: their products with values of use fit float32
+SMALLEST, LARGEST = (
+    1e-30,
+    1e30,
+)  # real numbers of options: their products with values of use fit float32
 Plain = dict[str, Any]  # nested; leaves are numbers, words, booleans and tuples of them
 
 

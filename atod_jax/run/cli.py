@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+import jax
 from ml_collections import ConfigDict
 
 import atod_jax
@@ -63,6 +64,11 @@ def run(program: Program, argv: Sequence[str] | None = None) -> None:
             process_id=flags.process_id,
             detect=flags.distributed,
         )
+        if jax.config.jax_enable_x64:
+            raise ValueError(
+                "JAX_ENABLE_X64 is set: draws of 64 bits are others, so a run could not be made "
+                "again without it; unset it"
+            )
         compiling.use_cache(flags.compilation_cache)
         try:
             with cluster.leaving_together():

@@ -3,8 +3,8 @@
     ROOT[/json_2.1.1]/<split>/<task>-<object>-<vessel>-<receptacle>-<scene>/<trial>/game.tw-pddl
 
 A `game.tw-pddl` is one JSON object: `pddl_domain`, `grammar` (the texts, goal sentence included),
-`pddl_problem`, `solvable` and `walkthrough`. Listing a split reads these files but parses no PDDL;
-that happens when a game is played.
+`pddl_problem`, `solvable` and `walkthrough`. Listing a split reads every game of it, two
+milliseconds each, so that a damaged one is found before anything is played.
 """
 
 import dataclasses
@@ -83,7 +83,11 @@ def _verdict(trial: Trial) -> str:
         return "of other kinds"
     if not Path(trial.path).is_file():
         return f"without a {GAME_FILE}"
-    return "playable" if read_game_file(trial.path)["solvable"] is True else "not marked solvable"
+    entries = read_game_file(trial.path)
+    if entries["solvable"] is not True:
+        return "not marked solvable"
+    _game(trial, entries)
+    return "playable"
 
 
 def read_game_file(path: str | Path) -> dict[str, Any]:
@@ -122,7 +126,10 @@ def read_trial(trial: Trial) -> Game:
       FileNotFoundError: no such file.
       ValueError: the file or the problem in it is damaged; names the file.
     """
-    entries = read_game_file(trial.path)
+    return _game(trial, read_game_file(trial.path))
+
+
+def _game(trial: Trial, entries: dict[str, Any]) -> Game:
     plan = entries["walkthrough"]
     try:
         game = read_problem(
