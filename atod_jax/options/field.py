@@ -98,6 +98,7 @@ ASCENDING = Check(
     "give positive lengths in ascending order",
     lambda xs: bool(xs) and xs[0] > 0 and list(xs) == sorted(set(xs)),
 )
+INT32 = Check("must be below 2**31 in size", lambda x: abs(x) < 2**31)  # of all but seeds
 SEED = Check("must be a seed, 0 <= seed < 2**32", lambda x: 0 <= x < 2**32)
 
 

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from atod_jax.options.field import About, about
+from atod_jax.options.field import INT32, SEED, About, about
 
 T = TypeVar("T")
 SMALLEST, LARGEST = (
@@ -99,7 +99,10 @@ def _parsed(
             continue
         try:
             found[name] = convert(values[name], hints[name])
-            broken = [c.rule for c in about(fields[name]).checks if not c.holds(found[name])]
+            checks = about(fields[name]).checks
+            if hints[name] is int and SEED not in checks:
+                checks += (INT32,)
+            broken = [c.rule for c in checks if not c.holds(found[name])]
         except ValueError as error:
             broken = [str(error)]
         problems += [f"{path}={values[name]!r}: {rule}" for rule in broken[:1]]
@@ -128,10 +131,8 @@ def convert(value: Any, kind: Any) -> Any:
         raise ValueError(f"must be {_name(kind)}")
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
-    if kind is float and value and not SMALLEST <= abs(value) <= LARGEST:
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
         raise ValueError(f"must be 0 or between {SMALLEST:g} and {LARGEST:g} in size")
-    if kind is int and abs(value) > 2**32:
-        raise ValueError("must be at most 2**32 in size")
     return expanded(value) if isinstance(value, str) else value
 
 

@@ -64,7 +64,7 @@ def run(program: Program, argv: Sequence[str] | None = None) -> None:
             process_id=flags.process_id,
             detect=flags.distributed,
         )
-        if jax.config.jax_enable_x64:
+        if jax.config.read("jax_enable_x64"):
             raise ValueError(
                 "JAX_ENABLE_X64 is set: draws of 64 bits are others, so a run could not be made "
                 "again without it; unset it"

@@ -64,6 +64,7 @@ def test_the_home_folder_of_a_path_is_written_out(monkeypatch):
         ({"count": 0}, "x.count=0: must be at least 1"),
         ({"count": 1.5}, "x.count=1.5: must be a whole number"),
         ({"count": True}, "x.count=True: must be a whole number"),
+        ({"count": 2**31}, f"x.count={2**31}: must be below 2**31 in size"),
         ({"on": 1}, "x.on=1: must be true or false"),
         ({"sizes": (2, 1)}, "x.sizes=(2, 1): give positive lengths in ascending order"),
         ({"sizes": ()}, "x.sizes=(): give positive lengths in ascending order"),
