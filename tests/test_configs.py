@@ -216,6 +216,23 @@ def test_command_line_mistakes_are_one_line(arguments, capsys):
     assert MISTAKES[arguments] in line
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OverflowError("too large"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")],
+)
+def test_memory_that_is_full_is_one_line(error, capsys):
+    with pytest.raises(SystemExit) as stop, cli.short_errors():
+        raise error
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory (")
+
+
+def test_other_errors_of_a_device_are_not_shortened():
+    with pytest.raises(jax.errors.JaxRuntimeError), cli.short_errors():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
+
+
 def test_numbers_of_64_bits_are_refused(tmp_path, capsys):
     with jax.enable_x64(True), pytest.raises(SystemExit) as stop:
         cli.run(train.PROGRAM, [f"{HOUSEHOLD}:smoke", f"--workdir={tmp_path / 'run'}"])

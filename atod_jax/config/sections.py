@@ -8,7 +8,17 @@ from atod_jax.device.optim import OptimConfig
 from atod_jax.envs.pool import PoolConfig
 from atod_jax.envs.templates import RULES
 from atod_jax.episodes.demos import DemoConfig
-from atod_jax.options.field import ASCENDING, SEED, above, above_to, at_least, each, one_of, option
+from atod_jax.options.field import (
+    ASCENDING,
+    SEED,
+    above,
+    above_to,
+    at_least,
+    each,
+    one_of,
+    option,
+    within,
+)
 from atod_jax.sharding import MeshShape, Rules
 
 
@@ -111,7 +121,7 @@ class Rollout:
     episodes: str = option(
         "", "with source=recorded: the workdir of a run with record=true", pins=False
     )
-    tasks: int = option(16, "tasks per iteration", at_least(1))
+    tasks: int = option(16, "tasks per iteration", within(1, 2**20))
     group: int = option(8, "rollouts per task", at_least(1))
 
 

@@ -21,7 +21,7 @@ from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.envs.processes import BrokenWorkers
 from atod_jax.options import tree
 from atod_jax.run import compiling, option_text
-from atod_jax.texts import visible
+from atod_jax.texts import one_line, visible
 
 EXPECTED = (
     ValueError,
@@ -31,6 +31,7 @@ EXPECTED = (
     BrokenWorkers,
 )
 Flags = argparse.Namespace
+_FULL = "RESOURCE_EXHAUSTED"  # what XLA says of a device without room
 
 
 class Program(NamedTuple):
@@ -239,7 +240,7 @@ def _program() -> list[str]:
 
 @contextlib.contextmanager
 def short_errors() -> Iterator[None]:
-    """Expected errors as one message and exit code 2."""
+    """Expected errors, and memory that is full, as one message and exit code 2."""
     try:
         yield
     except BrokenPipeError:  # whoever read the output has enough
@@ -249,6 +250,17 @@ def short_errors() -> Iterator[None]:
         if os.environ.get("ATOD_TRACEBACK"):
             raise
         print(f"error: {visible(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, OverflowError, jax.errors.JaxRuntimeError) as error:
+        full = not isinstance(error, jax.errors.JaxRuntimeError) or _FULL in str(error)
+        if not full or os.environ.get("ATOD_TRACEBACK"):
+            raise
+        print(
+            f"error: out of memory ({one_line(str(error), longest=200)}); lower the largest sizes "
+            "(packing.micro_rows, sampling.rows, sampling.max_new_tokens, lengths); train "
+            "--dry_run says what a run needs",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
