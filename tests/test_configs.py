@@ -53,7 +53,7 @@ def test_every_config_file_is_listed_here():
     ("key", "value", "message"),
     [
         ("packing.micro_rows", 100, r"packing\.minibatch_rows=512: must be a multiple"),
-        ("rollout.tasks", 0, r"rollout\.tasks=0: must be at least 1"),
+        ("rollout.tasks", 0, r"rollout\.tasks=0: must lie in \[1, 1048576\]"),
         ("sampling.top_p", 0.0, r"sampling\.top_p=0\.0"),
         ("sampling.rows", -1, r"sampling\.rows=-1: must be at least 1"),
         ("sampling.temperature", 0.0, r"sampling\.temperature=0\.0"),
