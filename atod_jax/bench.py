@@ -111,7 +111,7 @@ def bench(entries: Iterable[str], given: argparse.Namespace) -> list[dict[str, A
                 print(f"{name} on {given.hardware}: {error}\n", flush=True)
                 continue
             records.append(record(name, given.hardware, parts, chip=chip))
-            print(page(records[-1], parts, top=given.top), flush=True)
+            print(page(records[-1], parts, top=given.top if at else 0), flush=True)
     return records
 
 
@@ -184,7 +184,13 @@ def main(arguments: Iterable[str] | None = None) -> None:
     add = parser.add_argument
     add("--hardware", default="local", choices=HARDWARE, help="where; local runs, others compile")
     add("--only", default=",".join(TABLE), metavar="NAMES", help="of: " + ", ".join(TABLE))
-    add("--model", default="Qwen3-0.6B", choices=SIZES, metavar="NAME", help="the student")
+    add(
+        "--model",
+        default="Qwen3-0.6B",
+        choices=SIZES,
+        metavar="NAME",
+        help="the student, of: " + ", ".join(SIZES),
+    )
     add("--dtype", default="bfloat16", choices=DTYPES, help="of the products")
     add("--remat", default="none", choices=REMAT, help="what the backward pass computes again")
     number = {"default": 0, "metavar": "N"}
@@ -193,18 +199,26 @@ def main(arguments: Iterable[str] | None = None) -> None:
     add("--episodes", type=_at_least(1), help="of `iteration`; 128 recorded", **number)
     add("--json", type=Path, metavar="FILE", help="keeps the table")
     add("--dump_hlo", type=Path, metavar="DIR", help="keeps the compiled programs as NAME.hlo")
-    add("--top", type=_at_least(0), default=10, help="kernels shown of each program")
+    add("--top", type=_at_least(0), default=10, help="kernels shown of each compiled program")
     add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
     with cli.short_errors():
         given = parser.parse_args(None if arguments is None else list(arguments))
         entries = dict.fromkeys(name.strip() for name in given.only.split(","))
         if unknown := sorted(set(entries) - set(TABLE)):
-            raise ValueError(f"--only: no entry {', '.join(unknown)}; take {', '.join(TABLE)}")
+            raise ValueError(
+                f"--only: no entry {', '.join(map(repr, unknown))}; take {', '.join(TABLE)}"
+            )
         if given.json and (given.json.is_dir() or not given.json.name):
             raise ValueError(f"--json={given.json}: name a file, not a folder")
-        for folder in (given.json and given.json.parent, given.dump_hlo):
+        for flag, folder in (
+            ("json", given.json and given.json.parent),
+            ("dump_hlo", given.dump_hlo),
+        ):
             if folder:  # what cannot be written is told before the work
-                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise ValueError(f"--{flag}: no folder {folder} ({error.strerror})") from None
         records = bench(entries, given)
         if given.json:
             write_text(given.json, json.dumps(records, indent=1) + "\n")

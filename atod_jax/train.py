@@ -75,7 +75,7 @@ def train(cfg: Run, out: Path) -> None:
             collect.prepare(first)
         observer.begin(first)
         try:
-            bar = progress(cfg, first)
+            bar = progress(cfg, first, compiling)
             stack.callback(bar.close)
             for step in range(first, cfg.total_steps):
                 params = student.lm.join(state.params, state.frozen)
@@ -129,12 +129,13 @@ def watch_compiling(cfg: Run) -> Compiling:
     return Compiling(programs, show if cluster.is_first() else lambda line: None)
 
 
-def progress(cfg: Run, first: int) -> Progress:
+def progress(cfg: Run, first: int, compiling: Compiling) -> Progress:
     """The bar of the first process; the others show nothing."""
     return Progress(
         cfg.total_steps,
         start=first,
         description=cfg.algorithm.name,
+        lost=lambda: compiling.seconds,
         stream=sys.stderr if cluster.is_first() else io.StringIO(),
     )
 

@@ -122,7 +122,7 @@ def test_lengths_are_cut_or_repeated_and_the_vocabulary_replaced():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only=update"], "no entry update; take update_64x640"),
+        (["--only=update"], "no entry 'update'; take update_64x640"),
         (["--hardware=a100"], "invalid choice: 'a100'"),
         (["--modle=x"], "unrecognized arguments"),
         (["--model=x"], "invalid choice: 'x'"),

@@ -20,6 +20,7 @@ class Progress:
       show: which of the values given to `advance` to show, where they are present.
       stream: where to write; None: standard error.
       every: seconds between plain lines.
+      lost: seconds so far that will not come again, such as those of compiling.
       clock: seconds, for tests.
     """
 
@@ -32,6 +33,7 @@ class Progress:
         show: Sequence[str] = ("rollout/success", "seconds/step"),
         stream: TextIO | None = None,
         every: float = 15.0,
+        lost: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._start, self._done = total, start, start
@@ -39,13 +41,12 @@ class Progress:
         self._stream: TextIO = stream or sys.stderr
         self._every, self._clock = every, clock
         self._began, self._last_line = clock(), -math.inf
-        self._compiling = 0.0  # seconds that will not come again
+        self._lost, self._lost_before = lost, lost()
         self._bar = _bar(self._stream, total, start) if self._stream.isatty() else None
 
     def advance(self, values: Mapping[str, float]) -> None:
         """Shows that one more step is finished."""
         self._done += 1
-        self._compiling += values.get("seconds/compiling", 0.0)
         shown = [f"{name} {values[name]:.3g}" for name in self._show if name in values]
         text = "  ".join([self._description, *shown])
         if self._bar is not None:
@@ -63,7 +64,7 @@ class Progress:
         if now - self._last_line < self._every and self._done < self._total:
             return
         self._last_line = now
-        elapsed = now - self._began - self._compiling
+        elapsed = now - self._began - (self._lost() - self._lost_before)
         left = _time_left(elapsed, self._done - self._start, self._total - self._done)
         print(
             f"step {self._done}/{self._total}, {left} left  {text}", file=self._stream, flush=True

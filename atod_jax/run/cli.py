@@ -20,7 +20,8 @@ from atod_jax import cluster, config
 from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.envs.processes import BrokenWorkers
 from atod_jax.options import tree
-from atod_jax.run import compiling, option_text
+from atod_jax.run import option_text
+from atod_jax.run.cache import CACHE, use_cache
 from atod_jax.texts import one_line, visible
 
 EXPECTED = (
@@ -70,7 +71,7 @@ def run(program: Program, argv: Sequence[str] | None = None) -> None:
                 "JAX_ENABLE_X64 is set: draws of 64 bits are others, so a run could not be made "
                 "again without it; unset it"
             )
-        compiling.use_cache(flags.compilation_cache)
+        use_cache(flags.compilation_cache)
         try:
             with cluster.leaving_together():
                 program.start(cfg, flags)
@@ -195,8 +196,8 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     program.add_flags(parser)
     add(
         "--compilation_cache",
-        default=str(compiling.CACHE),
-        help="folder of compiled programs, so that the next start is fast; empty: none",
+        help="folder of compiled programs, so that the next start is fast; empty: none; not given: "
+        f"$JAX_COMPILATION_CACHE_DIR or {CACHE}",
     )
     add("--distributed", action="store_true", help="one of several processes; find out which")
     add("--coordinator", default="", help="HOST:PORT of process 0")
