@@ -20,7 +20,7 @@ from atod_jax.estimate.cost import binds, heaviest
 from atod_jax.estimate.hardware import Chip, Hardware, local, parse
 from atod_jax.estimate.phases import Compiled
 from atod_jax.estimate.remedies import Options, remedies
-from atod_jax.estimate.text import amount, digits
+from atod_jax.estimate.text import amount, digits, duration
 from atod_jax.results.tables import padded_table
 
 MOST_TRIES = 8  # of changed options, each compiled
@@ -107,12 +107,12 @@ def table(found: Sequence[Compiled], chip: Chip) -> str:
 def time_report(cfg: Run, found: Sequence[Compiled], hardware: Hardware) -> str:
     """Of the longest iteration, and what would shorten it."""
     seconds = sum(c.seconds for c in found)
-    hours = seconds * cfg.total_steps / 3600
     lines = [
-        f"one iteration takes {digits(seconds)} s at most, {cfg.total_steps} take "
-        f"{digits(hours)} hours: every episode {cfg.env.max_turns} turns long, prompts of "
-        f"{cfg.sampling.prompt_buckets[-1]} and actions of {cfg.sampling.max_new_tokens} tokens; "
-        "without evaluations and environments"
+        f"one iteration takes {duration(seconds)}, {cfg.total_steps} take "
+        f"{duration(seconds * cfg.total_steps)}, if every episode is {cfg.env.max_turns} turns "
+        f"long, prompts have {cfg.sampling.prompt_buckets[-1]} and actions "
+        f"{cfg.sampling.max_new_tokens} tokens; without evaluations and environments, and with "
+        "every kernel as fast as the card allows"
     ]
     slow = {"student.dtype": cfg.student.dtype}
     if cfg.teacher.path:

@@ -14,3 +14,11 @@ def digits(value: float) -> str:
     if value >= 99.95:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """In seconds below two minutes, in minutes below two hours, else in hours."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{digits(seconds / size)} {unit}"
+    return f"{digits(seconds)} s"

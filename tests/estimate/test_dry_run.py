@@ -14,6 +14,7 @@ from runs import typed
 from atod_jax.estimate import dry_run, phases
 from atod_jax.estimate.hardware import Chip, Hardware
 from atod_jax.estimate.remedies import remedies
+from atod_jax.estimate.text import duration
 from atod_jax.run import batch
 from configs import alfworld, household
 
@@ -197,3 +198,11 @@ def test_the_command_needs_no_workdir_and_says_how_to_get_a_compiler(monkeypatch
     assert done.returncode == 2
     assert done.stderr.startswith("error: --hardware=v5x: choose local, or one of v5e")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.04, "0.04 s"), (119.0, "119 s"), (150.0, "2.50 minutes"), (7200, "2.00 hours")],
+)
+def test_durations(seconds, said):
+    assert duration(seconds) == said
