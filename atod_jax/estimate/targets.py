@@ -119,7 +119,7 @@ def grid(count: int, axes: int) -> tuple[int, ...]:
     """
     power = count.bit_length() - 1
     if count != 1 << power:
-        raise ValueError(f"--hardware: {count} chips, but slices of TPUs come in powers of two")
+        raise ValueError(f"--hardware: {count} chips: slices of TPUs come in powers of two")
     sides = [1 << (power + i) // axes for i in range(axes)]
     return tuple(sides if count > 4 else sides[::-1])  # the four of one host lie flat
 
