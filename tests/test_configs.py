@@ -218,14 +218,15 @@ def test_command_line_mistakes_are_one_line(arguments, capsys):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), OverflowError("too large"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")],
+    [MemoryError(), OverflowError("int"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")],
 )
 def test_memory_that_is_full_is_one_line(error, capsys):
     with pytest.raises(SystemExit) as stop, cli.short_errors():
         raise error
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: out of memory (")
+    reason = "a number is too large (int)" if str(error) == "int" else "out of memory ("
+    assert line.startswith(f"error: {reason}")
 
 
 def test_other_errors_of_a_device_are_not_shortened():

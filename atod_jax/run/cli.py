@@ -253,11 +253,12 @@ def short_errors() -> Iterator[None]:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, OverflowError, jax.errors.JaxRuntimeError) as error:
+        kind = "a number is too large" if isinstance(error, OverflowError) else "out of memory"
         full = not isinstance(error, jax.errors.JaxRuntimeError) or _FULL in str(error)
         if not full or os.environ.get("ATOD_TRACEBACK"):
             raise
         print(
-            f"error: out of memory ({one_line(str(error), longest=200)}); lower the largest sizes "
+            f"error: {kind} ({one_line(str(error), longest=200)}); lower the largest sizes "
             "(packing.micro_rows, sampling.rows, sampling.max_new_tokens, lengths); train "
             "--dry_run says what a run needs",
             file=sys.stderr,

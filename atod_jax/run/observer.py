@@ -19,6 +19,7 @@ from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.report import warnings_of
+from atod_jax.results.runs import read_evaluation
 from atod_jax.results.transcripts import write_transcripts
 from atod_jax.run.batch import Packed
 from atod_jax.run.evaluation import Evaluator
@@ -101,7 +102,7 @@ class Observer:
                     write_text(path, json.dumps(result.to_json()))
                     for warning in warnings_of({f"({name})": result}):
                         print(f"warning: {warning}", file=sys.stderr, flush=True)
-            found = cluster.first_says(stored(path) if cluster.is_first() else None)
+            found = cluster.first_says(read_evaluation(path) if cluster.is_first() else None)
             self.references[name][temperature] = found
 
     def curve(self, step: int, params: Any) -> None:
@@ -142,17 +143,3 @@ class Observer:
             columns = packed.by_turn(self._row_table(scored), trajectories)
         if cluster.is_first() and self._recorder:
             self._recorder.write(step, trajectories, columns)
-
-
-def stored(path: Path) -> EvalResult:
-    """An evaluation as it was written.
-
-    Raises:
-      ValueError: the file is damaged.
-    """
-    try:
-        return EvalResult.from_json(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged ({str(error)[:120]}); delete it, and it is played again"
-        ) from error

@@ -19,6 +19,7 @@ from atod_jax.options.tree import flatten, show
 from atod_jax.results.checkpoint import require_readable
 from atod_jax.results.files import write_text
 from atod_jax.run.lock import locked
+from atod_jax.texts import read_object
 
 RECORD, STARTING = "run_config.json", "starting.json"
 # what a run writes before its first step is finished
@@ -131,11 +132,10 @@ def _is_at_hand(group: str, section: Mapping[str, Any]) -> bool:
 
 
 def _json_of(record: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(record.read_text())
-    except ValueError as error:
-        raise ValueError(f"{record} is damaged: {error}; restore the file") from error
-    if not (isinstance(plain, dict) and "seed" in plain and "student" in plain):
+    plain = read_object(record, "restore the file")
+    sections = [plain.get(group, {}) for group in config.GROUPS]
+    named = all(isinstance(s, dict) and isinstance(s.get("name", ""), str) for s in sections)
+    if not (named and "seed" in plain and "student" in plain):
         raise ValueError(f"{record} is damaged: it holds no options of a run; restore the file")
     return plain
 
@@ -185,9 +185,9 @@ def _take_over(out: Path, cfg: config.Run) -> None:
 
 
 def _has_finished_steps(out: Path) -> bool:
-    steps = [p.name for p in (out / "checkpoints").glob("*") if p.name.isdigit()]
+    steps = [p.name for p in (out / "checkpoints").glob("*") if p.name.isdecimal()]
     metrics = out / "metrics.jsonl"
-    return any(map(int, steps)) or (metrics.is_file() and '"loss/total"' in metrics.read_text())
+    return any(map(int, steps)) or (metrics.is_file() and b'"loss/total"' in metrics.read_bytes())
 
 
 def _require_same(out: Path, old: config.Run, new: config.Run) -> None:

@@ -104,17 +104,22 @@ def test_what_belongs_to_nobody_is_not_touched(tmp_path):
         workdir.open_workdir(tmp_path, run())
     for damage in ("", "[]", "{", "3", '{"env": 3}'):
         (tmp_path / "starting.json").write_text(damage)
-        with pytest.raises(ValueError, match=r"starting\.json is damaged"):
+        with pytest.raises(ValueError, match=r"starting\.json .*; restore the file"):
             workdir.open_workdir(tmp_path, run())
     assert kept.is_dir()
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{}", "null", "3", '{"seed": 1', '[["seed", 1]]'])
+ODD = [f'{{"seed": 0, "student": {{}}, "env": {x}}}' for x in ("3", '"name"', '{"name": [1]}')]
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", "{}", "null", "3", '{"seed": 1', '[["seed", 1]]', "[" * 100_000, *ODD]
+)
 def test_a_damaged_record_is_one_line(damage, tmp_path):
     pinned(tmp_path)
     (tmp_path / "run_config.json").write_text(damage)
     for read in (workdir.read_run, workdir.read_definition):
-        with pytest.raises(ValueError, match=r"run_config\.json is damaged: .*; restore the file"):
+        with pytest.raises(ValueError, match=r"run_config\.json .*; restore the file"):
             read(tmp_path)
 
 
