@@ -11,47 +11,20 @@ import itertools
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from atod_jax.episodes.schema import FIELDS, NAME, VERSION, dataset_info
 from atod_jax.records import StopReason, Task, Trajectory, Turn
+from atod_jax.texts import one_line, read_object
 
-NAME, VERSION = "episodes", "1.0.0"
 TURN_COLUMNS = ("d", "h", "w")
 Columns = Mapping[str, Sequence[float]]  # a number per turn under each name
 
-# name -> (type, meaning); reward, is_first, is_last, is_terminal, observation and action as in RLDS
-FIELDS = {
-    "episode_id": ("text", "training step / number of the episode in it"),
-    "step": ("int", "iteration of the training run"),
-    "turn": ("int", "0-based inside the episode; -1: the one record of an episode without turns"),
-    "is_first": ("bool", "the first turn"),
-    "is_last": ("bool", "the last turn"),
-    "is_terminal": ("bool", "the environment ended the episode with this turn"),
-    "task_id": ("text", "the problem"),
-    "task_kind": ("text", "results are grouped by it"),
-    "group": ("int", "episodes of the same task in this step share it"),
-    "success": ("bool", "of the episode"),
-    "score": ("float64", "graded outcome of the episode, in [0, 1]"),
-    "stop": ("text", "why the episode ended"),
-    "observation": ("text", "what the environment showed before the action"),
-    "prompt": ("ids", "what the student read"),
-    "teacher_prompt": ("ids", "what the teacher read instead; empty: the same"),
-    "action": ("ids", "what the student sampled, end token included"),
-    "logp": ("floats", "log-probability of each action token when it was sampled, nats"),
-    "response": ("text", "the action as text"),
-    "command": ("text", "what was sent to the environment"),
-    "valid": ("bool", "the response held a command"),
-    "replayed": ("bool", "played for the student: no ids, never trained on"),
-    "reward": ("float64", "of the environment for this turn"),
-    "problem": ("text", "what went wrong in this turn; empty: nothing"),
-    "d": ("float", "disagreement of student and teacher, nats; nan: unknown"),
-    "h": ("float", "uncertainty of the student, nats; nan: unknown"),
-    "w": ("float", "T-DUR weight of the turn; nan: unknown"),
-}
 LATER = frozenset({"problem"})  # data sets from before it lack it, and go on without it
 TEXTS = tuple(name for name, (kind, _) in FIELDS.items() if kind == "text")
 
@@ -95,6 +68,12 @@ class EpisodeWriter:
             there = _opened(self._folder).info
             self._fields = [name for name in FIELDS if name in there.features]
             self._splits = dict(there.splits)
+            if cut := _cut(there):
+                print(
+                    f"warning: {self._folder}: the records of {len(cut)} of {len(self._splits)} "
+                    f"steps are damaged or gone, {cut[0]} the first",
+                    file=sys.stderr,
+                )
 
     def write(
         self,
@@ -127,7 +106,7 @@ class EpisodeWriter:
         """The file of one split in the scratch folder; returns the DatasetInfo that tells of it."""
         import tensorflow_datasets as tfds
 
-        info = _dataset_info(self._scratch, self._tokenizer, self._fields)
+        info = dataset_info(self._scratch, self._tokenizer, self._fields)
         writer = tfds.core.SequentialWriter(
             info, max_examples_per_shard=len(records), file_format="array_record"
         )
@@ -144,41 +123,6 @@ class EpisodeWriter:
         info.write_to_directory(self._scratch)
         for file in ("features.json", "metadata.json", "dataset_info.json"):
             os.replace(self._scratch / file, self._folder / file)
-
-
-def _dataset_info(folder: Path, tokenizer: str, fields: Sequence[str]) -> Any:
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.dataset_info import DatasetIdentity
-
-    identity = DatasetIdentity(
-        name=NAME, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=__name__
-    )
-    return tfds.core.DatasetInfo(
-        builder=identity,
-        description="Episodes of a training run, a record per turn, a split per training step.",
-        features=_features(fields),
-        metadata=tfds.core.MetadataDict(tokenizer=tokenizer),
-    )
-
-
-def _features(fields: Sequence[str]) -> Any:
-    """Their types; float64 goes as bytes, since an Example holds float32 only."""
-    from tensorflow_datasets import features as f
-
-    make = {
-        "text": lambda doc: f.Text(doc=doc),
-        "int": lambda doc: f.Scalar(np.int32, doc=doc),
-        "bool": lambda doc: f.Scalar(np.bool_, doc=doc),
-        "float": lambda doc: f.Scalar(np.float32, doc=doc),
-        "float64": lambda doc: f.Tensor(
-            shape=(), dtype=np.float64, encoding=f.Encoding.BYTES, doc=doc
-        ),
-        "ids": lambda doc: f.Tensor(shape=(None,), dtype=np.int32, doc=doc),
-        "floats": lambda doc: f.Tensor(shape=(None,), dtype=np.float32, doc=doc),
-    }
-    return f.FeaturesDict(
-        {name: make[kind](doc) for name in fields for kind, doc in [FIELDS[name]]}
-    )
 
 
 def _records(
@@ -253,6 +197,18 @@ class EpisodeReader:
         numbers = [re.fullmatch(r"step_(\d+)", name) for name in names]
         self.steps = sorted(int(match[1]) for match in numbers if match)
 
+    def require_whole(self) -> None:
+        """Looks at the files of all steps, before the first is needed.
+
+        Raises:
+          ValueError: one is cut short or gone; a changed bit is found when it is read.
+        """
+        if cut := _cut(self._builder.info):
+            raise ValueError(
+                f"{self.folder}: the records of {len(cut)} of {len(self.steps)} steps are damaged "
+                f"or gone; restore {self.folder / f'{NAME}-{cut[0]}.*'}, the first"
+            )
+
     def read(self, step: int) -> tuple[list[Trajectory], list[dict[str, list[float]]]]:
         """The episodes of a training step as they were written; d, h and w per turn of each.
 
@@ -269,7 +225,7 @@ class EpisodeReader:
             return [_trajectory(e) for e in episodes], [_columns(e) for e in episodes]
         except Exception as error:  # array_record and TFDS raise many kinds
             raise ValueError(
-                f"{self.folder / f'{NAME}-{name}.*'} is damaged ({_in_short(error)}); restore the "
+                f"{self.folder / f'{NAME}-{name}.*'} is damaged ({_said(error)}); restore the "
                 "file or record the step again"
             ) from error
 
@@ -284,6 +240,20 @@ def _dataset_folder(path: Path) -> Path:
     )
 
 
+def _cut(info: Any) -> list[str]:
+    """The splits of whose records not all are there; the files are opened, not read."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    def count(path: Any) -> int:
+        try:
+            return ArrayRecordReader(str(path)).num_records()
+        except Exception:  # there is no such file
+            return 0
+
+    splits = sorted(info.splits.items())
+    return [n for n, s in splits if list(map(count, s.filepaths)) != list(s.shard_lengths)]
+
+
 def _opened(folder: Path) -> Any:
     """The data set in a folder.
 
@@ -292,20 +262,21 @@ def _opened(folder: Path) -> Any:
     """
     import tensorflow_datasets as tfds
 
+    for file in sorted(folder.glob("*.json")):
+        read_object(file, f"move {folder} away to record again")
     try:
         builder = tfds.builder_from_directory(folder)
         info: Any = builder.info
         _ = set(info.features), dict(info.metadata), set(info.splits)
     except Exception as error:  # whatever TFDS trips over in a damaged file
         raise ValueError(
-            f"{folder} is not a readable data set ({_in_short(error)}); move it away to record "
-            "again"
+            f"{folder} is not a readable data set ({_said(error)}); move it away to record again"
         ) from error
     return builder
 
 
-def _in_short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+def _said(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", longest=200)
 
 
 def _with_texts(record: Mapping[str, Any]) -> dict[str, Any]:

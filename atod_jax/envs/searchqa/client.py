@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from atod_jax.envs.searchqa.retrieve import Hit, RetrieverError
 
@@ -168,7 +169,7 @@ class HttpRetriever:
         return answer
 
     def _exchange(self, body: bytes, seconds: float) -> tuple[int, bytes]:
-        response = self._http.request(
+        response: Any = self._http.request(
             "POST",
             self.url,
             body=body,
@@ -216,10 +217,10 @@ def _hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Connection(_Hurried, urllib3.connection.HTTPConnection): ...
+class _Connection(_Hurried, HTTPConnection): ...
 
 
-class _SecureConnection(_Hurried, urllib3.connection.HTTPSConnection): ...
+class _SecureConnection(_Hurried, HTTPSConnection): ...
 
 
 class _Pool(urllib3.HTTPConnectionPool):
