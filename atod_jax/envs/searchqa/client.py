@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import urllib3
@@ -195,16 +195,14 @@ class _Hurried:
     """A connection whose answer has to be whole within its time-out: the library bounds every read,
     of which a server that sends byte by byte, or heads without an end, can make any number."""
 
-    sock: socket.socket
-    timeout: float
-
     def getresponse(self) -> Any:
         """The answer; its `hurry` hangs up unless it is cancelled."""
-        hurry = threading.Timer(self.timeout, _hang_up, [self.sock])
+        connection, above = cast(HTTPConnection, self), cast(Any, super())
+        hurry = threading.Timer(cast(float, connection.timeout), _hang_up, [connection.sock])
         hurry.daemon = True
         hurry.start()
         try:
-            response = super().getresponse()  # pyright: ignore[reportAttributeAccessIssue]
+            response = above.getresponse()
         except BaseException:
             hurry.cancel()
             raise
@@ -224,11 +222,11 @@ class _SecureConnection(_Hurried, HTTPSConnection): ...
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
+    ConnectionCls = cast(Any, _Connection)
 
 
 class _SecurePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
+    ConnectionCls = cast(Any, _SecureConnection)
 
 
 class _NotUnderstoodError(Exception):
