@@ -91,7 +91,10 @@ class EpisodeWriter:
         ]
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
-        info = self._write_shard(name, records)
+        try:
+            info = self._write_shard(name, records)
+        except RuntimeError as error:  # what array_record raises for errors of files
+            raise OSError(f"{self._folder}: {name} cannot be written ({_said(error)})") from error
         published = self._splits
         splits = published | {name: info.splits[name]}
         if name in published:  # the index must never describe another version of a file

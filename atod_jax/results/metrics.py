@@ -66,8 +66,10 @@ class Writer:
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        self._lines.close()
-        self._board.close()
+        try:
+            self._lines.close()
+        finally:
+            self._board.close()
 
 
 class Muted:
