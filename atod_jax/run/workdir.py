@@ -7,6 +7,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,7 @@ def claimed(folder: str) -> Iterator[Path]:
         yield out
 
 
-def open_workdir(out: Path, cfg: config.Run) -> Path:
+def open_workdir(out: Path, cfg: config.Run) -> None:
     """Checks that the folder belongs to the run that goes on, or makes it this run's.
 
     Raises:
@@ -56,7 +57,6 @@ def open_workdir(out: Path, cfg: config.Run) -> Path:
     if cluster.is_first() and not (out / RECORD).is_file():
         _take_over(out, cfg)
     cluster.first_says(None)  # nobody reads what is there before it is known to belong here
-    return out
 
 
 def pin(out: Path, cfg: config.Run) -> None:
@@ -230,7 +230,7 @@ def _same(a: Any, b: Any) -> bool:
     """Equal, or two ways to write the place of the same folder."""
     if a == b:
         return True
-    return bool(
-        isinstance(a, str) and isinstance(b, str) and a and b and Path(a).exists()
-        and Path(a).resolve() == Path(b).resolve()
-    )  # fmt: skip
+    if isinstance(a, str) and isinstance(b, str) and a and b:
+        with contextlib.suppress(OSError):  # one of them is not there, or not to be looked at
+            return os.path.samefile(a, b)
+    return False
