@@ -104,13 +104,13 @@ def _line(step: int, values: Mapping[str, float]) -> str:
 
 
 def _drop_from(path: Path, step: int) -> set[int]:
-    """Keeps the lines before `step` and returns their steps; a last line cut short by a kill goes
-    too."""
-    lines = [(_record(path, number, line)["step"], line) for number, line in _whole_lines(path)]
-    kept = [(at, line) for at, line in lines if at < step]
+    """Keeps the lines before `step` and returns the steps that they tell of, evaluations left out;
+    a last line cut short by a kill goes too."""
+    lines = [(_record(path, number, line), line) for number, line in _whole_lines(path)]
+    kept = [(record, line) for record, line in lines if record["step"] < step]
     if path.exists():
         write_text(path, b"".join(line for _, line in kept).decode())
-    return {at for at, _ in kept}
+    return {r["step"] for r, _ in kept if not all(k.startswith(("eval/", *RESERVED)) for k in r)}
 
 
 def _whole_lines(path: Path) -> list[tuple[int, bytes]]:

@@ -90,6 +90,11 @@ def test_steps_that_are_missing_are_told_of(tmp_path, capsys):
     assert "no record of 1 of the 4 steps before this one, step 1 the first" in (
         capsys.readouterr().err
     )
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 0, "eval/success": 0.5}\n{"step": 1, "loss/total": 1.0}\n'
+    )
+    Writer(tmp_path, resume_step=2).close()
+    assert "no record of 1 of the 2 steps before this one, step 0" in capsys.readouterr().err
     (tmp_path / "metrics.jsonl").unlink()
     Writer(tmp_path, resume_step=2).close()
     assert "no record of 2 of the 2 steps" in capsys.readouterr().err
