@@ -107,15 +107,23 @@ def demonstration_text(commands: Sequence[str]) -> str:
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder.
 
+    What its file says of cutting and filling texts is left out: it is of the batches that it was
+    last used for.
+
     Raises:
       FileNotFoundError: the folder has no usable tokenizer.
     """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} has no fast form")
     except Exception as error:
         raise FileNotFoundError(
             f"no tokenizer in {path!r}: expected tokenizer.json and tokenizer_config.json "
             f"({type(error).__name__}: {str(error).splitlines()[0][:120]})"
         ) from error
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
