@@ -14,6 +14,8 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import PreTrainedTokenizerFast
 
+from atod_jax.episodes.tokens import is_text
+
 OPEN, CLOSE = "<think>", "</think>"
 _MARK = "\u241eMESSAGE\u241e"
 _PROBE = "aZ <&> 'b' \"c\"\n\n" + "d " * 1000  # what a template that changes text would change
@@ -176,8 +178,8 @@ def _name(tokenizer: PreTrainedTokenizerFast) -> str:
 class PlainText:
     """A tokenizer that makes no control token of any text.
 
-    It is the model of another one without its added tokens, special or not. Only those of blanks or
-    of a single character stay: they are text.
+    It is the model of another one without its added tokens, special or not. Only those that are
+    text stay.
 
     Args:
       backend: of a fast tokenizer.
@@ -186,7 +188,7 @@ class PlainText:
 
     def __init__(self, backend: Tokenizer, *, starts: bool = False):
         added = backend.get_added_tokens_decoder()
-        text = {i: t for i, t in added.items() if len(t.content) < 2 or t.content.isspace()}
+        text = {i: t for i, t in added.items() if is_text(t)}
         self._tokenizer = Tokenizer(backend.model)
         self._tokenizer.normalizer = backend.normalizer
         self._tokenizer.pre_tokenizer = backend.pre_tokenizer

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from atod_jax import texts
 from atod_jax.envs.base import Episode, Projection, Template
 from atod_jax.episodes.chat import CLOSE, OPEN, Framed, chat_of
-from atod_jax.episodes.tokens import Tokens
+from atod_jax.episodes.tokens import Tokens, is_text
 
 _CHARACTERS = 256  # no token stands for more
 
@@ -40,7 +40,8 @@ class Renderer:
         self._opened = chat.opened  # thinking that the prompt has begun for the answer
         self._framed = Framed(tokens.tokenizer, chat)
         special = tokens.tokenizer.backend_tokenizer.get_added_tokens_decoder().items()
-        self._unsaid = {i for i, t in special if t.special and t.content not in (OPEN, CLOSE)}
+        said = {i for i, t in special if is_text(t) or t.content in (OPEN, CLOSE)}
+        self._unsaid = {i for i, t in special if t.special} - said
 
     def message(self, episode: Episode) -> str:
         """The user message for the present state of an episode, without control characters.

@@ -10,6 +10,11 @@ from atod_jax.envs.base import Episode, Observation, Template
 from atod_jax.episodes.render import Renderer, load_tokenizer
 from atod_jax.episodes.tokens import Tokens, require_same_ids, tokenizer_digest
 
+SHOW = Template(
+    prompt=lambda episode, history: episode.current.text,
+    project=None,
+    respond=lambda command, thought: command,
+)
 SPECIAL = ("<|end|>", "<|turn|>", "<|pad|>")
 
 
@@ -55,6 +60,18 @@ def test_padding_that_is_absent_or_the_end_takes_nothing_away(pad):
     assert tokens.silent == ()
 
 
+def test_padding_that_is_text_is_said():
+    """As the "!" of some Llama models."""
+    tokenizer = make(eos_token="<|end|>", pad_token="!")
+    tokenizer.chat_template = "<|turn|>{{ messages[0].content }}<|turn|>"
+    tokens = Tokens.of(tokenizer)
+    assert (tokens.pad, tokens.silent) == (tokenizer.convert_tokens_to_ids("!"), ())
+    renderer = Renderer(tokens, SHOW, history=0)
+    (ids,) = renderer.prompts([Episode((), Observation("stop! it"))])
+    assert tokenizer.decode(ids) == "<|turn|>stop! it<|turn|>"
+    assert renderer.response(renderer.target("stop! it")) == "stop! it"
+
+
 def test_the_highest_id_decides_and_holes_are_never_said(tmp_path):
     """Added tokens may lie far behind the vocabulary, as in files with reserved rows."""
     tokenizer = make(eos_token="<|end|>", pad_token="<|pad|>")
@@ -87,9 +104,8 @@ def test_how_texts_were_cut_and_filled_before_is_left_out(tmp_path):
     tokenizer.backend_tokenizer.enable_truncation(4)
     tokenizer.save_pretrained(tmp_path)
     assert '"Fixed":64' in "".join((tmp_path / "tokenizer.json").read_text().split())
-    show = Template(lambda episode, history: episode.current.text, project=None, respond=None)
     loaded = load_tokenizer(str(tmp_path))
-    (ids,) = Renderer(Tokens.of(loaded), show, history=0).prompts([Episode((), Observation("go"))])
+    (ids,) = Renderer(Tokens.of(loaded), SHOW, history=0).prompts([Episode((), Observation("go"))])
     assert loaded.decode(ids) == "<|turn|>user go<|turn|>assistant "
 
 
