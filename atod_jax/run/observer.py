@@ -170,7 +170,7 @@ class Observer:
         if cluster.is_first():
             write_text(self._out / "transcripts" / f"{step:06d}-turns.json", by_number(traces))
         chosen = to_show(trajectories, self._cfg.log_transcripts, [surprise(t) for t in traces])
-        episodes, known = ([x[i] for i in chosen] for x in (trajectories, traces))
+        episodes, known = [trajectories[i] for i in chosen], [traces[i] for i in chosen]
         if self._tracer and chosen:
             asked = self._tracer(params, episodes, step=step)
             known = [t._replace(instead=a.instead) for t, a in zip(known, asked, strict=True)]
