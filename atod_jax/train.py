@@ -94,9 +94,10 @@ def train(cfg: Run, out: Path) -> None:
                 scored, signal = make_signal(step, params, packed=packed)
                 means = [jax.block_until_ready(signal.diagnostics)]
                 clock.lap("score")
-                if cfg.record:
-                    observer.record(step, trajectories, packed=packed, scored=scored)
-                    clock.lap("record")
+                shown = due(step, cfg.eval.every)
+                learnt = {"packed": packed, "scored": scored, "signal": signal, "show": shown}
+                observer.experience(step, params, trajectories, **learnt)
+                clock.lap("record")
                 head = make_signal.teacher_head(scored)
                 state, metrics = learn(state, packed, signal=signal, head=head)
                 means += metrics

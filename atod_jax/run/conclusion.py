@@ -1,5 +1,6 @@
 """The end of a run: its report and, if asked for, the student as a Hugging Face folder."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from atod_jax.config import Run, to_plain
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.written import require_place
 from atod_jax.results.intervals import EvalResult
+from atod_jax.results.page import write_page
 from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.run.cli import command_line
 from atod_jax.run.models import Model
+from atod_jax.run.workdir import read_record
 from atod_jax.sharding import to_host
 
 References = Mapping[str, Mapping[float, EvalResult]]
@@ -48,13 +51,14 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
     if not cluster.is_first():
         return
     _report(cfg, out, references, exported=True)
+    print(f"report: {out / 'report.md'}")
+    _write_page(out)
     if problem := _export(cfg, student, params):
         _report(cfg, out, references, exported=False)
         raise ValueError(
             f"the export has failed ({problem}); `python -m atod_jax.export --checkpoint={out} "
             "--out=DIR` writes the student elsewhere"
         ) from problem
-    print(f"report: {out / 'report.md'}")
 
 
 def _report(cfg: Run, out: Path, references: References, *, exported: bool) -> None:
@@ -68,6 +72,16 @@ def _report(cfg: Run, out: Path, references: References, *, exported: bool) -> N
         settings=_settings(cfg),
         artifacts=_artifacts(cfg, exported=exported),
     )
+
+
+def _write_page(out: Path) -> None:
+    """Curves and episodes to look at; a file that cannot be read costs the page, not the run."""
+    try:
+        page = write_page(out / "run.html", [read_record(str(out))])
+    except ValueError as error:
+        print(f"warning: no page of this run: {error}", file=sys.stderr)
+    else:
+        print(f"page:   {page.path}")
 
 
 def _export(cfg: Run, student: Model, params: Any) -> Exception | None:
@@ -102,8 +116,9 @@ def _settings(cfg: Run) -> dict[str, Any]:
 def _artifacts(cfg: Run, *, exported: bool) -> dict[str, str]:
     found = {
         "metrics": "metrics.jsonl, tensorboard/",
+        "curves and episodes, token by token": "run.html",
         "transcripts with d, h and w per turn": "transcripts/",
-        "evaluations": "evaluations/",
+        "evaluations with their episodes": "evaluations/",
         "checkpoints": "checkpoints/",
     }
     if cfg.record:
