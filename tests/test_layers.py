@@ -52,7 +52,9 @@ ALLOWED: dict[str, set[str]] = {
     "device": {"core", "models", "options", "records", "sharding", "types"},
     "episodes": {"cluster", "envs", "options", "records", "streams", "texts", "types"},
     "results": {"cluster", "options", "records", "texts", "types"},
-    "config": {"algorithms", "core", "device", "envs", "episodes", "options", "sharding"},
+    "config": {
+        "algorithms", "core", "device", "envs", "episodes", "options", "results", "sharding",
+    },
     "run": {
         "algorithms", "cluster", "config", "core", "device", "envs", "episodes", "models",
         "options", "records", "results", "sharding", "streams", "texts", "types",

@@ -138,7 +138,7 @@ class Observer:
         known = [Trace()] * len(episodes) if traces is None else traces
         chosen = to_show(episodes, self._cfg.log_transcripts, [surprise(t) for t in known])
         if cluster.is_first() and chosen:
-            write_transcripts(
+            text = write_transcripts(
                 self._out,
                 step,
                 name,
@@ -146,6 +146,7 @@ class Observer:
                 traces=[known[i] for i in chosen],
                 speller=self._env.renderer.speller,
             )
+            self._writer.text(step, f"episodes/{name}", text)
 
     def experience(
         self,
