@@ -12,7 +12,6 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,14 +24,13 @@ from atod_jax.results.runs import (
     Group,
     RunRecord,
     Section,
-    read_run,
     repeated_seeds,
     sections,
     short,
 )
 from atod_jax.results.tables import markdown_table, percent, points
-from atod_jax.run import workdir as workdirs
 from atod_jax.run.cli import short_errors
+from atod_jax.run.workdir import read_record
 
 DIAGNOSTICS = ("kl/verb", "kl/token", "rollout/mixed_groups", "rollout/valid_actions")
 ROLES = ("start", "final", "teacher")
@@ -49,30 +47,8 @@ EARLY = (
 )
 
 
-def definition(workdir: Path) -> dict[str, Any]:
-    """All that defines the run in a folder: path of an option -> value.
-
-    Raises:
-      FileNotFoundError: the folder holds no run.
-    """
-    return workdirs.read_definition(workdir)
-
-
-def read(argument: str) -> RunRecord:
-    """The run that `[NAME=]WORKDIR` says.
-
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: something in the folder is damaged.
-    """
-    name, equals, folder = argument.partition("=")
-    if not equals or Path(argument).is_dir():  # the name of a folder may hold a "="
-        name, folder = "", argument
-    return read_run(Path(folder), definition(Path(folder)), name)
-
-
 def compare(runs: Sequence[RunRecord], out: Path) -> Path:
-    """Writes comparison.md and a picture per section; returns the page's path.
+    """Writes comparison.md and a picture per section with a curve; returns the page's path.
 
     Raises:
       ValueError: one name for different settings, or one folder twice.
@@ -82,8 +58,10 @@ def compare(runs: Sequence[RunRecord], out: Path) -> Path:
     parts = ["# Runs side by side"]
     for number, section in enumerate(sections(runs), 1):
         picture = f"comparison-{number}.png" if number > 1 else "comparison.png"
-        parts += _page(section, picture)
-        draw(out / picture, section)
+        drawn = any(run.curve for run in section.runs)  # none: evaluated before and after only
+        parts += _page(section, picture if drawn else "")
+        if drawn:
+            draw(out / picture, section)
     page = out / "comparison.md"
     write_text(page, "\n\n".join(parts) + "\n")
     return page
@@ -114,7 +92,7 @@ def _page(section: Section, picture: str) -> list[str]:
     return [
         f"## {section.heading}",
         *(f"**Warning:** {text}." for text in _warnings(section)),
-        f"![Share of held-out tasks solved over training steps]({picture})",
+        *([f"![Share of held-out tasks solved over training steps]({picture})"] * bool(picture)),
         _runs_table(section),
         *([f"### After training\n\n{AFTER}", *tables] if tables else []),
         *_titled("Success along the way", ALONG, _curve_table(section)),
@@ -309,7 +287,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
     given = parser.parse_args(None if arguments is None else list(arguments))
     with short_errors():
-        runs = [read(argument) for argument in given.runs]
+        runs = [read_record(argument) for argument in given.runs]
         for text in seed_warnings(runs):
             print(f"warning: {text}", file=sys.stderr)
         print(compare(runs, given.out))

@@ -37,7 +37,7 @@ from atod_jax.results.intervals import EvalResult
 from atod_jax.results.report import evaluation_table, warnings_of
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
-from atod_jax.run.player import ModelPlayer
+from atod_jax.run.player import ModelPlayer, Said
 from atod_jax.streams import Stream, rng
 from atod_jax.texts import one_line, visible, whole
 
@@ -58,8 +58,7 @@ class Outcome(NamedTuple):
     problems: tuple[str, ...]  # of the turns that had one, see `records.Turn`
 
 
-# (prompt, episode) -> response, and whether it was cut; None: the prompt does not fit
-Respond = Callable[[str, Episode], tuple[str, bool] | None]
+Respond = Callable[[str, Episode], Said | None]  # of a prompt; None: it does not fit
 Watch = Callable[[Projection, StepResult], None]  # what was made of it, and what it led to
 
 
@@ -133,12 +132,13 @@ def play_one(env: TextEnv, task: Task, table: Table, *, respond: Respond, watch:
         if said is None:
             stop = StopReason.prompt_too_long
             break
-        response, cut = said
-        action = template.project(response, episode.current.commands)
+        action = template.project(said.response, episode.current.commands)
         result = env.step(action.command)
         watch(action, result)
         valid.append(action.valid)
-        problems.append(CUT if cut else action.reason)
+        problems += said.problems
+        if CUT not in said.problems:
+            problems.append(action.reason)
         if result.done:
             stop = StopReason.done
             break
@@ -180,14 +180,14 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
     template, expert = table.template, table.plugin.expert
     draws = rng(cfg.seed, Stream.evaluation)
     if name == "human":
-        return lambda prompt, _: (_ask(template, prompt), False), _tell
+        return lambda prompt, _: Said(_ask(template, prompt)), _tell
     if name == "expert" and expert is None:
         raise ValueError(
             f"--player=expert: env.name={cfg.env.name!r} has no scripted expert; choose human or "
             "random"
         )
     if name == "expert" and expert is not None:
-        return lambda _, episode: (template.respond(expert.act(episode), ""), False), _ignore
+        return lambda _, episode: Said(template.respond(expert.act(episode), "")), _ignore
 
     def draw(episode: Episode) -> str:
         commands = episode.current.commands
@@ -195,7 +195,7 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
             return expert.disturb(draws, commands, absent=0.0)
         return commands[draws.integers(len(commands))] if commands else ""
 
-    return lambda _, episode: (template.respond(draw(episode), ""), False), _ignore
+    return lambda _, episode: Said(template.respond(draw(episode), "")), _ignore
 
 
 def _ask(template: Template, prompt: str) -> str:
@@ -206,16 +206,17 @@ def _ask(template: Template, prompt: str) -> str:
 def _show(model: ModelPlayer) -> Respond:
     """The model's responses, shown with the prompts they answer."""
 
-    def respond(prompt: str, episode: Episode) -> tuple[str, bool] | None:
+    def respond(prompt: str, episode: Episode) -> Said | None:
         print(f"--- turn {len(episode.past) + 1}\n\n{visible(prompt)}\n")
         said = model(episode)
         if said is None:
             print("the prompt does not fit the model (sampling.prompt_buckets)")
             return None
-        thought, closed, answer = said[0].rpartition("</think>")
+        thought, closed, answer = said.response.rpartition("</think>")
         if closed:
             print(f"thought: {visible(thought.removeprefix('<think>').strip())}\n")
-        print(f"answer: {visible(answer.strip())}{f'  ({CUT})' if said[1] else ''}")
+        notes = f"  ({', '.join(said.problems)})" if said.problems else ""
+        print(f"answer: {visible(answer.strip())}{notes}")
         return said
 
     return respond

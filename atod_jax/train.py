@@ -17,12 +17,13 @@ from pathlib import Path
 import jax
 
 from atod_jax import cluster
-from atod_jax.config import Run, to_plain
+from atod_jax.config import Run, defining, to_plain
 from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.progress import Progress
+from atod_jax.results.trackers import open_trackers
 from atod_jax.run import cli, parts, workdir
 from atod_jax.run.batch import pack
 from atod_jax.run.collectors import make_collector
@@ -66,7 +67,7 @@ def train(cfg: Run, out: Path) -> None:
         collect = make_collector(cfg, env, between_turns=stop.check, **roles)
         make_signal = SignalMaker(cfg, mesh, **roles)
         learn = Learner(cfg, student)
-        writer = Writer(out, resume_step=first) if cluster.is_first() else Muted()
+        writer = make_writer(cfg, out, first)
         for part in (checkpoints, writer, env.pool):
             stack.callback(part.close)
         observer = Observer(
@@ -95,9 +96,10 @@ def train(cfg: Run, out: Path) -> None:
                 scored, signal = make_signal(step, params, packed=packed)
                 means = [jax.block_until_ready(signal.diagnostics)]
                 clock.lap("score")
-                if cfg.record:
-                    observer.record(step, trajectories, packed=packed, scored=scored)
-                    clock.lap("record")
+                shown = due(step, cfg.eval.every)
+                learnt = {"packed": packed, "scored": scored, "signal": signal, "show": shown}
+                observer.experience(step, params, trajectories, **learnt)
+                clock.lap("record")
                 head = make_signal.teacher_head(scored)
                 state, metrics = learn(state, packed, signal=signal, head=head)
                 means += metrics
@@ -121,6 +123,15 @@ def train(cfg: Run, out: Path) -> None:
             checkpoints.save(int(state.step), state)
             raise
         conclude(cfg, out, student, params=params, references=observer.references)
+
+
+def make_writer(cfg: Run, out: Path, first: int) -> Writer | Muted:
+    """The record of the run, which the first process keeps."""
+    if not cluster.is_first():
+        return Muted()
+    options = defining(cfg)
+    trackers = open_trackers(cfg.track, out, options)
+    return Writer(out, resume_step=first, options=options, trackers=trackers)
 
 
 def watch_compiling(cfg: Run) -> Compiling:

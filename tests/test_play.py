@@ -11,7 +11,7 @@ from runs import typed
 from atod_jax import config, evaluate, play
 from atod_jax.envs import alfworld
 from atod_jax.envs.base import Episode, Observation, Projection, StepResult
-from atod_jax.records import StopReason
+from atod_jax.records import SHORTENED, StopReason
 from atod_jax.run import cli
 from configs import household
 
@@ -134,6 +134,19 @@ def test_a_prompt_that_does_not_fit_ends_the_game(capsys):
     assert (
         "100.0 % of the episodes of the model stopped because the prompt" in capsys.readouterr().out
     )
+
+
+def test_a_prompt_that_loses_its_beginning_is_told_of(capsys, monkeypatch):
+    """As Search-QA's `paper` prompts do, whose passages may be long."""
+    cutting = alfworld.TEMPLATES["compact"]._replace(cut_left=True)
+    monkeypatch.setitem(alfworld.TEMPLATES, "compact", cutting)
+    changes = {"student.path": "household/student", "sampling.prompt_buckets": (16,)}
+    cfg = small_config(**changes, **{"env.max_turns": 2})
+    (outcome,) = play.play(cfg, "model")
+    assert (outcome.turns, outcome.problems.count(SHORTENED)) == (2, 2)
+    shown = capsys.readouterr().out
+    assert f"{SHORTENED})" in shown
+    assert "100.0 % of the prompts of the model were too long" in shown
 
 
 def prompt_of(cfg, number):

@@ -1,5 +1,6 @@
 """The end of a run: its report and, if asked for, the student as a Hugging Face folder."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from atod_jax.config import Run, to_plain
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.written import require_place
 from atod_jax.results.intervals import EvalResult
+from atod_jax.results.page import write_page
 from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.run.cli import command_line
 from atod_jax.run.models import Model
-from atod_jax.run.workdir import LEFT_BY_A_START
+from atod_jax.run.workdir import LEFT_BY_A_START, read_record
 from atod_jax.sharding import to_host
 
 References = Mapping[str, Mapping[float, EvalResult]]
@@ -33,7 +35,7 @@ def require_export(cfg: Run, workdir: Path) -> None:
 
 
 def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: References) -> None:
-    """Writes the export and the report.
+    """Writes the report and the export, in this order: where the model is, so is its report.
 
     Args:
       cfg: of the run.
@@ -49,8 +51,19 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
         params = jax.tree.map(to_host, student.lm.plain(params))  # of every device and process
     if not cluster.is_first():
         return
-    problem = _export(cfg, student, params)
-    path = write_report(
+    _report(cfg, out, references, exported=True)
+    print(f"report: {out / 'report.md'}")
+    _write_page(out)
+    if problem := _export(cfg, student, params):
+        _report(cfg, out, references, exported=False)
+        raise ValueError(
+            f"the export has failed ({problem}); `python -m atod_jax.export --checkpoint={out} "
+            "--out=DIR` writes the student elsewhere"
+        ) from problem
+
+
+def _report(cfg: Run, out: Path, references: References, *, exported: bool) -> None:
+    write_report(
         out,
         title=f"{cfg.algorithm.name} on {cfg.env.name}, {cfg.total_steps} steps",
         command=command_line(),
@@ -58,14 +71,18 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
         curve=read_curve(out),
         curve_temperature=cfg.eval.curve_temperature,
         settings=_settings(cfg),
-        artifacts=_artifacts(cfg, exported=problem is None),
+        artifacts=_artifacts(cfg, exported=exported),
     )
-    print(f"report: {path}")
-    if problem:
-        raise ValueError(
-            f"the export has failed ({problem}); `python -m atod_jax.export --checkpoint={out} "
-            "--out=DIR` writes the student elsewhere"
-        ) from problem
+
+
+def _write_page(out: Path) -> None:
+    """Curves and episodes to look at; a file that cannot be read costs the page, not the run."""
+    try:
+        page = write_page(out / "run.html", [read_record(str(out))])
+    except ValueError as error:
+        print(f"warning: no page of this run: {error}", file=sys.stderr)
+    else:
+        print(f"page:   {page.path}")
 
 
 def _export(cfg: Run, student: Model, params: Any) -> Exception | None:
@@ -100,8 +117,9 @@ def _settings(cfg: Run) -> dict[str, Any]:
 def _artifacts(cfg: Run, *, exported: bool) -> dict[str, str]:
     found = {
         "metrics": "metrics.jsonl, tensorboard/",
+        "curves and episodes, token by token": "run.html",
         "transcripts with d, h and w per turn": "transcripts/",
-        "evaluations": "evaluations/",
+        "evaluations with their episodes": "evaluations/",
         "checkpoints": "checkpoints/",
     }
     if cfg.record:
