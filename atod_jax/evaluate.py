@@ -17,8 +17,10 @@ from atod_jax import cluster
 from atod_jax.config import Run, defining
 from atod_jax.options.plugins import key
 from atod_jax.results.intervals import EvalResult, Interval
+from atod_jax.results.progress import Progress
 from atod_jax.results.report import evaluation_table, package_versions, warnings_of
 from atod_jax.results.tables import cell_text, markdown_table
+from atod_jax.results.terminal import Terminal
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.run.evaluation import Evaluator
@@ -41,15 +43,17 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
       A result per temperature, named as in the table.
     """
     layouts = layouts_of(cfg)
-    with jax.set_mesh(layouts.student.mesh):
+    with jax.set_mesh(layouts.student.mesh), Terminal() as terminal:
+        progress = Progress(terminal, quiet=not cluster.is_first())
         model = load_policy(cfg, checkpoint, layouts)
         env = environment(cfg, model.tokens)
         tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
         results = {}
         for temperature in cfg.eval.temperatures:
             evaluator = Evaluator(cfg, model, env, temperature=temperature)
-            result, _ = evaluator.run(model.params, tasks, passes=cfg.eval.passes)
-            results[f"T={temperature}"] = result
+            name, passes = f"T={temperature}", cfg.eval.passes
+            with progress.evaluation(name, len(tasks) * passes) as ended:
+                results[name], _ = evaluator.run(model.params, tasks, passes=passes, ended=ended)
         env.pool.close()
     if not cluster.is_first():
         return results

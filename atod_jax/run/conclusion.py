@@ -1,6 +1,5 @@
 """The end of a run: its report and, if asked for, the student as a Hugging Face folder."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,11 @@ from atod_jax import cluster
 from atod_jax.config import Run, to_plain
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.written import require_place
-from atod_jax.results.intervals import EvalResult
 from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.run.cli import command_line
+from atod_jax.run.closing import References, farewell
 from atod_jax.run.models import Model
 from atod_jax.sharding import to_host
-
-References = Mapping[str, Mapping[float, EvalResult]]
 
 
 def require_export(cfg: Run) -> None:
@@ -58,7 +55,8 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
         settings=_settings(cfg),
         artifacts=_artifacts(cfg, exported=problem is None),
     )
-    print(f"report: {path}")
+    print(farewell(cfg, out, references), flush=True)
+    print(f"report: {path}", flush=True)
     if problem:
         raise ValueError(
             f"the export has failed ({problem}); `python -m atod_jax.export --checkpoint={out} "

@@ -18,13 +18,20 @@ from atod_jax.records import CUT, Trajectory
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.metrics import Muted, Writer
+from atod_jax.results.progress import Progress
 from atod_jax.results.report import warnings_of
 from atod_jax.results.transcripts import write_transcripts
 from atod_jax.run.batch import Packed
+from atod_jax.run.closing import outcome
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.models import Model
 from atod_jax.run.parts import Algorithm, Environment
 from atod_jax.run.turn_table import TurnTable, make_row_table
+
+
+def due(step: int, every: int) -> bool:
+    """True on multiples of `every`; never when it is 0."""
+    return every > 0 and step % every == 0
 
 
 class Observer:
@@ -40,10 +47,12 @@ class Observer:
         teacher: Model | None,
         algorithm: Algorithm,
         writer: Writer | Muted,
+        progress: Progress,
         out: Path,
         between_turns: Callable[[], None],
     ):
         self._cfg, self._mesh, self._env, self._writer = cfg, mesh, env, writer
+        self._progress = progress
         self._student, self._teacher = student, teacher
         self._out, self._folder, self._stop = out, out / "evaluations", between_turns
         self._evaluators: dict[tuple[Any, float], Evaluator] = {}  # compiled once each
@@ -79,6 +88,16 @@ class Observer:
             self.curve(self._cfg.total_steps, params)
         self.reference("final", self._student, params)
 
+    def coming(self, done: int) -> int:
+        """Episodes of the evaluations that follow once `done` steps are done."""
+        ev = self._cfg.eval
+        points = len([s for s in range(done, self._cfg.total_steps) if due(s, ev.every)])
+        final = len(self._env.tasks(ev.split, ev.final_tasks)) * ev.passes * len(ev.temperatures)
+        return (points + bool(ev.every)) * len(self._tasks) + final
+
+    def _teacher_at(self, temperature: float) -> EvalResult | None:
+        return self.references.get("teacher", {}).get(temperature)
+
     def _forget(self, name: str) -> None:
         """Drops the stored evaluation of a policy that goes on learning."""
         if cluster.is_first():
@@ -92,13 +111,14 @@ class Observer:
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
             if not cluster.first_says(path.is_file()):
-                what = f"{name}: playing {len(tasks)} tasks at temperature {temperature:g}"
-                if cluster.is_first():
-                    print(what, file=sys.stderr, flush=True)
                 evaluator, passes = self._evaluator(model, temperature), self._cfg.eval.passes
-                result, _ = evaluator.run(params, tasks, passes=passes)
+                what, again = f"{name} at T={temperature:g}", name != "teacher"
+                with self._progress.evaluation(what, len(tasks) * passes, again=again) as ended:
+                    result, _ = evaluator.run(params, tasks, passes=passes, ended=ended)
                 if cluster.is_first():
                     write_text(path, json.dumps(result.to_json()))
+                    teacher = self._teacher_at(temperature) if again else None
+                    print(outcome(name, result, teacher), flush=True)
                     for warning in warnings_of({f"({name})": result}):
                         print(f"warning: {warning}", file=sys.stderr, flush=True)
             found = cluster.first_says(stored(path) if cluster.is_first() else None)
@@ -106,8 +126,12 @@ class Observer:
 
     def curve(self, step: int, params: Any) -> None:
         """One point of the success curve, with a few episodes to read."""
-        result, trajectories = self._curve.run(params, self._tasks)
+        with self._progress.evaluation(f"step {step}", len(self._tasks)) as ended:
+            result, trajectories = self._curve.run(params, self._tasks, ended=ended)
         rate = result.rate()
+        if cluster.is_first():
+            teacher = self._teacher_at(self._curve.temperature)
+            print(outcome(f"step {step}", result, teacher), flush=True)
         if result.failed and cluster.is_first():
             share = f"{100 * result.failed_share:.1f} % of its episodes could not be played"
             print(f"warning: evaluation at step {step}: {share}", file=sys.stderr, flush=True)
@@ -123,6 +147,7 @@ class Observer:
         }
         scalars |= {f"eval/success/{k}": r.value for k, r in result.rate_by_kind().items()}
         self._writer.scalars(step, scalars)
+        self._progress.evaluated(step, scalars)
         shown = trajectories[: self._cfg.log_transcripts]
         columns = self._turn_table(params, shown) if self._turn_table and shown else None
         if cluster.is_first():
