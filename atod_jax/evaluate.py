@@ -23,6 +23,7 @@ from atod_jax.results.tables import cell_text, markdown_table
 from atod_jax.results.terminal import Terminal
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
+from atod_jax.run.closing import outcome
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.models import load_policy
@@ -52,13 +53,16 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
         for temperature in cfg.eval.temperatures:
             evaluator = Evaluator(cfg, model, env, temperature=temperature)
             name, passes = f"T={temperature}", cfg.eval.passes
-            with progress.evaluation(name, len(tasks) * passes) as ended:
+            what = f"{cfg.eval.split} at T={temperature:g}"
+            with progress.evaluation(what, len(tasks) * passes) as ended:
                 results[name], _ = evaluator.run(model.params, tasks, passes=passes, ended=ended)
+            if cluster.is_first():
+                print(outcome(cfg.eval.split, results[name]), flush=True)
         env.pool.close()
     if not cluster.is_first():
         return results
     table = evaluation_table(results)
-    print(f"{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
+    print(f"\n{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
     for warning in warnings_of(results):
         print(warning)
     if workdir:
