@@ -20,7 +20,7 @@ References = Mapping[str, Mapping[float, EvalResult]]  # role -> temperature -> 
 def outcome(name: str, result: EvalResult, teacher: EvalResult | None = None) -> str:
     """An evaluation in one line, as in `step 20: 48 % [42, 54] at T=1, 256 tasks, teacher 54`."""
     rate, tasks = result.rate(), len(result.task_ids)
-    times = f" {result.seeds} times" if result.seeds > 1 else ""
+    times = f" x {result.seeds}" if result.seeds > 1 else ""
     text = f"{name}: {_short(rate)} at T={result.temperature:g}, {tasks} tasks{times}"
     level = teacher and _rate_on(teacher, result.task_ids)
     return text if level is None else f"{text}, teacher {100 * level:.0f}"
