@@ -5,7 +5,7 @@ Environments and their worker processes see these records and no device code.
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +82,28 @@ class Trajectory:
     def total_reward(self) -> float:
         """The summed reward of its turns."""
         return float(sum(t.reward for t in self.turns))
+
+
+class Speller(NamedTuple):
+    """What ids say."""
+
+    text: Callable[[np.ndarray], str]
+    pieces: Callable[[np.ndarray], list[str]]  # a text per id
+
+
+class Instead(NamedTuple):
+    """What the teacher would rather have said at a token."""
+
+    token: int  # its place in the action
+    choices: tuple[tuple[int, float], ...]  # the likeliest ids with their log-probabilities, nats
+
+
+class Trace(NamedTuple):
+    """What models say of an episode that was played, and what was learnt from it. Nats."""
+
+    turns: Mapping[str, Sequence[float]] = {}  # name -> a number per turn, nan where replayed
+    tokens: Mapping[str, Sequence[np.ndarray]] = {}  # name -> f32[a] per turn, () where replayed
+    instead: Sequence[Sequence[Instead]] = ()  # per turn, where it was asked for
 
 
 @dataclasses.dataclass(frozen=True)

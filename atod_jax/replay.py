@@ -19,7 +19,7 @@ import numpy as np
 from atod_jax.algorithms.base import Step
 from atod_jax.config import Run
 from atod_jax.device.scoring import teacher_rows
-from atod_jax.episodes.store import EpisodeReader
+from atod_jax.episodes.recordings import EpisodeReader
 from atod_jax.records import Trajectory
 from atod_jax.results.transcripts import episode_text
 from atod_jax.run import cli
@@ -30,7 +30,7 @@ from atod_jax.run.layouts import Layouts, layouts_of
 from atod_jax.run.models import Model, load_policy, load_teacher
 from atod_jax.run.parts import algorithm
 from atod_jax.run.scorers import BatchScorer
-from atod_jax.run.turn_table import make_row_table
+from atod_jax.run.traces import make_row_table
 from atod_jax.types import TokenStats
 
 Columns = dict[str, list[float]]
@@ -105,11 +105,11 @@ def replay(
     if checkpoint and cfg is None:
         raise ValueError(f"--checkpoint={checkpoint} needs a --config that describes the models")
     step = recording.steps[-1] if step is None else step
-    trajectories, columns = recording.read(step)
+    trajectories, traces = recording.read(step)
     rescored = None if cfg is None else _rescore(recording, step, trajectories, cfg, checkpoint)
     shown = len(trajectories) if limit == 0 else min(limit, len(trajectories))
     for i in range(shown):
-        print(episode_text(trajectories[i], _known(columns[i]) | _now(rescored, i)))
+        print(episode_text(trajectories[i], _known(traces[i].turns) | _now(rescored, i)))
     won = sum(t.success for t in trajectories)
     print(
         f"step {step} of {recording.folder}: {shown} of {len(trajectories)} episodes shown, "

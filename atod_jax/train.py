@@ -70,8 +70,8 @@ def train(cfg: Run, out: Path) -> None:
         writer = Writer(out, resume_step=first) if cluster.is_first() else Muted()
         for part in (checkpoints, writer, env.pool):
             stack.callback(part.close)
-        shown = {"writer": writer, "progress": progress, "out": out}
-        observer = Observer(cfg, mesh, env=env, between_turns=stop.check, **shown, **roles)
+        keeps: dict = {"writer": writer, "progress": progress, "out": out}
+        observer = Observer(cfg, mesh, env=env, between_turns=stop.check, **keeps, **roles)
         if first < cfg.total_steps:
             collect.prepare(first)
         progress.begin(first, read_records(out))
@@ -94,9 +94,10 @@ def train(cfg: Run, out: Path) -> None:
                 scored, signal = make_signal(step, params, packed=packed)
                 means = [jax.block_until_ready(signal.diagnostics)]
                 clock.lap("score")
-                if cfg.record:
-                    observer.record(step, trajectories, packed=packed, scored=scored)
-                    clock.lap("record")
+                shown = due(step, cfg.eval.every)
+                learnt = {"packed": packed, "scored": scored, "signal": signal, "show": shown}
+                observer.experience(step, params, trajectories, **learnt)
+                clock.lap("record")
                 head = make_signal.teacher_head(scored)
                 state, metrics = learn(state, packed, signal=signal, head=head)
                 means += metrics

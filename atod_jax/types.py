@@ -87,6 +87,7 @@ class Signal(struct.PyTreeNode, kw_only=True):
     gate_weight: Float[Array, "N R"] | None = None  # gated distillation (SDAR)
     teacher_logp: Float[Array, "N R"] | None = None  # with gate_weight
     reference_logp: Float[Array, "N R"] | None = None  # of the start weights, for the k3 loss
+    distill: Float[Array, "N R"] | None = None  # of the advantage, the teacher's part; to be seen
     diagnostics: dict[str, "Mean"]
 
 

@@ -9,7 +9,8 @@ from hf_folders import load_hf
 from runs import records, save_random_model, smoke_config, start, typed
 
 from atod_jax import train
-from atod_jax.episodes.store import EpisodeReader, EpisodeWriter
+from atod_jax.episodes.recordings import EpisodeReader
+from atod_jax.episodes.store import EpisodeWriter
 from atod_jax.options.tree import flatten
 from atod_jax.replay import replay
 
@@ -78,12 +79,21 @@ def test_a_run_records_every_turn_with_its_signals(run):
     recording = EpisodeReader(run)
     assert recording.steps == [0, 1, 2]
     for step, metrics in enumerate(same_for_both(run)):
-        episodes, columns = recording.read(step)
+        episodes, traces = recording.read(step)
         assert len(episodes) == 8
         assert sum(len(e.turns) for e in episodes) == metrics["rollout/rows"]
-        weights = [w for c in columns for w in c["w"]]
+        turns = [trace.turns for trace in traces]
+        weights = [w for c in turns for w in c["w"]]
         assert np.mean(weights) == pytest.approx(metrics["turn_weight/mean"], rel=1e-5)
-        assert np.isfinite([x for c in columns for name in "dhw" for x in c[name]]).all()
+        assert np.isfinite([x for c in turns for name in "dhw" for x in c[name]]).all()
+        for name, metric in (("entropy", "student/entropy"), ("distill", "opd/abs_mean")):
+            tokens = np.concatenate([x for trace in traces for x in trace.tokens[name]])
+            assert np.abs(tokens).mean() == pytest.approx(metrics[metric], rel=1e-4)
+        kappa = metrics["mix/kappa"]
+        for trace in traces:  # the teacher's part is kappa w (log p_teacher - log p_student)
+            columns = [trace.tokens[name] for name in ("teacher", "student", "distill")]
+            for w, theirs, ours, part in zip(trace.turns["w"], *columns, strict=True):
+                np.testing.assert_allclose(kappa * w * (theirs - ours), part, rtol=1e-4, atol=1e-6)
 
 
 def test_a_killed_run_goes_on_and_records_every_step_once(run, models, tmp_path, monkeypatch):
@@ -126,7 +136,7 @@ def test_episodes_are_printed_and_scored_again(run, models, capsys):
         np.testing.assert_allclose(now["sampler"], sampled, rtol=1e-5)
         np.testing.assert_allclose(now["student"], sampled, rtol=1e-4)
         for name in "dhw":
-            np.testing.assert_allclose(now[f"{name}_now"], then[name], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(now[f"{name}_now"], then.turns[name], rtol=1e-4, atol=1e-6)
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in ("sampler", "student", "teacher", "d_now"))
     assert "largest difference" in shown

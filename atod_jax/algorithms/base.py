@@ -131,6 +131,7 @@ def hybrid(
         advantage=opd + rl,
         old_logp=student.logp,
         kl_weight=exact_kl if exact_kl is None else jnp.where(mask, exact_kl, 0.0),
+        distill=None if distill is None else opd,
         diagnostics=means,
     )
 

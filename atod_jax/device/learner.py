@@ -26,7 +26,7 @@ class Piece(NamedTuple):
     """One micro-batch: what the model reads, what it should learn, what each token weighs."""
 
     rows: Rows
-    signal: Signal  # without diagnostics
+    signal: Signal  # without what is only seen
     share: jax.Array  # f32[n, R]
     teacher: TeacherHead | None = None  # with an exact KL; states of these rows, the whole matrix
 
@@ -87,7 +87,7 @@ def minibatches(
     states, matrix = teacher or (None, None)
     count = max(minibatch) + 1
     share = _shares(batch, np.float32(count), aggregation=aggregation)
-    whole = Piece(batch.rows, signal.replace(diagnostics={}), share), states
+    whole = Piece(batch.rows, signal.replace(diagnostics={}, distill=None), share), states
     full = [number for number in minibatch if number >= 0]
     cut = split(whole, pieces=len(minibatch), first=len(full))
     pieces: list[list[Piece]] = [[] for _ in range(count)]

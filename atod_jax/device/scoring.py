@@ -87,3 +87,31 @@ def make_score(
 
     score.__name__ = f"score_{whose}"  # under which it is compiled
     return jax.jit(score, static_argnames="room")
+
+
+@functools.cache
+def make_likeliest(cfg: HeadConfig, count: int) -> jax.stages.Wrapped:
+    """A jitted `likeliest(matrix, states, rows, at, *, room) -> (f32[M, count], i32[M, count])`.
+
+    Log-probabilities, falling, and ids of what a model would rather say at some tokens: `matrix` is
+    its output embedding, `states` those of `action_states` for these rows, and `at` i32[M, 2] the
+    row and the place in its action of each token. `room` is static, see `lines.Room`.
+    """
+
+    def likeliest(
+        matrix: jax.Array, states: jax.Array, rows: Rows, at: jax.Array, *, room: Room
+    ) -> tuple[jax.Array, jax.Array]:
+        per_line, width = rows.traj.shape[0] // states.shape[0], rows.action.shape[1]
+        line, part = jnp.divmod(at[:, 0], per_line)
+        place = places_of(rows, room.line).place[line, part * width + at[:, 1]]
+        logits = jnp.einsum(
+            "vd,md->mv", matrix, states[line, place], preferred_element_type=jnp.float32
+        )
+        ids = jnp.arange(matrix.shape[0])
+        said = ids < cfg.vocab if cfg.vocab else ids >= 0
+        for forbidden in cfg.forbidden:
+            said &= ids != forbidden
+        logp = jax.nn.log_softmax(jnp.where(said, logits / cfg.temperature, -jnp.inf))
+        return jax.lax.top_k(logp, min(count, matrix.shape[0]))
+
+    return jax.jit(likeliest, static_argnames="room")

@@ -13,6 +13,7 @@ from atod_jax import texts
 from atod_jax.envs.base import Episode, Projection, Template
 from atod_jax.episodes.chat import CLOSE, OPEN, Framed, chat_of
 from atod_jax.episodes.tokens import Tokens
+from atod_jax.records import Speller
 
 _CHARACTERS = 256  # no token stands for more
 
@@ -86,6 +87,28 @@ class Renderer:
         said = [i for i in kept.tolist() if i not in self._unsaid]
         backend = self.tokens.tokenizer.backend_tokenizer
         return self._opened + backend.decode(said, skip_special_tokens=False)
+
+    @property
+    def speller(self) -> Speller:
+        """What ids say, control tokens included."""
+        backend = self.tokens.tokenizer.backend_tokenizer
+
+        def text(ids: np.ndarray) -> str:
+            return backend.decode(ids.tolist(), skip_special_tokens=False)
+
+        def pieces(ids: np.ndarray) -> list[str]:
+            alone = backend.decode_batch([[i] for i in ids.tolist()], skip_special_tokens=False)
+            if "".join(alone) == text(ids):
+                return alone
+            # where spaces belong to the neighbour: what a token adds to those before it
+            whole = [text(ids[max(0, i - 3) : i + 1]) for i in range(len(ids))]
+            before = [text(ids[max(0, i - 3) : i]) for i in range(len(ids))]
+            return [
+                now.removeprefix(past) if now.startswith(past) else one
+                for now, past, one in zip(whole, before, alone, strict=True)
+            ]
+
+        return Speller(text, pieces)
 
     def project(self, response: str, commands: Sequence[str]) -> Projection:
         """The command inside a response, and whether it counts as a valid action."""

@@ -7,21 +7,26 @@ says what a record holds. Reading gives back what was written, bit for bit; only
 task, the environment's business, is not kept.
 """
 
-import itertools
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atod_jax.records import StopReason, Task, Trajectory, Turn
+from atod_jax.records import StopReason, Trace, Trajectory, Turn
 
 NAME, VERSION = "episodes", "1.0.0"
 TURN_COLUMNS = ("d", "h", "w")
-Columns = Mapping[str, Sequence[float]]  # a number per turn under each name
+# names in a trace -> fields
+TOKEN_COLUMNS = {
+    "student": "student_logp",
+    "teacher": "teacher_logp",
+    "entropy": "entropy",
+    "advantage": "advantage",
+    "distill": "distill",
+}
 
 # name -> (type, meaning); reward, is_first, is_last, is_terminal, observation and action as in RLDS
 FIELDS = {
@@ -51,15 +56,21 @@ FIELDS = {
     "d": ("float", "disagreement of student and teacher, nats; nan: unknown"),
     "h": ("float", "uncertainty of the student, nats; nan: unknown"),
     "w": ("float", "T-DUR weight of the turn; nan: unknown"),
+    "student_logp": ("floats", "of each action token before the update, nats; empty: unknown"),
+    "teacher_logp": ("floats", "the teacher's log-probability of it, nats; empty: unknown"),
+    "entropy": ("floats", "of the student before each action token, nats; empty: unknown"),
+    "advantage": ("floats", "of each action token; empty: unknown"),
+    "distill": ("floats", "the teacher's part of the advantage; empty: none, or unknown"),
 }
-LATER = frozenset({"problem"})  # data sets from before it lack it, and go on without it
+# data sets from before these lack them, and go on without
+LATER = frozenset({"problem", *TOKEN_COLUMNS.values()})
 TEXTS = tuple(name for name, (kind, _) in FIELDS.items() if kind == "text")
 
-_NOTHING = np.zeros(0, np.int32)
+_NOTHING, _NO_NUMBERS = np.zeros(0, np.int32), np.zeros(0, np.float32)
 _NO_TURN = Turn(
     prompt=_NOTHING,
     action=_NOTHING,
-    logp=np.zeros(0, np.float32),
+    logp=_NO_NUMBERS,
     observation="",
     response="",
     command="",
@@ -92,7 +103,7 @@ class EpisodeWriter:
         # TFDS keeps every data set that it has opened: the one there is opened once
         self._fields, self._splits = list(FIELDS), {}
         if (self._folder / "dataset_info.json").is_file():
-            there = _opened(self._folder).info
+            there = opened(self._folder).info
             self._fields = [name for name in FIELDS if name in there.features]
             self._splits = dict(there.splits)
 
@@ -100,14 +111,14 @@ class EpisodeWriter:
         self,
         step: int,
         trajectories: Sequence[Trajectory],
-        columns: Sequence[Columns] | None = None,
+        traces: Sequence[Trace] | None = None,
     ) -> None:
-        """Adds the episodes of one step, with d, h and w per turn where they are known."""
+        """Adds the episodes of one step, with what is known of their turns and tokens."""
         name = split_name(step)
-        columns = [{}] * len(trajectories) if columns is None else columns
+        traces = [Trace()] * len(trajectories) if traces is None else traces
         records = [
             record
-            for number, (episode, known) in enumerate(zip(trajectories, columns, strict=True))
+            for number, (episode, known) in enumerate(zip(trajectories, traces, strict=True))
             for record in _records(step, number, episode, known)
         ]
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -181,9 +192,7 @@ def _features(fields: Sequence[str]) -> Any:
     )
 
 
-def _records(
-    step: int, number: int, episode: Trajectory, columns: Columns
-) -> Iterator[dict[str, Any]]:
+def _records(step: int, number: int, episode: Trajectory, trace: Trace) -> Iterator[dict[str, Any]]:
     last = len(episode.turns) - 1
     same = {
         "episode_id": f"{step}/{number}",
@@ -202,8 +211,14 @@ def _records(
             "is_last": k == last,
             "is_terminal": k == last and episode.stop is StopReason.done,
         }
-        known = {c: columns[c][k] if c in columns and k >= 0 else np.nan for c in TURN_COLUMNS}
-        yield same | place | _turn_record(turn) | known
+        known = {
+            c: trace.turns[c][k] if c in trace.turns and k >= 0 else np.nan for c in TURN_COLUMNS
+        }
+        of_tokens = {
+            field: trace.tokens[name][k] if name in trace.tokens and k >= 0 else _NO_NUMBERS
+            for name, field in TOKEN_COLUMNS.items()
+        }
+        yield same | place | _turn_record(turn) | known | of_tokens
 
 
 def _turn_record(turn: Turn) -> dict[str, Any]:
@@ -222,69 +237,7 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------ reading
-
-
-class EpisodeReader:
-    """Recorded episodes, opened for reading.
-
-    Args:
-      path: a workdir of train, or the folder of a data set.
-
-    Raises:
-      FileNotFoundError: there is no data set.
-      ValueError: it is damaged or holds something else.
-    """
-
-    def __init__(self, path: str | Path):
-        self.folder = _dataset_folder(Path(path))
-        self._builder = _opened(self.folder)
-        fields, metadata = set(self._builder.info.features), dict(self._builder.info.metadata)
-        names = list(self._builder.info.splits)
-        missing = sorted(FIELDS.keys() - LATER - fields) + ["tokenizer"] * (
-            "tokenizer" not in metadata
-        )
-        if missing:
-            raise ValueError(
-                f"{self.folder} holds no recorded episodes: it lacks {', '.join(missing[:5])}; "
-                "name a folder written by train with --config.record=true"
-            )
-        self.tokenizer = str(metadata["tokenizer"])  # digest of the one the ids belong to
-        numbers = [re.fullmatch(r"step_(\d+)", name) for name in names]
-        self.steps = sorted(int(match[1]) for match in numbers if match)
-
-    def read(self, step: int) -> tuple[list[Trajectory], list[dict[str, list[float]]]]:
-        """The episodes of a training step as they were written; d, h and w per turn of each.
-
-        Raises:
-          ValueError: no such step, or its file is damaged.
-        """
-        if step not in self.steps:
-            there = f"{self.steps[0]} to {self.steps[-1]}" if self.steps else "none"
-            raise ValueError(f"no step {step} in {self.folder}; recorded steps: {there}")
-        name = split_name(step)
-        try:
-            records = [_with_texts(record) for record in self._builder.as_data_source(name)]
-            episodes = [list(e) for _, e in itertools.groupby(records, lambda r: r["episode_id"])]
-            return [_trajectory(e) for e in episodes], [_columns(e) for e in episodes]
-        except Exception as error:  # array_record and TFDS raise many kinds
-            raise ValueError(
-                f"{self.folder / f'{NAME}-{name}.*'} is damaged ({_in_short(error)}); restore the "
-                "file or record the step again"
-            ) from error
-
-
-def _dataset_folder(path: Path) -> Path:
-    for candidate in (path, path / VERSION, path / NAME / VERSION):
-        if (candidate / "dataset_info.json").is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"no recorded episodes in {str(path)!r}: name the workdir of a run of train with "
-        f"--config.record=true, or the folder of the data set, such as <workdir>/{NAME}/{VERSION}"
-    )
-
-
-def _opened(folder: Path) -> Any:
+def opened(folder: Path) -> Any:
     """The data set in a folder.
 
     Raises:
@@ -298,49 +251,11 @@ def _opened(folder: Path) -> Any:
         _ = set(info.features), dict(info.metadata), set(info.splits)
     except Exception as error:  # whatever TFDS trips over in a damaged file
         raise ValueError(
-            f"{folder} is not a readable data set ({_in_short(error)}); move it away to record "
-            "again"
+            f"{folder} is not a readable data set ({in_short(error)}); move it away to record again"
         ) from error
     return builder
 
 
-def _in_short(error: Exception) -> str:
+def in_short(error: Exception) -> str:
+    """An error of a library in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _with_texts(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {**record} | {name: record[name].decode() for name in TEXTS if name in record}
-
-
-def _trajectory(records: Sequence[Mapping[str, Any]]) -> Trajectory:
-    first = records[0]
-    return Trajectory(
-        task=Task(id=first["task_id"], kind=first["task_kind"], payload=None),
-        group=int(first["group"]),
-        turns=tuple(_turn(record) for record in records if record["turn"] >= 0),
-        success=bool(first["success"]),
-        stop=StopReason(first["stop"]),
-        score=float(first["score"]),
-    )
-
-
-def _turn(record: Mapping[str, Any]) -> Turn:
-    teacher_prompt = record["teacher_prompt"]
-    return Turn(
-        prompt=record["prompt"],
-        action=record["action"],
-        logp=record["logp"],
-        observation=record["observation"],
-        response=record["response"],
-        command=record["command"],
-        valid=bool(record["valid"]),
-        reward=float(record["reward"]),
-        teacher_prompt=teacher_prompt if len(teacher_prompt) else None,
-        replayed=bool(record["replayed"]),
-        problem=record.get("problem", ""),
-    )
-
-
-def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    turns = [record for record in records if record["turn"] >= 0]
-    return {name: [float(record[name]) for record in turns] for name in TURN_COLUMNS}

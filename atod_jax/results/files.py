@@ -5,16 +5,21 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a file atomically, see `write_bytes`."""
+    # half a surrogate pair becomes its escape sequence, which is also its form in JSON
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically: a kill leaves the old content or the new.
 
-    The text goes to a second file beside it, to the disk, and then takes the name. The folder is
+    The content goes to a second file beside it, to the disk, and then takes the name. The folder is
     made when missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    # half a surrogate pair becomes its escape sequence, which is also its form in JSON
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

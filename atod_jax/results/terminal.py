@@ -1,7 +1,6 @@
 """What a run says: lines on the terminal, above what is drawn there, and the same in `run.log`."""
 
 import contextlib
-import io
 import logging
 import logging.handlers
 import sys
@@ -9,7 +8,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import rich.console
 import rich.live
@@ -37,7 +36,8 @@ class Terminal:
 
     def __enter__(self) -> "Terminal":
         self._streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (_Stream(self, stream) for stream in self._streams)
+        out, err = (_Stream(self, stream) for stream in self._streams)
+        sys.stdout, sys.stderr = cast("TextIO", out), cast("TextIO", err)
         return self
 
     def __exit__(self, _: object, error: BaseException | None, where: Any) -> None:
@@ -92,14 +92,15 @@ class Terminal:
             live.console.print(rich.text.Text(lines), soft_wrap=True)
 
 
-class _Stream(io.TextIOBase):
-    """In place of a standard stream."""
+class _Stream:
+    """In place of a standard stream, which it is in all but what it writes."""
 
     def __init__(self, terminal: Terminal, stream: TextIO) -> None:
         self._terminal, self._stream = terminal, stream
         self._begun: dict[int, str] = {}  # by thread: a line without its end
 
     def write(self, text: str) -> int:
+        """Writes at once where nothing is drawn, else lines when they end."""
         thread = threading.get_ident()
         whole, newline, rest = (self._begun.pop(thread, "") + text).rpartition("\n")
         if rest:
@@ -114,18 +115,6 @@ class _Stream(io.TextIOBase):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return _is_terminal(self._stream)
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def writable(self) -> bool:
-        return True
 
 
 class _Log(logging.handlers.RotatingFileHandler):

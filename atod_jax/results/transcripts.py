@@ -3,18 +3,21 @@
 They are kept twice: `.jsonl` for programs, `.txt` for people.
 """
 
+import gzip
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atod_jax.records import Trajectory, Turn
-from atod_jax.results.files import write_text
+import numpy as np
+
+from atod_jax.records import Instead, Speller, Trace, Trajectory, Turn
+from atod_jax.results.files import write_bytes, write_text
 from atod_jax.texts import one_line, visible
 
-Columns = Mapping[str, Sequence[float]]  # name -> one number per turn
-TURN_TEXT = ("observation", "response", "command", "valid", "tokens", "replayed", "problem")
+DIGITS = 4  # of numbers of tokens
+NUMBERS = ("reward", "d", "h", "w")  # of a turn, in the text for people
 
 
 def write_transcripts(
@@ -23,7 +26,8 @@ def write_transcripts(
     name: str,
     *,
     episodes: Sequence[Trajectory],
-    columns: Sequence[Columns] | None = None,
+    traces: Sequence[Trace] | None = None,
+    speller: Speller | None = None,
 ) -> None:
     """Writes `transcripts/<step>-<name>.jsonl` and `.txt`, one line or section per episode.
 
@@ -32,30 +36,48 @@ def write_transcripts(
       step: training step.
       name: what the episodes are, e.g. "train" or "eval".
       episodes: finished episodes.
-      columns: per episode, numbers to show with each turn, e.g. {"d": [...], "h": [...],
-        "w": [...]} for turn disagreement, uncertainty and weight.
-
-    Raises:
-      ValueError: a column does not have one number per turn.
+      traces: per episode, what is known of its turns and tokens.
+      speller: for prompts and tokens as text; None: without them.
     """
-    columns = [{}] * len(episodes) if columns is None else columns
-    records = [_episode_record(e, c) for e, c in zip(episodes, columns, strict=True)]
+    found = list(records(episodes, traces, speller))
     stem = workdir / "transcripts" / f"{step:06d}-{name}"
-    lines = [json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records]
-    write_text(stem.with_suffix(".jsonl"), "".join(lines))
-    write_text(stem.with_suffix(".txt"), "\n".join(_episode_text(r) for r in records))
+    write_text(stem.with_suffix(".jsonl"), "".join(map(_line, found)))
+    write_text(stem.with_suffix(".txt"), "\n".join(_episode_text(r) for r in found))
 
 
-def episode_text(episode: Trajectory, columns: Columns) -> str:
-    """An episode for people; `columns` as for `write_transcripts`."""
-    return _episode_text(_episode_record(episode, columns))
+def write_all(path: Path, episodes: Sequence[Trajectory], speller: Speller) -> None:
+    """Writes many episodes for programs, compressed: prompts repeat each other."""
+    lines = "".join(map(_line, records(episodes, None, speller)))
+    write_bytes(path, gzip.compress(lines.encode("utf-8", "backslashreplace"), mtime=0))
+
+
+def episode_text(episode: Trajectory, columns: Mapping[str, Sequence[float]]) -> str:
+    """An episode for people, with numbers for each turn."""
+    return _episode_text(_episode_record(episode, Trace(columns), None), tuple(columns))
 
 
 # -------------------------------------------------------------------------------------- the records
 
 
-def _episode_record(episode: Trajectory, columns: Columns) -> dict[str, Any]:
-    for name, values in columns.items():
+def records(
+    episodes: Sequence[Trajectory], traces: Sequence[Trace] | None, speller: Speller | None
+) -> Iterator[dict[str, Any]]:
+    """Episodes as plain JSON values.
+
+    Raises:
+      ValueError: a trace does not have one number per turn.
+    """
+    traces = [Trace()] * len(episodes) if traces is None else traces
+    for episode, trace in zip(episodes, traces, strict=True):
+        yield _episode_record(episode, trace, speller)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _episode_record(episode: Trajectory, trace: Trace, speller: Speller | None) -> dict[str, Any]:
+    for name, values in {**trace.turns, **trace.tokens}.items():
         if len(values) != len(episode.turns):
             raise ValueError(
                 f"column {name!r} has {len(values)} values for {len(episode.turns)} turns of task "
@@ -66,10 +88,13 @@ def _episode_record(episode: Trajectory, columns: Columns) -> dict[str, Any]:
         "kind": episode.task.kind,
         "group": int(episode.group),
         "success": bool(episode.success),
+        "score": _finite(episode.score),
         "stop": episode.stop.name,
         "total_reward": _finite(episode.total_reward),
         "turns": [
-            _turn_record(turn) | {name: _finite(float(v[k])) for name, v in columns.items()}
+            _turn_record(turn)
+            | {name: _finite(float(v[k])) for name, v in trace.turns.items()}
+            | (_spelled(turn, k, trace, speller) if speller and not turn.replayed else {})
             for k, turn in enumerate(episode.turns)
         ],
     }
@@ -86,6 +111,28 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
     } | {k: v for k, v in (("replayed", turn.replayed), ("problem", turn.problem)) if v}
 
 
+def _spelled(turn: Turn, k: int, trace: Trace, speller: Speller) -> dict[str, Any]:
+    """The prompt as it was read, and the tokens of the action with all that is known of them."""
+    streams = {"sampler": turn.logp} | {name: v[k] for name, v in trace.tokens.items()}
+    instead = trace.instead[k] if trace.instead else ()
+    return {
+        "prompt": speller.text(turn.prompt),
+        "pieces": speller.pieces(turn.action),
+        "streams": {name: list(map(_rounded, x)) for name, x in streams.items() if len(x)},
+    } | ({"instead": [_choices(i, speller) for i in instead]} if instead else {})
+
+
+def _choices(instead: Instead, speller: Speller) -> list[Any]:
+    ids = np.asarray([i for i, _ in instead.choices], np.int32)
+    logp = [_rounded(x) for _, x in instead.choices]
+    words = [speller.pieces(ids[n : n + 1])[0] for n in range(len(ids))]
+    return [instead.token, [list(pair) for pair in zip(words, logp, strict=True)]]
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -93,7 +140,7 @@ def _finite(value: float) -> float | None:
 # ----------------------------------------------------------------------------------------- the text
 
 
-def _episode_text(record: Mapping[str, Any]) -> str:
+def _episode_text(record: Mapping[str, Any], numbers: Sequence[str] = NUMBERS) -> str:
     outcome = "solved" if record["success"] else "not solved"
     task = f"task {one_line(record['task'])} ({one_line(record['kind'])})"
     head = (
@@ -101,14 +148,15 @@ def _episode_text(record: Mapping[str, Any]) -> str:
         f"{outcome} after {len(record['turns'])} turns, stopped by {record['stop']}, "
         f"reward {record['total_reward']}\n{'=' * 100}\n"
     )
-    return head + "".join(_turn_text(k, turn) for k, turn in enumerate(record["turns"]))
+    shown = ["reward", *(name for name in numbers if name != "reward")]
+    return head + "".join(_turn_text(k, turn, shown) for k, turn in enumerate(record["turns"]))
 
 
-def _turn_text(number: int, turn: Mapping[str, Any]) -> str:
+def _turn_text(number: int, turn: Mapping[str, Any], numbers: Sequence[str]) -> str:
     extra = "".join(
-        f"  {name} {'not finite' if value is None else format(value, '.4g')}"
-        for name, value in turn.items()
-        if name not in TURN_TEXT
+        f"  {name} {'not finite' if turn[name] is None else format(turn[name], '.4g')}"
+        for name in numbers
+        if name in turn
     )
     valid = "" if turn["valid"] else "  INVALID"
     valid += f"  {turn['problem']}" if "problem" in turn else ""

@@ -66,6 +66,19 @@ class Packed(NamedTuple):
                     result[b][name][k] = float(values[row])
         return result
 
+    def by_token(
+        self, streams: dict[str, np.ndarray], trajectories: Sequence[Trajectory]
+    ) -> list[dict[str, list[np.ndarray]]]:
+        """Streams [N, R] -> per trajectory, f32[a] per turn; nothing for the turns without a
+        row."""
+        nothing = np.zeros(0, np.float32)
+        result = [{name: [nothing] * len(t.turns) for name in streams} for t in trajectories]
+        for row, (b, k) in enumerate(zip(self.traj, self.turn, strict=True)):
+            if b < len(trajectories):
+                for name, stream in streams.items():
+                    result[b][name][k] = np.asarray(stream[row][self.mask[row]], np.float32)
+        return result
+
 
 def pack(cfg: Run, trajectories: Sequence[Trajectory], *, student: Model, step: int) -> Packed:
     """Trajectories as lines, where the student trains."""

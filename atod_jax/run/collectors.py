@@ -12,9 +12,9 @@ from atod_jax.config.reading import algorithm_of
 from atod_jax.config.sections import Run
 from atod_jax.device.policy import Policy
 from atod_jax.episodes import demos, rollout
+from atod_jax.episodes.recordings import EpisodeReader
 from atod_jax.episodes.render import demonstration_text
 from atod_jax.episodes.shared import play_shared
-from atod_jax.episodes.store import EpisodeReader
 from atod_jax.episodes.tasks import TaskSource
 from atod_jax.episodes.tokens import tokenizer_digest
 from atod_jax.records import RolloutPlan, Task, Trajectory

@@ -14,19 +14,22 @@ from atod_jax.algorithms.base import Step
 from atod_jax.config.sections import Run
 from atod_jax.episodes.store import EpisodeWriter
 from atod_jax.episodes.tokens import tokenizer_digest
-from atod_jax.records import CUT, Trajectory
+from atod_jax.records import CUT, Trace, Trajectory
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.progress import Progress
 from atod_jax.results.report import warnings_of
-from atod_jax.results.transcripts import write_transcripts
+from atod_jax.results.transcripts import write_all, write_transcripts
 from atod_jax.run.batch import Packed
 from atod_jax.run.closing import outcome
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.models import Model
 from atod_jax.run.parts import Algorithm, Environment
-from atod_jax.run.turn_table import TurnTable, make_row_table
+from atod_jax.run.traces import Tracer, make_row_table, surprise, to_show, traces_of
+from atod_jax.types import Signal
+
+POOL = 4  # times the episodes that are shown are scored, to choose from
 
 
 def due(step: int, every: int) -> bool:
@@ -58,7 +61,7 @@ class Observer:
         self._evaluators: dict[tuple[Any, float], Evaluator] = {}  # compiled once each
         self._curve = self._evaluator(student, cfg.eval.curve_temperature)
         self._tasks = env.tasks(cfg.eval.split, cfg.eval.tasks)
-        self._turn_table = teacher and TurnTable(
+        self._tracer = teacher and Tracer(
             cfg, mesh, student=student, teacher=teacher, algorithm=algorithm
         )
         self._row_table = make_row_table(algorithm)
@@ -114,8 +117,9 @@ class Observer:
                 evaluator, passes = self._evaluator(model, temperature), self._cfg.eval.passes
                 what, again = f"{name} at T={temperature:g}", name != "teacher"
                 with self._progress.evaluation(what, len(tasks) * passes, again=again) as ended:
-                    result, _ = evaluator.run(params, tasks, passes=passes, ended=ended)
+                    result, played = evaluator.run(params, tasks, passes=passes, ended=ended)
                 if cluster.is_first():
+                    write_all(path.with_suffix(".jsonl.gz"), played, self._env.renderer.speller)
                     write_text(path, json.dumps(result.to_json()))
                     teacher = self._teacher_at(temperature) if again else None
                     print(outcome(name, result, teacher), flush=True)
@@ -148,25 +152,63 @@ class Observer:
         scalars |= {f"eval/success/{k}": r.value for k, r in result.rate_by_kind().items()}
         self._writer.scalars(step, scalars)
         self._progress.evaluated(step, scalars)
-        shown = trajectories[: self._cfg.log_transcripts]
-        columns = self._turn_table(params, shown) if self._turn_table and shown else None
-        if cluster.is_first():
-            write_transcripts(self._out, step, "eval", episodes=shown, columns=columns)
+        pool = [trajectories[i] for i in to_show(trajectories, POOL * self._cfg.log_transcripts)]
+        traces = self._tracer(params, pool, step=step) if self._tracer and pool else None
+        self._show(step, "eval", pool, traces=traces)
 
-    def record(
+    def _show(
+        self, step: int, name: str, episodes: Sequence[Trajectory], *, traces: list[Trace] | None
+    ) -> None:
+        """Writes the most telling of some episodes."""
+        known = [Trace()] * len(episodes) if traces is None else traces
+        chosen = to_show(episodes, self._cfg.log_transcripts, [surprise(t) for t in known])
+        if cluster.is_first() and chosen:
+            write_transcripts(
+                self._out,
+                step,
+                name,
+                episodes=[episodes[i] for i in chosen],
+                traces=[known[i] for i in chosen],
+                speller=self._env.renderer.speller,
+            )
+
+    def experience(
         self,
         step: int,
+        params: Any,
         trajectories: Sequence[Trajectory],
         *,
         packed: Packed,
         scored: Step,
+        signal: Signal,
+        show: bool,
     ) -> None:
-        """Keeps the training episodes of a step, with d, h and w where there is a teacher."""
-        columns = None
-        if scored.teacher is not None:
-            columns = packed.by_turn(self._row_table(scored), trajectories)
+        """Keeps what a step has learnt from: all episodes of a run that records them, and where
+        `show` says so the most telling ones to read."""
+        if not (self._cfg.record or (show and self._cfg.log_transcripts)):
+            return
+        traces = traces_of(self._row_table, packed, trajectories, scored=scored, signal=signal)
         if cluster.is_first() and self._recorder:
-            self._recorder.write(step, trajectories, columns)
+            self._recorder.write(step, trajectories, traces)
+        if not show:
+            return
+        if cluster.is_first():
+            write_text(self._out / "transcripts" / f"{step:06d}-turns.json", by_number(traces))
+        chosen = to_show(trajectories, self._cfg.log_transcripts, [surprise(t) for t in traces])
+        episodes, known = ([x[i] for i in chosen] for x in (trajectories, traces))
+        if self._tracer and chosen:
+            asked = self._tracer(params, episodes, step=step)
+            known = [t._replace(instead=a.instead) for t, a in zip(known, asked, strict=True)]
+        self._show(step, "train", episodes, traces=known)
+
+
+def by_number(traces: Sequence[Trace]) -> str:
+    """Mean disagreement d of the turns of each number, and how many there were, as JSON."""
+    columns = [trace.turns["d"] for trace in traces if "d" in trace.turns]
+    longest = max(map(len, columns), default=0)
+    turns = [[c[k] for c in columns if k < len(c) and np.isfinite(c[k])] for k in range(longest)]
+    table = {"gap": [float(np.mean(x)) if x else None for x in turns], "turns": [*map(len, turns)]}
+    return json.dumps(table)
 
 
 def stored(path: Path) -> EvalResult:

@@ -85,7 +85,7 @@ class TeacherScorer:
         self._score = model and BatchScorer(
             model, cfg, mesh, keep_states=context.exact_kl, whose="teacher"
         )
-        self._matrix = _head_at(model, mesh) if model and context.exact_kl else None
+        self._matrix = head_at(model, mesh) if model and context.exact_kl else None
 
     def __call__(self, step: int, student_params: Any, packed: Packed) -> TokenStats | None:
         """The statistics where the algorithm wants them at this step, else None."""
@@ -149,7 +149,7 @@ class SignalMaker:
         return self._score_teacher.head(scored.teacher)
 
 
-def _head_at(model: Model, mesh: Mesh) -> jax.Array:
+def head_at(model: Model, mesh: Mesh) -> jax.Array:
     """The model's output embedding where the student's head is computed, split in the same way."""
     with jax.set_mesh(model.layout.mesh):
         head = model.lm.head(model.params)

@@ -26,7 +26,7 @@ from atod_jax.run import parts
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.models import load_student, load_teacher
-from atod_jax.run.turn_table import TurnTable
+from atod_jax.run.traces import Tracer
 
 # %% [markdown]
 # ## The trajectory in the paper's appendix
@@ -70,8 +70,9 @@ with jax.set_mesh(mesh):
     env = parts.environment(cfg, student.tokens)
     tasks = env.tasks(cfg.eval.split, 1)
     _, (episode,) = Evaluator(cfg, student, env, temperature=1.0).run(student.params, tasks)
-    turn_table = TurnTable(cfg, mesh, algorithm=parts.algorithm(cfg), **roles)
-    (table,) = turn_table(student.params, [episode])
+    tracer = Tracer(cfg, mesh, algorithm=parts.algorithm(cfg), **roles)
+    (trace,) = tracer(student.params, [episode])
+    table = trace.turns
 
 print(f"\n{episode.turns[0].observation.splitlines()[-1]}")
 print("turn      d      h      w   command")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from atod_jax.episodes import store
-from atod_jax.episodes.store import FIELDS, EpisodeReader, EpisodeWriter, split_name
-from atod_jax.records import StopReason, Task, Trajectory, Turn
+from atod_jax.episodes.recordings import EpisodeReader
+from atod_jax.episodes.store import FIELDS, LATER, TOKEN_COLUMNS, EpisodeWriter, split_name
+from atod_jax.records import StopReason, Task, Trace, Trajectory, Turn
 
 
 def make_turn(rng, **changes):
@@ -48,6 +49,16 @@ def episodes(seed=0):
     ]
 
 
+def trace_of(episode):
+    """A trace with a number for every turn and every token."""
+    rng = np.random.default_rng(len(episode.turns))
+    lengths = [len(turn.action) for turn in episode.turns]
+    return Trace(
+        {c: list(np.arange(len(lengths)) / 4) for c in "dhw"},
+        {name: [rng.normal(size=n).astype(np.float32) for n in lengths] for name in TOKEN_COLUMNS},
+    )
+
+
 def plain(trajectory):
     """A trajectory as comparable values; arrays as their type and bytes."""
 
@@ -66,17 +77,23 @@ def assert_same(read, written):
 
 def test_what_is_read_is_what_was_written_bit_for_bit(tmp_path):
     writer = EpisodeWriter(tmp_path / "episodes", "digest")
-    columns = [{c: list(np.arange(len(e.turns)) / 4) for c in "dhw"} for e in episodes()]
+    traces = [trace_of(e) for e in episodes(2)]
     writer.write(7, episodes(7))
-    writer.write(2, episodes(2), columns)
+    writer.write(2, episodes(2), traces)
     for path in (tmp_path, tmp_path / "episodes", tmp_path / "episodes" / "1.0.0"):
         there = EpisodeReader(path)
         assert (there.steps, there.tokenizer) == ([2, 7], "digest")
     assert_same(there.read(7)[0], episodes(7))
-    read, read_columns = there.read(2)
+    read, read_traces = there.read(2)
     assert_same(read, episodes(2))
-    assert read_columns == columns
-    assert all(np.isnan(x) for c in there.read(7)[1] for x in c["d"])
+    for got, want in zip(read_traces, traces, strict=True):
+        assert got.turns == want.turns
+        for name, streams in got.tokens.items():
+            assert [x.tobytes() for x in streams] == [x.tobytes() for x in want.tokens[name]]
+    assert [set(t.tokens) for t in read_traces] == [set(TOKEN_COLUMNS)] * 3 + [set()]
+    for nothing in there.read(7)[1]:
+        assert all(np.isnan(x) for x in nothing.turns["d"])
+        assert nothing.tokens == {}
 
 
 def test_the_ecosystem_reads_a_flat_record_per_turn(tmp_path):
@@ -124,15 +141,16 @@ def test_a_long_run_keeps_no_more_in_memory_than_its_splits(tmp_path):
     assert EpisodeReader(tmp_path).steps == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_data_set_from_before_problems_were_kept_goes_on(tmp_path, monkeypatch):
+def test_a_data_set_from_before_later_fields_were_kept_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(store, "FIELDS", {k: v for k, v in FIELDS.items() if k != "problem"})
+        patch.setattr(store, "FIELDS", {k: v for k, v in FIELDS.items() if k not in LATER})
         EpisodeWriter(tmp_path, "digest").write(0, episodes(0))
-    EpisodeWriter(tmp_path, "digest").write(1, episodes(1))
+    EpisodeWriter(tmp_path, "digest").write(1, episodes(1), [trace_of(e) for e in episodes(1)])
     there = EpisodeReader(tmp_path)
     for step in range(2):
         assert [t.problem for e in there.read(step)[0] for t in e.turns] == [""] * 5
         assert [len(e.turns) for e in there.read(step)[0]] == [2, 2, 1, 0]
+        assert [t.tokens for t in there.read(step)[1]] == [{}] * 4
 
 
 class Killed(BaseException):
@@ -212,4 +230,4 @@ def test_a_data_set_of_something_else_is_refused(tmp_path):
 
 def test_columns_must_fit_the_episodes(tmp_path):
     with pytest.raises(ValueError, match="zip"):
-        EpisodeWriter(tmp_path, "digest").write(0, episodes(), [{}])
+        EpisodeWriter(tmp_path, "digest").write(0, episodes(), [Trace()])

@@ -1,14 +1,15 @@
 """Transcripts: every turn with its numbers, for programs and for people."""
 
 import dataclasses
+import gzip
 import json
 import math
 
 import numpy as np
 import pytest
 
-from atod_jax.records import StopReason, Task, Trajectory, Turn
-from atod_jax.results.transcripts import episode_text, write_transcripts
+from atod_jax.records import Instead, Speller, StopReason, Task, Trace, Trajectory, Turn
+from atod_jax.results.transcripts import episode_text, write_all, write_transcripts
 
 
 def make_episode(name: str, turns: int, *, success: bool = True) -> Trajectory:
@@ -37,8 +38,8 @@ def read_lines(path):
 
 def test_transcripts_hold_every_turn_with_its_columns(tmp_path):
     episodes = [make_episode("game-1", 2), make_episode("game-2", 1, success=False)]
-    columns = [{"d": [0.5, 1.25], "w": [1.0, math.nan]}, {"d": [2.0], "w": [0.75]}]
-    write_transcripts(tmp_path, 12, "train", episodes=episodes, columns=columns)
+    traces = [Trace({"d": [0.5, 1.25], "w": [1.0, math.nan]}), Trace({"d": [2.0], "w": [0.75]})]
+    write_transcripts(tmp_path, 12, "train", episodes=episodes, traces=traces)
 
     first, second = read_lines(tmp_path / "transcripts" / "000012-train.jsonl")
     assert (first["task"], first["success"], first["total_reward"]) == ("game-1", True, 1.0)
@@ -63,11 +64,33 @@ def test_transcripts_hold_every_turn_with_its_columns(tmp_path):
     assert "does | take cup 1\n" in text
 
 
+def test_tokens_are_spelled_with_all_that_is_known_of_them(tmp_path):
+    speller = Speller(lambda ids: f"{len(ids)} ids", lambda ids: [f"<{i}>" for i in ids])
+    instead = [[], [Instead(1, ((7, -0.123456), (8, -2.5)))]]
+    tokens = {"teacher": [np.float32([-1.23456]), np.float32([-0.5, -np.inf])]}
+    episode = make_episode("a", 2)
+    trace = Trace({}, tokens, instead)
+    write_transcripts(tmp_path, 1, "t", episodes=[episode], traces=[trace], speller=speller)
+    (line,) = read_lines(tmp_path / "transcripts" / "000001-t.jsonl")
+    assert line["turns"][0]["prompt"] == "5 ids"
+    assert "instead" not in line["turns"][0]
+    second = line["turns"][1]
+    assert second["pieces"] == ["<0>", "<1>"]
+    assert second["streams"] == {"sampler": [0.0, 0.0], "teacher": [-0.5, None]}
+    assert second["instead"] == [[1, [["<7>", -0.1235], ["<8>", -2.5]]]]
+
+    write_all(tmp_path / "all.jsonl.gz", [episode, episode], speller)
+    lines = gzip.decompress((tmp_path / "all.jsonl.gz").read_bytes()).decode().splitlines()
+    assert [json.loads(x)["turns"][0]["streams"] for x in lines] == [{"sampler": [0.0]}] * 2
+
+
 def test_replayed_turns_are_marked_and_have_no_columns(tmp_path):
     episode = make_episode("a", 2)
     replayed = dataclasses.replace(episode.turns[0], replayed=True)
     episode = dataclasses.replace(episode, turns=(replayed, episode.turns[1]))
-    write_transcripts(tmp_path, 1, "eval", episodes=[episode], columns=[{"d": [math.nan, 0.5]}])
+    write_transcripts(
+        tmp_path, 1, "eval", episodes=[episode], traces=[Trace({"d": [math.nan, 0.5]})]
+    )
     (line,) = read_lines(tmp_path / "transcripts" / "000001-eval.jsonl")
     assert [turn.get("replayed", False) for turn in line["turns"]] == [True, False]
     assert [turn["d"] for turn in line["turns"]] == [None, 0.5]
@@ -88,7 +111,9 @@ def test_transcripts_of_a_repeated_step_replace_the_old_ones(tmp_path):
 
 def test_a_column_must_match_the_turns(tmp_path):
     with pytest.raises(ValueError, match="column 'd' has 1 values for 2 turns of task a"):
-        write_transcripts(tmp_path, 1, "x", episodes=[make_episode("a", 2)], columns=[{"d": [1.0]}])
+        write_transcripts(
+            tmp_path, 1, "x", episodes=[make_episode("a", 2)], traces=[Trace({"d": [1.0]})]
+        )
 
 
 def test_one_episode_as_text(tmp_path):

@@ -1,4 +1,4 @@
-"""Batches on devices: capacity at the head, teacher prompts; the turn table of episodes."""
+"""Batches on devices: capacity at the head, teacher prompts; what is said of episodes."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from runs import load_models, typed
 
-from atod_jax.records import CUT, StopReason, Task, Trajectory, Turn
+from atod_jax.records import CUT, StopReason, Task, Trace, Trajectory, Turn
 from atod_jax.run.batch import pack
 from atod_jax.run.iteration_metrics import rollout_scalars
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.observer import stored
 from atod_jax.run.parts import algorithm
-from atod_jax.run.turn_table import TurnTable
+from atod_jax.run.traces import CHOICES, DISAGREE, Tracer, to_show
 from configs import household
 
 
@@ -53,20 +53,60 @@ def make_trajectory(turns=4, *, seed=0, replayed=0):
     )  # fmt: skip
 
 
-def test_the_turn_table_lines_up_with_the_turns(config, cfg, mesh):
+def test_traces_line_up_with_turns_and_tokens(config, cfg, mesh):
+    own, half = make_trajectory(4), make_trajectory(5, seed=1, replayed=2)
+    nothing = dataclasses.replace(make_trajectory(1), turns=())
     with jax.set_mesh(mesh):
         _, student, teacher = load_models(config)
-        table = TurnTable(cfg, mesh, student=student, teacher=teacher, algorithm=algorithm(cfg))
-        whole, half = table(
-            student.params, [make_trajectory(4), make_trajectory(5, seed=1, replayed=2)]
-        )
-    assert {len(v) for v in whole.values()} == {4}
-    assert np.isfinite(list(whole.values())).all()
-    assert np.isnan([v[:2] for v in half.values()]).all()
-    assert np.isfinite([v[2:] for v in half.values()]).all()
-    assert max(whole["w"]) <= 1
-    nothing = dataclasses.replace(make_trajectory(1), turns=())
-    assert table(student.params, [nothing, nothing]) == [{}, {}]
+        tracer = Tracer(cfg, mesh, student=student, teacher=teacher, algorithm=algorithm(cfg))
+        whole, part = tracer(student.params, [own, half])
+        assert tracer(student.params, [nothing, nothing]) == [Trace(), Trace()]
+    assert {len(v) for v in whole.turns.values()} == {4}
+    assert np.isfinite(list(whole.turns.values())).all()
+    assert np.isnan([v[:2] for v in part.turns.values()]).all()
+    assert np.isfinite([v[2:] for v in part.turns.values()]).all()
+    assert max(whole.turns["w"]) <= 1
+    assert set(whole.tokens) == {"student", "teacher", "entropy"}
+    assert [len(x) for x in part.tokens["teacher"]] == [0, 0, 3, 3, 3]
+    for trace in (whole, part):
+        gaps = [
+            np.abs(ours - theirs)
+            for ours, theirs in zip(trace.tokens["student"], trace.tokens["teacher"], strict=True)
+        ]
+        means = [x.mean() if len(x) else np.nan for x in gaps]
+        np.testing.assert_allclose(means, trace.turns["d"], rtol=1e-5)
+        asked = [[i.token for i in one] for one in trace.instead]
+        assert asked == [list(np.flatnonzero(gap >= DISAGREE)) for gap in gaps]
+
+
+def test_the_teachers_choice_is_what_it_would_have_said(config, cfg, mesh):
+    """Where the student says what the teacher finds likeliest, the two log-probabilities agree."""
+    with jax.set_mesh(mesh):
+        _, student, teacher = load_models(config)
+        tracer = Tracer(cfg, mesh, student=student, teacher=teacher, algorithm=algorithm(cfg))
+        (first,) = tracer(student.params, [make_trajectory(1)])
+        asked = first.instead[0][0]
+        best, logp = asked.choices[0]
+        turn = make_trajectory(1).turns[0]
+        action = turn.action.copy()
+        action[asked.token] = best
+        turn = dataclasses.replace(turn, action=action)
+        changed = dataclasses.replace(make_trajectory(1), turns=(turn,))
+        (second,) = tracer(student.params, [changed])
+    assert second.tokens["teacher"][0][asked.token] == pytest.approx(logp, abs=1e-4)
+    values = [x for _, x in asked.choices]
+    assert values == sorted(values, reverse=True)
+    assert len(values) == CHOICES
+    assert not {i for i, _ in asked.choices} & set(student.tokens.silent)
+
+
+def test_failures_and_successes_are_shown_in_turn_the_surprising_ones_first():
+    won = [False, True, False, False, True]
+    episodes = [dataclasses.replace(make_trajectory(1), success=x) for x in won]
+    assert to_show(episodes, 3) == [0, 1, 2]
+    assert to_show(episodes, 9) == [0, 1, 2, 4, 3]
+    assert to_show(episodes, 4, [0.0, 1.0, 5.0, 3.0, 2.0]) == [2, 4, 3, 1]
+    assert to_show(episodes, 0) == to_show([], 3) == []
 
 
 def test_cut_responses_and_shortened_prompts_are_shares_of_the_turns_that_were_played():
