@@ -44,8 +44,10 @@ class Terminal:
         self.leave()
         sys.stdout, sys.stderr = self._streams
         if error is not None:
-            last = traceback.format_tb(where)[-1].strip().splitlines()[0]
-            self.note(f"ended by {type(error).__name__}: {error} ({last})")
+            place = ""
+            if type(error).__module__ == "builtins":  # our own say enough
+                place = f" ({traceback.format_tb(where)[-1].strip().splitlines()[0]})"
+            self.note(f"ended by {type(error).__name__}: {error}{place}")
         if self._log is not None:
             with contextlib.suppress(OSError):
                 self._log.close()
