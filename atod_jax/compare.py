@@ -12,7 +12,6 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,13 +24,12 @@ from atod_jax.results.runs import (
     Group,
     RunRecord,
     Section,
-    read_run,
     repeated_seeds,
     sections,
     short,
 )
 from atod_jax.results.tables import markdown_table, percent, points
-from atod_jax.run import workdir as workdirs
+from atod_jax.run.workdir import read_record
 
 DIAGNOSTICS = ("kl/verb", "kl/token", "rollout/mixed_groups", "rollout/valid_actions")
 ROLES = ("start", "final", "teacher")
@@ -46,28 +44,6 @@ EARLY = (
     "Mean over seeds and over ten steps. The KL on the first token of a command (verb) halves "
     "early in runs that work; without mixed groups there is no reward signal."
 )
-
-
-def definition(workdir: Path) -> dict[str, Any]:
-    """All that defines the run in a folder: path of an option -> value.
-
-    Raises:
-      FileNotFoundError: the folder holds no run.
-    """
-    return workdirs.read_definition(workdir)
-
-
-def read(argument: str) -> RunRecord:
-    """The run that `[NAME=]WORKDIR` says.
-
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: something in the folder is damaged.
-    """
-    name, equals, folder = argument.partition("=")
-    if not equals or Path(argument).is_dir():  # the name of a folder may hold a "="
-        name, folder = "", argument
-    return read_run(Path(folder), definition(Path(folder)), name)
 
 
 def compare(runs: Sequence[RunRecord], out: Path) -> Path:
@@ -308,7 +284,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
     given = parser.parse_args(None if arguments is None else list(arguments))
     try:
-        runs = [read(argument) for argument in given.runs]
+        runs = [read_record(argument) for argument in given.runs]
         for text in seed_warnings(runs):
             print(f"warning: {text}", file=sys.stderr)
         print(compare(runs, given.out))

@@ -15,13 +15,14 @@ from pathlib import Path
 import jax
 
 from atod_jax import cluster
-from atod_jax.config import Run, to_plain
+from atod_jax.config import Run, defining, to_plain
 from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
 from atod_jax.results.metrics import Muted, Writer, read_records
 from atod_jax.results.progress import Progress
 from atod_jax.results.terminal import LOG, Terminal
+from atod_jax.results.trackers import open_trackers
 from atod_jax.run import cli, parts, workdir
 from atod_jax.run.batch import pack
 from atod_jax.run.collectors import make_collector
@@ -67,7 +68,7 @@ def train(cfg: Run, out: Path) -> None:
         collect = make_collector(cfg, env, between_turns=stop.check, **roles)
         make_signal = SignalMaker(cfg, mesh, **roles)
         learn = Learner(cfg, student)
-        writer = Writer(out, resume_step=first) if cluster.is_first() else Muted()
+        writer = make_writer(cfg, out, first)
         for part in (checkpoints, writer, env.pool):
             stack.callback(part.close)
         keeps: dict = {"writer": writer, "progress": progress, "out": out}
@@ -122,6 +123,15 @@ def train(cfg: Run, out: Path) -> None:
             raise
         progress.close()
         conclude(cfg, out, student, params=params, references=observer.references)
+
+
+def make_writer(cfg: Run, out: Path, first: int) -> Writer | Muted:
+    """The record of the run, which the first process keeps."""
+    if not cluster.is_first():
+        return Muted()
+    options = defining(cfg)
+    trackers = open_trackers(cfg.track, out, options)
+    return Writer(out, resume_step=first, options=options, trackers=trackers)
 
 
 def watch_compiling(cfg: Run) -> Compiling:

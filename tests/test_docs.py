@@ -49,3 +49,19 @@ def test_the_examples_of_the_readme_train(tmp_path):
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+
+def test_every_metric_stands_in_the_glossary():
+    """Names are written out in the code, but for those of phases and task types."""
+    table = (REPO / "atod_jax" / "METHOD.md").read_text(encoding="utf-8").partition("| metric |")[2]
+    rows = [row.split(" | ") for row in table.partition("\n\n")[0].splitlines()[2:]]
+    assert {len(row) for row in rows} == {4}
+    explained = [name for row in rows for name in re.findall(r"`([a-z]+/[A-Za-z_/]+)`", row[0])]
+    assert len(explained) == len(set(explained))
+    groups = sorted({name.partition("/")[0] for name in explained})
+    name = re.compile(rf"""["']((?:{"|".join(groups)})/[a-z_]+)["']""")
+    sources = [path.read_text(encoding="utf-8") for path in (REPO / "atod_jax").rglob("*.py")]
+    logged = {found for source in sources for found in name.findall(source)}
+    logged |= {f"seconds/{n}" for s in sources for n in re.findall(r"""clock.lap\("(.*)"\)""", s)}
+    logged.add("eval/success/KIND")
+    assert sorted(logged) == sorted(explained)

@@ -11,6 +11,7 @@ from atod_jax.episodes.demos import DemoConfig
 from atod_jax.options.field import (
     ASCENDING,
     SEED,
+    Check,
     above,
     above_to,
     at_least,
@@ -19,6 +20,7 @@ from atod_jax.options.field import (
     option,
     within,
 )
+from atod_jax.results.trackers import TRACKERS
 from atod_jax.sharding import MeshShape, Rules
 
 
@@ -217,4 +219,9 @@ class Run:
     keep_checkpoints: int = option(2, "of the latest steps", at_least(1), pins=False)
     log_transcripts: int = option(4, "episodes written per evaluation", at_least(0), pins=False)
     record: bool = option(False, "write every training episode to <workdir>/episodes", pins=False)
+    track: tuple[str, ...] = option(
+        (), "also keep the numbers in these: " + ", ".join(TRACKERS),
+        Check(f"choose from {', '.join(TRACKERS)}", lambda names: {*names} <= {*TRACKERS}),
+        pins=False,
+    )  # fmt: skip
     export: str = option("", "write the final student to this Hugging Face folder", pins=False)

@@ -1,4 +1,4 @@
-"""The numbers of a run: `metrics.jsonl`, mirrored by TensorBoard files.
+"""The numbers of a run: `metrics.jsonl`, mirrored by TensorBoard files and by trackers.
 
 The record has one line per report and no clock times of its own, so that a run which was killed
 and resumed ends with the same lines as one that was not.
@@ -7,13 +7,15 @@ and resumed ends with the same lines as one that was not.
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorboardX
+from tensorboardX.summary import hparams
 
 from atod_jax.results.files import write_text
+from atod_jax.results.trackers import Tracker
 
 RECORD = "metrics.jsonl"
 RESERVED = ("step", "non_finite")
@@ -31,7 +33,14 @@ class Writer:
       ValueError: `metrics.jsonl` holds a line that is not a record.
     """
 
-    def __init__(self, workdir: str | Path, *, resume_step: int = 0) -> None:
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        resume_step: int = 0,
+        options: Mapping[str, Any] | None = None,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / RECORD
@@ -44,6 +53,13 @@ class Writer:
             )
         self._lines = path.open("a", encoding="utf-8")
         self._board = _board(workdir / "tensorboard", resume_step)
+        self._trackers = trackers
+        if options:
+            plain = {
+                k: v if isinstance(v, int | float | str) else str(v) for k, v in options.items()
+            }
+            for summary in hparams(plain, {"eval/success": 0.0}):
+                self._board.file_writer.add_summary(summary)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line, on disk before this returns.
@@ -63,17 +79,29 @@ class Writer:
         for key, value in numbers.items():
             self._board.add_scalar(key, value, step)
         self._board.flush()
+        finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+        for tracker in self._trackers:
+            tracker.scalars(finite, step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Adds something to read, for TensorBoard."""
+        self._board.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), step)
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Flushes and closes everything."""
         self._lines.close()
         self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 class Muted:
     """In place of a Writer in all processes but the first: it writes nothing."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes nothing."""
+
+    def text(self, step: int, name: str, text: str) -> None:
         """Writes nothing."""
 
     def close(self) -> None:

@@ -28,8 +28,9 @@ def write_transcripts(
     episodes: Sequence[Trajectory],
     traces: Sequence[Trace] | None = None,
     speller: Speller | None = None,
-) -> None:
-    """Writes `transcripts/<step>-<name>.jsonl` and `.txt`, one line or section per episode.
+) -> str:
+    """Writes `transcripts/<step>-<name>.jsonl` and `.txt`, one line or section per episode; returns
+    the latter.
 
     Args:
       workdir: the run's folder.
@@ -42,7 +43,9 @@ def write_transcripts(
     found = list(records(episodes, traces, speller))
     stem = workdir / "transcripts" / f"{step:06d}-{name}"
     write_text(stem.with_suffix(".jsonl"), "".join(map(_line, found)))
-    write_text(stem.with_suffix(".txt"), "\n".join(_episode_text(r) for r in found))
+    text = "\n".join(_episode_text(r) for r in found)
+    write_text(stem.with_suffix(".txt"), text)
+    return text
 
 
 def write_all(path: Path, episodes: Sequence[Trajectory], speller: Speller) -> None:

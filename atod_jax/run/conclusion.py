@@ -1,5 +1,6 @@
 """The end of a run: its report and, if asked for, the student as a Hugging Face folder."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from atod_jax import cluster
 from atod_jax.config import Run, to_plain
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.written import require_place
+from atod_jax.results.page import write_page
 from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.run.cli import command_line
 from atod_jax.run.closing import References, farewell
 from atod_jax.run.models import Model
+from atod_jax.run.workdir import read_record
 from atod_jax.sharding import to_host
 
 
@@ -57,11 +60,22 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
     )
     print(farewell(cfg, out, references), flush=True)
     print(f"report: {path}", flush=True)
+    _write_page(out)
     if problem:
         raise ValueError(
             f"the export has failed ({problem}); `python -m atod_jax.export --checkpoint={out} "
             "--out=DIR` writes the student elsewhere"
         ) from problem
+
+
+def _write_page(out: Path) -> None:
+    """Curves and episodes to look at; a file that cannot be read costs the page, not the run."""
+    try:
+        page = write_page(out / "run.html", [read_record(str(out))])
+    except ValueError as error:
+        print(f"warning: no page of this run: {error}", file=sys.stderr)
+    else:
+        print(f"page:   {page.path}")
 
 
 def _export(cfg: Run, student: Model, params: Any) -> Exception | None:
@@ -96,8 +110,9 @@ def _settings(cfg: Run) -> dict[str, Any]:
 def _artifacts(cfg: Run, *, exported: bool) -> dict[str, str]:
     found = {
         "metrics": "metrics.jsonl, tensorboard/",
+        "curves and episodes, token by token": "run.html",
         "transcripts with d, h and w per turn": "transcripts/",
-        "evaluations": "evaluations/",
+        "evaluations with their episodes": "evaluations/",
         "checkpoints": "checkpoints/",
     }
     if cfg.record:

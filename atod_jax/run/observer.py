@@ -163,7 +163,7 @@ class Observer:
         known = [Trace()] * len(episodes) if traces is None else traces
         chosen = to_show(episodes, self._cfg.log_transcripts, [surprise(t) for t in known])
         if cluster.is_first() and chosen:
-            write_transcripts(
+            text = write_transcripts(
                 self._out,
                 step,
                 name,
@@ -171,6 +171,7 @@ class Observer:
                 traces=[known[i] for i in chosen],
                 speller=self._env.renderer.speller,
             )
+            self._writer.text(step, f"episodes/{name}", text)
 
     def experience(
         self,
@@ -195,7 +196,7 @@ class Observer:
         if cluster.is_first():
             write_text(self._out / "transcripts" / f"{step:06d}-turns.json", by_number(traces))
         chosen = to_show(trajectories, self._cfg.log_transcripts, [surprise(t) for t in traces])
-        episodes, known = ([x[i] for i in chosen] for x in (trajectories, traces))
+        episodes, known = [trajectories[i] for i in chosen], [traces[i] for i in chosen]
         if self._tracer and chosen:
             asked = self._tracer(params, episodes, step=step)
             known = [t._replace(instead=a.instead) for t, a in zip(known, asked, strict=True)]

@@ -16,6 +16,7 @@ from typing import Any
 from atod_jax import cluster, config
 from atod_jax.options import plugins
 from atod_jax.options.tree import flatten, show
+from atod_jax.results import runs
 from atod_jax.results.checkpoint import require_readable
 from atod_jax.results.files import write_text
 from atod_jax.run.lock import locked
@@ -234,3 +235,16 @@ def _same(a: Any, b: Any) -> bool:
         isinstance(a, str) and isinstance(b, str) and a and b and Path(a).exists()
         and Path(a).resolve() == Path(b).resolve()
     )  # fmt: skip
+
+
+def read_record(argument: str) -> runs.RunRecord:
+    """The run that `[NAME=]WORKDIR` says.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: something in the folder is damaged.
+    """
+    name, equals, folder = argument.partition("=")
+    if not equals or Path(argument).is_dir():  # the name of a folder may hold a "="
+        name, folder = "", argument
+    return runs.read_run(Path(folder), read_definition(Path(folder)), name)

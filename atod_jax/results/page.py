@@ -1,0 +1,201 @@
+"""One HTML file that shows runs: curves, and episodes token by token.
+
+The file holds everything it shows, compressed, and asks the network for nothing. What comes from
+environments and models is data that the page's script sets as text.
+"""
+
+import base64
+import dataclasses
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from atod_jax.results.files import write_text
+from atod_jax.results.runs import RunRecord, labels
+from atod_jax.results.tables import percent
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "view"
+MOST = 1000  # episodes on a page
+POINTS = 400  # of a line
+METRICS = (
+    "rollout/success", "rollout/valid_actions", "rollout/action_tokens", "rollout/turns",
+    "mix/kappa", "mix/rho", "opd/abs_mean", "rl/abs_mean", "kl/token", "kl/verb",
+    "student/entropy", "loss/entropy",
+)  # fmt: skip
+
+
+class Source(NamedTuple):
+    """A file of episodes."""
+
+    run: int
+    path: Path
+    played_for: str  # train, eval, or a reference with its temperature
+    step: int | None  # None: a reference, which has no tokens of the teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What was written."""
+
+    path: Path
+    shown: int
+    left_out: int
+
+
+def write_page(path: Path, runs: Sequence[RunRecord], *, most: int = MOST) -> Page:
+    """Writes the page of some runs, which may still be going on.
+
+    Args:
+      path: of the file.
+      runs: one after another, as `read_run` finds them.
+      most: episodes on the page. Where there are more, steps are left out evenly, then tasks of the
+        evaluations before and after training; the page says how many.
+
+    Raises:
+      ValueError: a file of episodes is damaged.
+    """
+    found, there = episodes(runs, most)
+    left_out = there - len(found)
+    data = {
+        "title": _title(runs),
+        "note": _note(len(found), left_out),
+        "runs": [_run(run, name) for run, name in zip(runs, _names(runs), strict=True)],
+        "episodes": found,
+    }
+    packed = gzip.compress(json.dumps(data, ensure_ascii=False).encode(), mtime=0)
+    page = (ASSETS / "page.html").read_text(encoding="utf-8")
+    for place, content in (
+        ("/*STYLE*/", (ASSETS / "page.css").read_text(encoding="utf-8")),
+        ("/*SCRIPT*/", (ASSETS / "page.js").read_text(encoding="utf-8")),
+        ("<!--DATA-->", base64.b64encode(packed).decode()),
+    ):
+        page = page.replace(place, content)
+    write_text(path, page)
+    return Page(path, len(found), left_out)
+
+
+def _title(runs: Sequence[RunRecord]) -> str:
+    if len(runs) > 1:
+        return f"{len(runs)} runs of atod_jax"
+    return f"{runs[0].algorithm} on {runs[0].definition.get('env.name', '?')}: {runs[0].workdir}"
+
+
+def _note(shown: int, left_out: int) -> str:
+    more = f"; {left_out} more are left out (python -m atod_jax.view --most=N)" if left_out else ""
+    return f"{shown} episodes{more}"
+
+
+def _names(runs: Sequence[RunRecord]) -> list[str]:
+    found = labels([run.definition for run in runs])
+    return [run.name or label for run, label in zip(runs, found, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------- curves
+
+
+def _run(run: RunRecord, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "folder": str(run.workdir),
+        "curve": _thinned([[s, i.value, i.low, i.high] for s, i in run.curve]),
+        "teacher": _teacher(run),
+        "metrics": _metrics(run),
+        "gaps": list(_gaps(run.workdir)),
+        "results": _results(run),
+    }
+
+
+def _thinned(points: list[Any]) -> list[Any]:
+    return points[:: max(1, -(-len(points) // POINTS))]
+
+
+def _metrics(run: RunRecord) -> dict[str, list[list[float]]]:
+    names = {name for record in run.training for name in record if name.startswith("seconds/")}
+    lines = {
+        name: [[r["step"], r[name]] for r in run.training if r.get(name) is not None]
+        for name in (*METRICS, *sorted(names))
+    }
+    return {name: _thinned(points) for name, points in lines.items() if points}
+
+
+def _teacher(run: RunRecord) -> float | None:
+    """What the teacher solves, at the temperature of the curve or the one next to it."""
+    results = run.results.get("teacher")
+    if not results:
+        return None
+    wanted = run.definition.get("eval.curve_temperature", max(results))
+    return results[min(results, key=lambda t: abs(t - wanted))].rate().value
+
+
+def _results(run: RunRecord) -> list[dict[str, str]]:
+    def of(role: str, temperature: float) -> str | None:
+        result = run.results.get(role, {}).get(temperature)
+        return result and percent(result.rate())
+
+    temperatures = sorted({t for by in run.results.values() for t in by})[::-1]
+    roles = {"before": "start", "after": "final", "teacher": "teacher"}
+    return [
+        {"temperature": f"{t:g}"} | {n: x for n, role in roles.items() if (x := of(role, t))}
+        for t in temperatures
+    ]
+
+
+def _gaps(workdir: Path) -> Iterator[tuple[int, list[float | None]]]:
+    """Per step that was shown, the mean disagreement of the turns of each number."""
+    for path in sorted((workdir / "transcripts").glob("*-turns.json")):
+        gap = _read(path)[0]["gap"]
+        if gap:
+            yield int(path.stem.partition("-")[0]), gap
+
+
+# ----------------------------------------------------------------------------------------- episodes
+
+
+def episodes(runs: Sequence[RunRecord], most: int) -> tuple[list[dict[str, Any]], int]:
+    """At most so many episodes of the runs for the page, and how many there are."""
+    sources = [source for number, run in enumerate(runs) for source in _sources(number, run)]
+    read = {source: _read(source.path) for source in sources}
+    steps = [source for source in sources if source.step is not None]
+    while len(steps) > 1 and sum(len(read[s]) for s in steps) > most:
+        steps = steps[::2]
+    references = [source for source in sources if source.step is None]
+    room = most - sum(len(read[s]) for s in steps)
+    each = max(0, room // max(1, len(references)))  # the first tasks, the same of each
+    kept = {s: read[s] for s in steps} | {s: read[s][:each] for s in references}
+    found = [
+        {"id": f"{source.run}.{source.path.name}.{n}", "run": source.run} | told | record
+        for source in sources
+        for told in [{"set": source.played_for, "step": source.step}]
+        for n, record in enumerate(kept.get(source, ()))
+    ]
+    return found[:most], sum(map(len, read.values()))
+
+
+def _sources(number: int, run: RunRecord) -> Iterator[Source]:
+    for path in sorted((run.workdir / "transcripts").glob("[0-9]*-*.jsonl")):
+        step, _, name = path.stem.partition("-")
+        yield Source(number, path, name, int(step))
+    for path in sorted((run.workdir / "evaluations").glob("*-T*.jsonl.gz")):
+        name, _, temperature = path.name.removesuffix(".jsonl.gz").rpartition("-T")
+        yield Source(number, path, f"{name} at T={temperature}", None)
+
+
+def _read(path: Path) -> list[Mapping[str, Any]]:
+    """The JSON lines of a file.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+        records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if not all(isinstance(record, dict) for record in records):
+            raise ValueError("a line is no object")
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged ({str(error)[:100]}); delete it to see the others"
+        ) from error
+    return records

@@ -1,0 +1,47 @@
+"""One page that shows runs: curves, and episodes with every token by its advantage.
+
+    python -m atod_jax.view runs/a
+    python -m atod_jax.view runs/atod runs/opd grpo=runs/grpo --out=three.html
+
+The page is one file, opens from disk in a browser and asks the network for nothing. `train` writes
+it at its end as run.html. Several runs lie on top of each other, and an episode can stand beside
+another of the same task.
+"""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+import atod_jax
+from atod_jax.results.page import MOST, write_page
+from atod_jax.run.workdir import read_record
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m atod_jax.view",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="[NAME=]WORKDIR", help="folder of a run of train")
+    add("--out", type=Path, metavar="FILE", help="the page; run.html in the folder of a single run")
+    add("--most", type=int, default=MOST, metavar="N", help=f"episodes on the page; {MOST}")
+    add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
+    given = parser.parse_args(None if arguments is None else list(arguments))
+    try:
+        if given.most < 1:
+            raise ValueError(f"--most={given.most}: give at least 1")
+        runs = [read_record(argument) for argument in given.runs]
+        if given.out is None and len(runs) > 1:
+            raise ValueError("--out is missing: say where the page of several runs goes")
+        page = write_page(given.out or runs[0].workdir / "run.html", runs, most=given.most)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    left = f", {page.left_out} left out (--most={given.most})" if page.left_out else ""
+    print(f"{page.path}: {page.shown} episodes{left}, {page.path.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
