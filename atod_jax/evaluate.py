@@ -18,10 +18,13 @@ from atod_jax.config import Run, defining
 from atod_jax.options.plugins import key
 from atod_jax.results.files import make_folder, write_text
 from atod_jax.results.intervals import EvalResult, Interval
+from atod_jax.results.progress import Progress
 from atod_jax.results.report import evaluation_table, package_versions, warnings_of
 from atod_jax.results.tables import cell_text, markdown_table
+from atod_jax.results.terminal import Terminal
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
+from atod_jax.run.closing import outcome
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.models import load_policy
@@ -44,20 +47,25 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
     if workdir and cluster.is_first():
         make_folder(Path(workdir))
     layouts = layouts_of(cfg)
-    with jax.set_mesh(layouts.student.mesh):
+    with jax.set_mesh(layouts.student.mesh), Terminal() as terminal:
+        progress = Progress(terminal, quiet=not cluster.is_first())
         model = load_policy(cfg, checkpoint, layouts)
         env = environment(cfg, model.tokens)
         tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
         results = {}
         for temperature in cfg.eval.temperatures:
             evaluator = Evaluator(cfg, model, env, temperature=temperature)
-            result, _ = evaluator.run(model.params, tasks, passes=cfg.eval.passes)
-            results[f"T={temperature}"] = result
+            name, passes = f"T={temperature}", cfg.eval.passes
+            what = f"{cfg.eval.split} at T={temperature:g}"
+            with progress.evaluation(what, len(tasks) * passes) as ended:
+                results[name], _ = evaluator.run(model.params, tasks, passes=passes, ended=ended)
+            if cluster.is_first():
+                print(outcome(cfg.eval.split, results[name]), flush=True)
         env.pool.close()
     if not cluster.is_first():
         return results
     table = evaluation_table(results)
-    print(f"{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
+    print(f"\n{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
     for warning in warnings_of(results):
         print(warning)
     if workdir:

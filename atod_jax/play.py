@@ -5,21 +5,29 @@
     python -m atod_jax.play --config=household --player=expert --games=200
     python -m atod_jax.play --env=my_package.my_environment --player=random
 
-You read the prompt that a model reads and type a response, or a bare command, which is put into
-the form of a response for you; end of input (Ctrl-D) leaves. The players `expert` (scripted, where
+You read the prompt that a model reads and type a command, its number, or a whole response; a
+command is put into the form of a response for you. Later turns show what is new; Enter alone shows
+the whole prompt, Ctrl-D or Ctrl-C leaves. The players `expert` (scripted, where
 an environment has one) and `random` say how hard the games are. With --checkpoint the games are
 those of that run. `model` shows the student, or what --checkpoint names, turn by turn: the prompt,
 what it thought and what it did, as in the first pass of an evaluation. The others load no model.
 """
 
 import argparse
+import contextlib
+import importlib
 import re
+import signal
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
+from rich.columns import Columns
+from rich.console import Console
+from rich.text import Text
 
 from atod_jax import config
 from atod_jax.config import Run
@@ -44,6 +52,7 @@ from atod_jax.texts import one_line, visible, whole
 PLAYERS = ("human", "model", "expert", "random")
 WATCHED = ("human", "model")  # one game at a time, with every turn on the screen
 _TAG = re.compile(r"</?\w+>")
+_WHOLE = re.compile(r"<(\w+)>[^<]*</\1>")  # a command of Search-QA, for one
 
 
 class Outcome(NamedTuple):
@@ -59,7 +68,12 @@ class Outcome(NamedTuple):
 
 
 Respond = Callable[[str, Episode], Said | None]  # of a prompt; None: it does not fit
-Watch = Callable[[Projection, StepResult], None]  # what was made of it, and what it led to
+
+
+class Watch(Protocol):
+    """Sees what was made of a response, and what it led to; `last`: no prompt will show that."""
+
+    def __call__(self, action: Projection, result: StepResult, *, last: bool) -> None: ...
 
 
 class Table(NamedTuple):
@@ -97,17 +111,14 @@ def play(
     else:
         respond, watch = _player(table, player, cfg)
     env, outcomes = table.plugin.make(table.settings, table.max_turns), []
-    try:
+    with contextlib.closing(env), _leaving():
         for number, task in enumerate(tasks, 1):
             if player in WATCHED:
                 print(f"=== game {number} of {len(tasks)}: {one_line(task.id)}")
             outcomes.append(outcome := play_one(env, task, table, respond=respond, watch=watch))
             if player in WATCHED:
-                print(f"{'won' if outcome.won else 'not won'} in {outcome.turns} turns\n")
-    except EOFError:
-        print("\nend of input: this game is not counted")
-    finally:
-        env.close()
+                print(f"{'won' if outcome.won else 'not won'} in {outcome.turns} turns")
+                print(_solution(table.plugin, outcome))
     if outcomes:
         print(f"{cfg.env.name}, {split}: {len(outcomes)} tasks from number {first}\n")
         result = summarize(outcomes)
@@ -134,8 +145,8 @@ def play_one(env: TextEnv, task: Task, table: Table, *, respond: Respond, watch:
             break
         action = template.project(said.response, episode.current.commands)
         result = env.step(action.command)
-        watch(action, result)
         valid.append(action.valid)
+        watch(action, result, last=result.done or len(valid) == table.max_turns)
         problems += said.problems
         if CUT not in said.problems:
             problems.append(action.reason)
@@ -165,9 +176,13 @@ def summarize(outcomes: Sequence[Outcome]) -> EvalResult:
     )
 
 
-def as_response(template: Template, typed: str) -> str:
-    """What was typed, if it holds tags; a bare command becomes a response without a thought."""
-    return typed if _TAG.search(typed) else template.respond(typed.strip(), "")
+def as_response(template: Template, typed: str, commands: Sequence[str]) -> str:
+    """What was typed, if it is a response or tries to be one; a command becomes a response without
+    a thought."""
+    if template.project(typed, commands).valid:
+        return typed
+    is_command = _WHOLE.fullmatch(typed) or not _TAG.search(typed)
+    return template.respond(typed, "") if is_command else typed
 
 
 def _choose(tasks: Sequence[Task], split: str, *, first: int, count: int) -> list[Task]:
@@ -180,7 +195,8 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
     template, expert = table.template, table.plugin.expert
     draws = rng(cfg.seed, Stream.evaluation)
     if name == "human":
-        return lambda prompt, _: Said(_ask(template, prompt)), _tell
+        _edit_lines()
+        return lambda prompt, episode: Said(_ask(template, prompt, episode)), _tell
     if name == "expert" and expert is None:
         raise ValueError(
             f"--player=expert: env.name={cfg.env.name!r} has no scripted expert; choose human or "
@@ -198,13 +214,56 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
     return lambda _, episode: Said(template.respond(draw(episode), "")), _ignore
 
 
-def _ask(template: Template, prompt: str) -> str:
-    print(f"\n{visible(prompt)}\n")
-    return as_response(template, whole(input("> ")))
+@contextlib.contextmanager
+def _leaving() -> Iterator[None]:
+    """Ctrl-C and the end of input leave the games."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except (EOFError, KeyboardInterrupt) as reason:
+        why = "end of input" if isinstance(reason, EOFError) else "stopped"
+        print(f"\n{why}: this game is not counted")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _edit_lines() -> None:
+    """Arrow keys and a history for what is typed, where this Python has them."""
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            importlib.import_module("readline")
+
+
+def _solution(plugin: Environment, outcome: Outcome) -> str:
+    if outcome.won or plugin.answer is None:
+        return ""
+    return f"right would have been: {one_line(plugin.answer(outcome.task))}\n"
+
+
+def _ask(template: Template, prompt: str, episode: Episode) -> str:
+    print(f"\n{visible(episode.current.text if episode.past else prompt)}\n")
+    commands = offered(episode)
+    numbered = [Text(f"[{n}] {one_line(command)}") for n, command in enumerate(commands, 1)]
+    Console().print(Columns(numbered, padding=(0, 2), column_first=True))
+    while not (typed := whole(input("> ")).strip()):
+        print(f"\n{visible(prompt)}\n")
+    return as_response(template, chosen(typed, commands), episode.current.commands)
+
+
+def offered(episode: Episode) -> list[str]:
+    """The admissible commands that can be chosen as they are: none with a place to fill in."""
+    return [command for command in episode.current.commands if "<" not in command]
+
+
+def chosen(typed: str, commands: Sequence[str]) -> str:
+    """The command with this number; what was typed where that is no number, or itself one."""
+    if typed in commands or not re.fullmatch("[0-9]{1,4}", typed):
+        return typed
+    return commands[int(typed) - 1] if 1 <= int(typed) <= len(commands) else typed
 
 
 def _show(model: ModelPlayer) -> Respond:
-    """The model's responses, shown with the prompts they answer."""
+    """The model's responses, shown with what is new in the prompts they answer."""
 
     def respond(prompt: str, episode: Episode) -> Said | None:
         print(f"--- turn {len(episode.past) + 1}\n\n{visible(prompt)}\n")
@@ -222,10 +281,12 @@ def _show(model: ModelPlayer) -> Respond:
     return respond
 
 
-def _tell(action: Projection, result: StepResult) -> None:
+def _tell(action: Projection, result: StepResult, *, last: bool) -> None:
     note = "" if action.valid else f"  (not a valid response){_because(action)}"
     graded = "" if result.score is None else f", score {result.score:g}"
-    print(f"\ncommand: {visible(action.command)}{note}\n{visible(result.observation.text)}")
+    print(f"\ncommand: {visible(action.command)}{note}")
+    if last:
+        print(visible(result.observation.text))
     print(f"reward {result.reward:g}{graded}")
 
 
@@ -233,7 +294,7 @@ def _because(action: Projection) -> str:
     return f": {action.problem}" if action.problem else ""
 
 
-def _ignore(action: Projection, result: StepResult) -> None:
+def _ignore(action: Projection, result: StepResult, *, last: bool) -> None:
     """The scripted players play in silence."""
 
 

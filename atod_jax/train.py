@@ -9,8 +9,6 @@ be abandoned at any point and played again; stopping and resuming rely on that.
 
 import argparse
 import contextlib
-import functools
-import io
 import sys
 from pathlib import Path
 
@@ -21,8 +19,9 @@ from atod_jax.config import Run, defining, to_plain
 from atod_jax.envs.pool import BrokenEnvironment
 from atod_jax.estimate import dry_run
 from atod_jax.results.checkpoint import Checkpointer
-from atod_jax.results.metrics import Muted, Writer
+from atod_jax.results.metrics import Muted, Writer, read_records
 from atod_jax.results.progress import Progress
+from atod_jax.results.terminal import LOG, Terminal
 from atod_jax.results.trackers import open_trackers
 from atod_jax.run import cli, parts, workdir
 from atod_jax.run.batch import pack
@@ -33,7 +32,7 @@ from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scal
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.learning import Learner
 from atod_jax.run.models import fresh_state, load_student, load_teacher
-from atod_jax.run.observer import Observer
+from atod_jax.run.observer import Observer, due
 from atod_jax.run.scorers import SignalMaker, require_teacher
 
 
@@ -50,7 +49,10 @@ def train(cfg: Run, out: Path) -> None:
     layouts = layouts_of(cfg)
     mesh = layouts.student.mesh
     with jax.set_mesh(mesh), cli.StopRequest() as stop, contextlib.ExitStack() as stack:
+        terminal = stack.enter_context(Terminal(out / LOG if cluster.is_first() else None))
+        terminal.note(cli.command_line())
         compiling = stack.enter_context(watch_compiling(cfg))
+        progress = make_progress(cfg, terminal, compiling)
         student = load_student(cfg.student, layouts, seed=cfg.seed)
         teacher = load_teacher(cfg.teacher, student, layouts)
         algorithm = parts.algorithm(cfg)
@@ -70,15 +72,13 @@ def train(cfg: Run, out: Path) -> None:
         writer = make_writer(cfg, out, first)
         for part in (checkpoints, writer, env.pool):
             stack.callback(part.close)
-        observer = Observer(
-            cfg, mesh, env=env, writer=writer, out=out, between_turns=stop.check, **roles
-        )
+        keeps: dict = {"writer": writer, "progress": progress, "out": out}
+        observer = Observer(cfg, mesh, env=env, between_turns=stop.check, **keeps, **roles)
         if first < cfg.total_steps:
             collect.prepare(first)
+        progress.begin(first, read_records(out))
         observer.begin(first)
         try:
-            bar = progress(cfg, first, compiling)
-            stack.callback(bar.close)
             for step in range(first, cfg.total_steps):
                 params = student.lm.join(state.params, state.frozen)
                 # Order matters: both see the parameters that this step samples from.
@@ -115,13 +115,14 @@ def train(cfg: Run, out: Path) -> None:
                 if step == first:
                     workdir.pin(out, cfg)
                 writer.scalars(step, scalars)
-                bar.advance(scalars)
+                progress.advance(scalars, observer.coming(step + 1))
             checkpoints.save(cfg.total_steps, state)
             params = student.lm.join(state.params, state.frozen)
             observer.end(params)
         except (cli.Interrupted, BrokenEnvironment):
             checkpoints.save(int(state.step), state)
             raise
+        progress.close()
         conclude(cfg, out, student, params=params, references=observer.references)
 
 
@@ -137,24 +138,23 @@ def make_writer(cfg: Run, out: Path, first: int) -> Writer | Muted:
 def watch_compiling(cfg: Run) -> Compiling:
     """Tells, in the first process, which of the large programs of the run is compiled."""
     programs = len(PROGRAMS) + bool(cfg.teacher.path)
-    show = functools.partial(print, file=sys.stderr, flush=True)
-    return Compiling(programs, show if cluster.is_first() else lambda line: None)
+
+    def show(line: str) -> None:
+        if cluster.is_first():
+            print(line, file=sys.stderr, flush=True)
+
+    return Compiling(programs, show)
 
 
-def progress(cfg: Run, first: int, compiling: Compiling) -> Progress:
-    """The bar of the first process; the others show nothing."""
+def make_progress(cfg: Run, terminal: Terminal, compiling: Compiling) -> Progress:
+    """What the first process shows of how far the run is; the others show nothing."""
     return Progress(
-        cfg.total_steps,
-        start=first,
-        description=cfg.algorithm.name,
+        terminal,
+        total=cfg.total_steps,
+        title=f"{cfg.algorithm.name} on {cfg.env.name}",
         lost=lambda: compiling.seconds,
-        stream=sys.stderr if cluster.is_first() else io.StringIO(),
+        quiet=not cluster.is_first(),
     )
-
-
-def due(step: int, every: int) -> bool:
-    """True on multiples of `every`; never when it is 0."""
-    return every > 0 and step % every == 0
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -159,5 +159,5 @@ def test_the_command_line_refuses_a_bad_config():
 
 
 def test_progress_goes_to_where_errors_go_now(capsys):
-    Progress(2).advance({})
+    Progress(total=2).advance({})
     assert "step 1/2" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from runs import typed
 
 from atod_jax import config, evaluate, play
-from atod_jax.envs import alfworld
+from atod_jax.envs import alfworld, searchqa
 from atod_jax.envs.base import Episode, Observation, Projection, StepResult
 from atod_jax.records import SHORTENED, StopReason
 from atod_jax.run import cli
@@ -52,7 +52,7 @@ def test_a_person_wins_by_typing(monkeypatch, capsys, template, typed_as):
 @pytest.mark.parametrize("template", ["paper", "compact"])
 def test_the_prompts_are_those_of_a_model(monkeypatch, capsys, template):
     task, commands = solution(0)
-    typing(monkeypatch, *commands)
+    typing(monkeypatch, *(line for command in commands for line in ("", command)))
     play.play(small_config(**{"env.template": template}), "human")
     shown = capsys.readouterr().out
     env, past = alfworld.make(alfworld.Config()), ()
@@ -62,6 +62,49 @@ def test_the_prompts_are_those_of_a_model(monkeypatch, capsys, template):
         assert f"\n{prompt}\n" in shown
         past = (*past, (current.text, command))
         current = env.step(command).observation
+
+
+def test_numbers_choose_and_nothing_is_shown_twice(monkeypatch, capsys):
+    task, commands = solution(3)
+    env = alfworld.make(alfworld.Config())
+    offers, shown, numbers = env.reset(task).commands, [], []
+    for command in commands:
+        numbers.append(offers.index(command) + 1)
+        observation = env.step(command).observation
+        offers, shown = observation.commands, [*shown, observation.text]
+    typing(monkeypatch, *numbers)
+    (outcome,) = play.play(small_config(), "human", first=3)
+    assert outcome.won
+    said = capsys.readouterr().out
+    assert all(said.count(text) == shown.count(text) for text in set(shown))
+    assert f"[{numbers[0]}] {commands[0]}" in said
+
+
+def test_what_is_no_number_of_a_command_is_taken_as_it_is():
+    commands = ["a", "b", "7"]
+    typed = ["2", "7", "0", "4", "b", "two", "9" * 5000]
+    assert [play.chosen(t, commands) for t in typed] == ["b", "7", "0", "4", "b", "two", typed[-1]]
+    shop = Observation("", ("search[<your query>]", "click[buy now]"))
+    assert play.offered(Episode((), shop)) == ["click[buy now]"]
+
+
+def test_a_lost_question_tells_its_answer_and_ctrl_c_is_polite(monkeypatch, capsys):
+    cfg = typed(config.load("searchqa:smoke"))
+    split = cfg.eval.split
+    question = searchqa.tasks(searchqa.Config(), split)[0].payload
+    lines = iter(["<search>Karin</search>", "answer a wrong one"])
+
+    def ask(prompt):
+        for line in lines:
+            return line
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", ask)
+    (outcome,) = play.play(cfg, "human", games=2)
+    said = capsys.readouterr().out
+    assert (outcome.won, outcome.turns, outcome.valid) == (False, 2, 2)
+    assert f"right would have been: {' or '.join(question.answers)}\n" in said
+    assert "\nstopped: this game is not counted\n" in said
 
 
 def test_a_bad_response_is_said_to_be_one_and_costs_a_turn(monkeypatch, capsys):
@@ -209,7 +252,8 @@ def test_bad_arguments_end_with_one_line_and_code_2(argument, message):
 def test_the_terminal_obeys_nobody(capsys):
     """Neither an environment nor a model moves the cursor, and a page of it is enough."""
     evil = "\x1b[2J\x9b1m" + "x" * 200_000
-    play._tell(Projection(evil, False, "odd"), StepResult(Observation(evil), 0.0, False, False))
+    result = StepResult(Observation(evil), 0.0, False, False)
+    play._tell(Projection(evil, False, "odd"), result, last=True)
     said = capsys.readouterr().out
     assert "\\x1b[2J" in said
     assert not {"\x1b", "\x9b"} & set(said)

@@ -37,12 +37,20 @@ def models(tmp_path_factory):
 
 
 @pytest.mark.parametrize("algo", ["atod", "opd", "grpo", "sft"])
-def test_a_run_leaves_a_report_metrics_transcripts_and_a_loadable_student(algo, models, tmp_path):
+def test_a_run_leaves_a_report_metrics_transcripts_and_a_loadable_student(
+    algo, models, tmp_path, capsys
+):
     cfg = smoke_config(models, algo, export=str(tmp_path / "student"))
     start(cfg, str(tmp_path / "run"))
     run = tmp_path / "run"
     report = (run / "report.md").read_text()
     assert "before training" in report
+    said, log = capsys.readouterr(), (run / "run.log").read_text()
+    assert "step 2: 0 % [0, 32] at T=1, 8 tasks" in said.out
+    assert re.search(r"\| after - before +\| \+0.0 \[\+0.0, \+0.0\] \|\n", said.out)
+    assert f"evaluate --checkpoint={run} " in said.out.partition("next:")[2]
+    lines = [line[20:] for line in log.splitlines()[1:]]
+    assert set(lines) == {*said.out.splitlines(), *said.err.splitlines()}
     assert (run / "success_curve.png").stat().st_size > 10_000
     steps = [r["step"] for r in records(run) if "loss/total" in r]
     assert steps == [0, 1, 2]

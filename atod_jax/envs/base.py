@@ -110,4 +110,6 @@ class Environment(NamedTuple):
     # replays and what a teacher with privileged context reads. Optional.
     demonstration: Callable[[Any, Task, int], tuple[str, ...]] | None = None
     expert: Expert | None = None  # optional
+    # task -> what would have been right, for people who have lost; optional
+    answer: Callable[[Task], str] | None = None
     data: str = ""  # how to get and name the official data, for people; optional

@@ -104,6 +104,7 @@ def collect(
     demonstrations: Sequence[Sequence[str]] = (),
     contexts: Sequence[str] = (),
     between_turns: Callable[[], None] = lambda: None,
+    ended: Callable[[int], None] = lambda count: None,
     first_row: int = 0,
     at_once: int = 0,
 ) -> list[Trajectory]:
@@ -121,6 +122,7 @@ def collect(
         student finds when it begins. None at all: it begins at the start.
       contexts: what only the teacher reads, per task; none at all: what the student reads.
       between_turns: called before every call of the sampler; may raise to abandon the rollout.
+      ended: told, as often, how many episodes have ended so far.
       first_row: number of the first episode among those of all processes.
       at_once: episodes that are played side by side; 0: all.
 
@@ -145,6 +147,7 @@ def collect(
         requests = table.requests(first_row)
         sampler.submit(requests)
         between_turns()
+        ended(table.ended)
         actions = sampler.advance(table.playing)
         if actions is None:
             break
@@ -219,6 +222,11 @@ class _Table:
     def playing(self) -> int:
         """Episodes that have begun and not ended."""
         return len(self._game)
+
+    @property
+    def ended(self) -> int:
+        """Episodes that have ended."""
+        return self._next - len(self._game)
 
     @property
     def slots(self) -> list[Slot]:

@@ -21,11 +21,13 @@ def play_shared(
     demonstrations: Sequence[Sequence[str]] = (),
     contexts: Sequence[str] = (),
     between_turns: Callable[[], None] = lambda: None,
+    ended: Callable[[int], None] = lambda count: None,
     at_once: int = 0,
 ) -> list[Trajectory]:
     """`rollout.collect`, each process playing its share of the tasks; all get all episodes.
 
-    An episode draws the numbers that it would draw in a single process; `at_once` is of them all.
+    An episode draws the numbers that it would draw in a single process; `at_once` is of them all,
+    and what `ended` is told is this process's count, times the number of processes.
     """
     mine = cluster.share_of(len(tasks))
     episodes = rollout.collect(
@@ -38,6 +40,7 @@ def play_shared(
         demonstrations=demonstrations[mine],
         contexts=contexts[mine],
         between_turns=between_turns,
+        ended=lambda count: ended(min(len(tasks) * group_size, count * cluster.count())),
         first_row=mine.start * group_size,
         at_once=-(-at_once // cluster.count()),
     )

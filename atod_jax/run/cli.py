@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -235,6 +236,23 @@ def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
 def command_line() -> str:
     """What was typed, to be copied."""
     return shlex.join([*_program(), *sys.argv[1:]])
+
+
+def command(name: str, *arguments: object) -> str:
+    """The command line of another program, to be copied here."""
+    if getattr(sys.modules["__main__"], "__spec__", None) is None:  # a script, such as `atod`
+        start = [os.path.basename(sys.argv[0])]
+    else:
+        python = shutil.which("python")
+        python = "python" if python and os.path.samefile(python, sys.executable) else _here()
+        start = [python, "-m", "atod_jax"]
+    return shlex.join([*start, name, *map(str, arguments)])
+
+
+def _here() -> str:
+    """This Python, from the current folder where it lies in it."""
+    path = os.path.relpath(sys.executable)
+    return sys.executable if path.startswith("..") else path
 
 
 def _program() -> list[str]:

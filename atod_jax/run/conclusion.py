@@ -1,7 +1,6 @@
 """The end of a run: its report and, if asked for, the student as a Hugging Face folder."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,13 @@ from atod_jax import cluster
 from atod_jax.config import Run, to_plain
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.written import require_place
-from atod_jax.results.intervals import EvalResult
 from atod_jax.results.page import write_page
 from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.run.cli import command_line
+from atod_jax.run.closing import References
 from atod_jax.run.models import Model
 from atod_jax.run.workdir import LEFT_BY_A_START, read_record
 from atod_jax.sharding import to_host
-
-References = Mapping[str, Mapping[float, EvalResult]]
 
 
 def require_export(cfg: Run, workdir: Path) -> None:
@@ -52,7 +49,8 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
     if not cluster.is_first():
         return
     _report(cfg, out, references, exported=True)
-    print(f"report: {out / 'report.md'}")
+    print(farewell(cfg, out, references), flush=True)
+    print(f"report: {out / 'report.md'}", flush=True)
     _write_page(out)
     if problem := _export(cfg, student, params):
         _report(cfg, out, references, exported=False)

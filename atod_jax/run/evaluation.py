@@ -66,6 +66,10 @@ def summarize(
     )
 
 
+def _behind(before: int, ended: Callable[[int], None]) -> Callable[[int], None]:
+    return lambda count: ended(before + count)
+
+
 class Evaluator:
     """Plays one split with any parameters of one model at one temperature."""
 
@@ -84,9 +88,15 @@ class Evaluator:
         self.temperature = temperature
 
     def run(
-        self, params: Any, tasks: Sequence[Task], *, passes: int = 1
+        self,
+        params: Any,
+        tasks: Sequence[Task],
+        *,
+        passes: int = 1,
+        ended: Callable[[int], None] = lambda count: None,
     ) -> tuple[EvalResult, list[Trajectory]]:
-        """The result of `passes` sampling seeds per task, and the episodes of the first.
+        """The result of `passes` sampling seeds per task, and the episodes of the first; `ended`
+        is told how many episodes have ended so far.
 
         Raises:
           BrokenEnvironment: too many episodes could not be played (`check_played`).
@@ -101,6 +111,7 @@ class Evaluator:
                 group_size=1,
                 plan=RolloutPlan(max_turns=self._env.max_turns),
                 between_turns=self._stop,
+                ended=_behind(n * len(tasks), ended),
                 at_once=self._cfg.eval.slots,
             )
             for n in range(passes)

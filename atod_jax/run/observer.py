@@ -18,10 +18,12 @@ from atod_jax.records import CUT, Trace, Trajectory
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.metrics import Muted, Writer
+from atod_jax.results.progress import Progress
 from atod_jax.results.report import warnings_of
 from atod_jax.results.runs import read_evaluation
 from atod_jax.results.transcripts import write_all, write_transcripts
 from atod_jax.run.batch import Packed
+from atod_jax.run.closing import outcome
 from atod_jax.run.evaluation import Evaluator
 from atod_jax.run.models import Model
 from atod_jax.run.parts import Algorithm, Environment
@@ -29,6 +31,11 @@ from atod_jax.run.traces import Tracer, make_row_table, surprise, to_show, trace
 from atod_jax.types import Signal
 
 POOL = 4  # times the episodes that are shown are scored, to choose from
+
+
+def due(step: int, every: int) -> bool:
+    """True on multiples of `every`; never when it is 0."""
+    return every > 0 and step % every == 0
 
 
 class Observer:
@@ -44,10 +51,12 @@ class Observer:
         teacher: Model | None,
         algorithm: Algorithm,
         writer: Writer | Muted,
+        progress: Progress,
         out: Path,
         between_turns: Callable[[], None],
     ):
         self._cfg, self._mesh, self._env, self._writer = cfg, mesh, env, writer
+        self._progress = progress
         self._student, self._teacher = student, teacher
         self._out, self._folder, self._stop = out, out / "evaluations", between_turns
         self._evaluators: dict[tuple[Any, float], Evaluator] = {}  # compiled once each
@@ -83,6 +92,16 @@ class Observer:
             self.curve(self._cfg.total_steps, params)
         self.reference("final", self._student, params)
 
+    def coming(self, done: int) -> int:
+        """Episodes of the evaluations that follow once `done` steps are done."""
+        ev = self._cfg.eval
+        points = len([s for s in range(done, self._cfg.total_steps) if due(s, ev.every)])
+        final = len(self._env.tasks(ev.split, ev.final_tasks)) * ev.passes * len(ev.temperatures)
+        return (points + bool(ev.every)) * len(self._tasks) + final
+
+    def _teacher_at(self, temperature: float) -> EvalResult | None:
+        return self.references.get("teacher", {}).get(temperature)
+
     def _forget(self, name: str) -> None:
         """Drops the stored evaluation of a policy that goes on learning."""
         if cluster.is_first():
@@ -96,14 +115,15 @@ class Observer:
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
             if not cluster.first_says(path.is_file()):
-                what = f"{name}: playing {len(tasks)} tasks at temperature {temperature:g}"
-                if cluster.is_first():
-                    print(what, file=sys.stderr, flush=True)
                 evaluator, passes = self._evaluator(model, temperature), self._cfg.eval.passes
-                result, played = evaluator.run(params, tasks, passes=passes)
+                what, again = f"{name} at T={temperature:g}", name != "teacher"
+                with self._progress.evaluation(what, len(tasks) * passes, again=again) as ended:
+                    result, played = evaluator.run(params, tasks, passes=passes, ended=ended)
                 if cluster.is_first():
                     write_all(path.with_suffix(".jsonl.gz"), played, self._env.renderer.speller)
                     write_text(path, json.dumps(result.to_json()))
+                    teacher = self._teacher_at(temperature) if again else None
+                    print(outcome(name, result, teacher), flush=True)
                     for warning in warnings_of({f"({name})": result}):
                         print(f"warning: {warning}", file=sys.stderr, flush=True)
             found = cluster.first_says(read_evaluation(path) if cluster.is_first() else None)
@@ -111,8 +131,12 @@ class Observer:
 
     def curve(self, step: int, params: Any) -> None:
         """One point of the success curve, with a few episodes to read."""
-        result, trajectories = self._curve.run(params, self._tasks)
+        with self._progress.evaluation(f"step {step}", len(self._tasks)) as ended:
+            result, trajectories = self._curve.run(params, self._tasks, ended=ended)
         rate = result.rate()
+        if cluster.is_first():
+            teacher = self._teacher_at(self._curve.temperature)
+            print(outcome(f"step {step}", result, teacher), flush=True)
         if result.failed and cluster.is_first():
             share = f"{100 * result.failed_share:.1f} % of its episodes could not be played"
             print(f"warning: evaluation at step {step}: {share}", file=sys.stderr, flush=True)
@@ -128,6 +152,7 @@ class Observer:
         }
         scalars |= {f"eval/success/{k}": r.value for k, r in result.rate_by_kind().items()}
         self._writer.scalars(step, scalars)
+        self._progress.evaluated(step, scalars)
         pool = [trajectories[i] for i in to_show(trajectories, POOL * self._cfg.log_transcripts)]
         traces = self._tracer(params, pool, step=step) if self._tracer and pool else None
         self._show(step, "eval", pool, traces=traces)

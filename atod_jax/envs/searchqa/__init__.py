@@ -97,6 +97,7 @@ ENVIRONMENT = Environment(
     make=make,
     demonstration=demonstration,
     expert=Expert(expert.act, expert.thought, expert.disturb),
+    answer=lambda task: " or ".join(task.payload.answers),
     data=(
         "RUC-NLPIR/FlashRAG_datasets of the Hugging Face hub, python -m"
         " atod_jax.envs.searchqa.prepare, then --config.env.searchqa.data=FOLDER with a"
