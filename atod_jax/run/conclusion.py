@@ -13,7 +13,7 @@ from atod_jax.models.written import require_place
 from atod_jax.results.page import write_page
 from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
 from atod_jax.run.cli import command_line
-from atod_jax.run.closing import References
+from atod_jax.run.closing import References, farewell
 from atod_jax.run.models import Model
 from atod_jax.run.workdir import LEFT_BY_A_START, read_record
 from atod_jax.sharding import to_host
