@@ -84,7 +84,7 @@ def examine(parts: Sequence[Check]) -> bool:
 
 def versions() -> str:
     """Of the packages that results depend on; one that is missing raises."""
-    from atod_jax.results.report import package_versions
+    from atod_jax.results.provenance import package_versions
 
     return ", ".join(f"{name} {version}" for name, version in package_versions().items())
 

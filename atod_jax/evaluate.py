@@ -19,7 +19,8 @@ from atod_jax.options.plugins import key
 from atod_jax.results.files import make_folder, write_text
 from atod_jax.results.intervals import EvalResult, Interval
 from atod_jax.results.progress import Progress
-from atod_jax.results.report import evaluation_table, package_versions, warnings_of
+from atod_jax.results.provenance import package_versions
+from atod_jax.results.report import evaluation_table, warnings_of
 from atod_jax.results.tables import cell_text, markdown_table
 from atod_jax.results.terminal import Terminal
 from atod_jax.run import cli

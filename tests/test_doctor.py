@@ -69,7 +69,7 @@ def test_a_broken_part_turns_its_line_red_and_the_others_go_on(cfg, capsys, monk
 
     monkeypatch.setattr("atod_jax.run.models.load_student", nothing_there)
     monkeypatch.setattr("atod_jax.train.load_student", nothing_there)
-    monkeypatch.setattr("atod_jax.results.report.package_versions", nothing_there)
+    monkeypatch.setattr("atod_jax.results.provenance.package_versions", nothing_there)
     with pytest.raises(SystemExit) as stop:
         doctor.start(cfg, cli.Flags())
     assert stop.value.code == 1

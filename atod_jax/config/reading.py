@@ -193,6 +193,13 @@ def leaves(run: Run) -> Iterator[tree.Leaf]:
         yield leaf
 
 
+def chosen(run: Run) -> dict[str, Any]:
+    """The options that define a run and are not as they are by default, by path."""
+    found = defining(run)
+    defaults = catalogue(run.algorithm.name, run.env.name)
+    return {path: x for path, x in found.items() if x != defaults[path].value}
+
+
 def defining(run: Run) -> dict[str, Any]:
     """The options that define a run, by path: two runs that agree on them are the same run.
 

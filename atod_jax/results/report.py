@@ -3,10 +3,6 @@
 Takes plain data and writes `report.md` and `success_curve.png`; it measures nothing itself.
 """
 
-import hashlib
-import importlib.metadata
-import json
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +14,11 @@ from atod_jax.records import CUT, SHORTENED
 from atod_jax.results import plots
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult, Interval, paired_difference
-from atod_jax.results.metrics import read_records
 from atod_jax.results.tables import markdown_table, percent, points
 
 ROLES = {"start": "before training", "final": "after training", "teacher": "teacher"}
 COMPARISONS = (("final", "start"), ("final", "teacher"))
 COLOURS = {"final": "#0b5fa5", "teacher": "#c2571a", "start": "#7a7a7a"}
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 TOO_LONG = "prompt_too_long"
 MOST = 0.05  # a share of episodes or responses that is worth no warning yet
 CURVE_KEYS = ("eval/success", "eval/success_low", "eval/success_high")
@@ -43,6 +37,8 @@ def write_report(
     curve_temperature: float,
     settings: Mapping[str, Any],
     artifacts: Mapping[str, str],
+    chosen: Mapping[str, Any] | None = None,
+    example: str = "",
 ) -> Path:
     """Writes `report.md` and, with a curve, `success_curve.png`; returns the report's path.
 
@@ -52,10 +48,12 @@ def write_report(
       command: the command line that made the run.
       evaluations: results under "start", "final" and, where there is one, "teacher", each by
         sampling temperature.
-      curve: success of the student during training; `read_curve` finds it.
+      curve: success of the student during training; `curve_of` finds it.
       curve_temperature: the sampling temperature of the curve.
       settings: name -> value, shown as a table (config digest, seeds, wall time, device, ...).
       artifacts: what -> where, e.g. {"transcripts": "transcripts/"}.
+      chosen: options that are not as they are by default, path -> value.
+      example: an episode to read.
 
     Raises:
       ValueError: a role is unknown or missing, or two results are on different tasks.
@@ -80,7 +78,14 @@ def write_report(
     for temperature in temperatures:
         parts += [f"Temperature {temperature:g}:", evaluation_table(_at(evaluations, temperature))]
     parts += ["## Differences", DIFFERENCES, _difference_table(evaluations, temperatures)]
+    if example:
+        shown = example.splitlines()
+        more = ["…"] if len(shown) > EXAMPLE_LINES else []
+        lines = (f"    {line}" for line in shown[:EXAMPLE_LINES] + more)
+        parts += ["## An episode", EXAMPLE, "\n".join(lines)]
     parts += ["## How it was made", f"```\n{command}\n```", _list(settings, "setting", "value")]
+    if chosen:
+        parts += ["Options that are not as they are by default:", _list(chosen, "option", "value")]
     parts += ["## Where things are", _list(artifacts, "what", "where")]
     path = workdir / "report.md"
     write_text(path, "\n\n".join(parts) + "\n")
@@ -205,11 +210,6 @@ def _pass_at_k(result: EvalResult) -> str:
     return f"{percent(result.pass_at_k())} in {result.seeds} tries"
 
 
-def read_curve(workdir: str | Path) -> list[tuple[int, Interval]]:
-    """The success curve that a run has recorded in its `metrics.jsonl`, in order of steps."""
-    return curve_of(read_records(workdir))
-
-
 def curve_of(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, Interval]]:
     """The success curve in the records of a run, in order of steps."""
     points = {}
@@ -218,18 +218,6 @@ def curve_of(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, Interval]]
         if value is not None and low is not None and high is not None:
             points[record["step"]] = Interval(value, low, high)
     return sorted(points.items())
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on, for the settings table."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version()} | versions
-
-
-def config_digest(config: Mapping[str, Any]) -> str:
-    """Twelve hex digits that name a configuration, whatever the order of its keys."""
-    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 # -------------------------------------------------------------------------------------------- input
@@ -270,6 +258,8 @@ def _comparisons(evaluations: Evaluations, temperature: float) -> dict[tuple[str
 
 # --------------------------------------------------------------------------------------------- text
 
+EXAMPLE = "Of those shown last, in `transcripts/`; run.html has more, token by token."
+EXAMPLE_LINES = 60
 SUCCESS = "Share of tasks solved, in percent, with 95 % Wilson intervals."
 DIFFERENCES = (
     "Paired over the same tasks, in percentage points, with 95 % intervals. They speak of new "

@@ -6,12 +6,15 @@ from typing import Any
 
 import jax
 
+import atod_jax
 from atod_jax import cluster
-from atod_jax.config import Run, to_plain
+from atod_jax.config import Run, chosen, to_plain
 from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.written import require_place
+from atod_jax.results.metrics import read_records
 from atod_jax.results.page import write_page
-from atod_jax.results.report import config_digest, package_versions, read_curve, write_report
+from atod_jax.results.provenance import config_digest, git_commit, package_versions, took
+from atod_jax.results.report import curve_of, write_report
 from atod_jax.run.cli import command_line
 from atod_jax.run.closing import References, farewell
 from atod_jax.run.models import Model
@@ -61,16 +64,26 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
 
 
 def _report(cfg: Run, out: Path, references: References, *, exported: bool) -> None:
+    records = read_records(out)
     write_report(
         out,
         title=f"{cfg.algorithm.name} on {cfg.env.name}, {cfg.total_steps} steps",
         command=command_line(),
         evaluations=references,
-        curve=read_curve(out),
+        curve=curve_of(records),
         curve_temperature=cfg.eval.curve_temperature,
-        settings=_settings(cfg),
+        settings=_settings(cfg) | took(records),
         artifacts=_artifacts(cfg, exported=exported),
+        chosen=chosen(cfg),
+        example=_example(out),
     )
+
+
+def _example(out: Path) -> str:
+    """The first of the episodes that were shown last, as text."""
+    shown = sorted((out / "transcripts").glob("*-eval.txt"))
+    text = shown[-1].read_text(encoding="utf-8", errors="replace") if shown else ""
+    return text.split("\n\n=====")[0]
 
 
 def _write_page(out: Path) -> None:
@@ -102,14 +115,19 @@ def _export(cfg: Run, student: Model, params: Any) -> Exception | None:
 
 def _settings(cfg: Run) -> dict[str, Any]:
     device = jax.devices()[0]
-    return {
-        "config digest": config_digest(to_plain(cfg)),
-        "student": cfg.student.path,
-        "teacher": cfg.teacher.path or "none",
-        "seed": cfg.seed,
-        "evaluation split": cfg.eval.split,
-        "devices": f"{jax.device_count()} x {device.platform} {device.device_kind}",
-    } | package_versions()
+    commit = git_commit(Path(atod_jax.__file__).parent)
+    return (
+        ({"git commit": commit} if commit else {})
+        | {
+            "config digest": config_digest(to_plain(cfg)),
+            "student": cfg.student.path,
+            "teacher": cfg.teacher.path or "none",
+            "seed": cfg.seed,
+            "evaluation split": cfg.eval.split,
+            "devices": f"{jax.device_count()} x {device.platform} {device.device_kind}",
+        }
+        | package_versions()
+    )
 
 
 def _artifacts(cfg: Run, *, exported: bool) -> dict[str, str]:

@@ -10,15 +10,9 @@ from matplotlib.image import imread
 
 from atod_jax.records import CUT, SHORTENED
 from atod_jax.results.intervals import EvalResult, wilson
-from atod_jax.results.metrics import Writer
-from atod_jax.results.report import (
-    config_digest,
-    evaluation_table,
-    package_versions,
-    read_curve,
-    warnings_of,
-    write_report,
-)
+from atod_jax.results.metrics import Writer, read_records
+from atod_jax.results.provenance import config_digest, git_commit, package_versions, took
+from atod_jax.results.report import curve_of, evaluation_table, warnings_of, write_report
 
 TASKS = 40
 
@@ -52,6 +46,26 @@ def report(folder, evaluations, **changes) -> str:
         "artifacts": {"transcripts": "transcripts/"},
     }
     return write_report(folder, **arguments | changes).read_text(encoding="utf-8")
+
+
+def test_what_made_a_run_and_an_episode_to_read(tmp_path):
+    steps = [
+        {"step": s, "seconds/step": 30.0, "rollout/rows": 100.0, "rollout/action_tokens": 6.0}
+        for s in range(4)
+    ]
+    assert took(steps) == {
+        "training steps took": "2.0 min, 30.0 s each",
+        "action tokens learnt from": "2,400, 20 per second",
+    }
+    assert took([{"step": 0, "eval/success": 0.5}]) == {}
+    assert git_commit(tmp_path) == ""
+    text = report(
+        tmp_path, make_evaluations(2, 30, 20), chosen={"optim.lr": 1e-4},
+        example="task <b>\n" * 100,
+    )  # fmt: skip
+    assert text.count("\n    task <b>") == 60
+    assert "\n    …\n" in text
+    assert "| optim.lr | 0.0001 |" in text
 
 
 def test_the_tables_hold_the_numbers(tmp_path):
@@ -148,7 +162,7 @@ def test_the_curve_is_read_from_the_record(tmp_path):
             },
         )
     writer.close()
-    assert read_curve(tmp_path) == [(0, wilson(0, 10)), (5, wilson(5, 10))]
+    assert curve_of(read_records(tmp_path)) == [(0, wilson(0, 10)), (5, wilson(5, 10))]
 
 
 def test_roles_and_tasks_are_checked(tmp_path):
