@@ -115,11 +115,12 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
 def test_a_page_that_cannot_be_made_is_one_line(tmp_path, capsys, arguments, words):
     runs = {name: Path(make_run(tmp_path / name)) for name in "ab"}
     fill(runs["b"])
-    (runs["b"] / "transcripts" / "000000-train.jsonl").write_text('{"task": "t')
-    with pytest.raises(SystemExit, match="2"):
-        main([a.format(**runs) for a in arguments])
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert words in error
+    for damage in ('{"task": "t', "[" * 100_000):
+        (runs["b"] / "transcripts" / "000000-train.jsonl").write_text(damage)
+        with pytest.raises(SystemExit, match="2"):
+            main([a.format(**runs) for a in arguments])
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert words in error
 
 
 # ---------------------------------------------------------------------------------- in a browser
