@@ -47,7 +47,7 @@ EARLY = (
 
 
 def compare(runs: Sequence[RunRecord], out: Path) -> Path:
-    """Writes comparison.md and a picture per section; returns the page's path.
+    """Writes comparison.md and a picture per section with a curve; returns the page's path.
 
     Raises:
       ValueError: one name for different settings, or one folder twice.
@@ -57,8 +57,10 @@ def compare(runs: Sequence[RunRecord], out: Path) -> Path:
     parts = ["# Runs side by side"]
     for number, section in enumerate(sections(runs), 1):
         picture = f"comparison-{number}.png" if number > 1 else "comparison.png"
-        parts += _page(section, picture)
-        draw(out / picture, section)
+        drawn = any(run.curve for run in section.runs)  # none: evaluated before and after only
+        parts += _page(section, picture if drawn else "")
+        if drawn:
+            draw(out / picture, section)
     page = out / "comparison.md"
     write_text(page, "\n\n".join(parts) + "\n")
     return page
@@ -89,7 +91,7 @@ def _page(section: Section, picture: str) -> list[str]:
     return [
         f"## {section.heading}",
         *(f"**Warning:** {text}." for text in _warnings(section)),
-        f"![Share of held-out tasks solved over training steps]({picture})",
+        *([f"![Share of held-out tasks solved over training steps]({picture})"] * bool(picture)),
         _runs_table(section),
         *([f"### After training\n\n{AFTER}", *tables] if tables else []),
         *_titled("Success along the way", ALONG, _curve_table(section)),

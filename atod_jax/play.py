@@ -15,19 +15,13 @@ what it thought and what it did, as in the first pass of an evaluation. The othe
 
 import argparse
 import contextlib
-import importlib
-import re
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
-from rich.columns import Columns
-from rich.console import Console
-from rich.text import Text
 
 from atod_jax import config
 from atod_jax.config import Run
@@ -43,16 +37,14 @@ from atod_jax.envs.templates import template_of
 from atod_jax.records import CUT, StopReason, Task
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.report import evaluation_table, warnings_of
-from atod_jax.run import cli
+from atod_jax.run import cli, person
 from atod_jax.run.checkpoints import add_checkpoint, own_config
-from atod_jax.run.player import ModelPlayer
+from atod_jax.run.player import ModelPlayer, Said
 from atod_jax.streams import Stream, rng
-from atod_jax.texts import one_line, visible, whole
+from atod_jax.texts import one_line, visible
 
 PLAYERS = ("human", "model", "expert", "random")
 WATCHED = ("human", "model")  # one game at a time, with every turn on the screen
-_TAG = re.compile(r"</?\w+>")
-_WHOLE = re.compile(r"<(\w+)>[^<]*</\1>")  # a command of Search-QA, for one
 
 
 class Outcome(NamedTuple):
@@ -67,8 +59,7 @@ class Outcome(NamedTuple):
     problems: tuple[str, ...]  # of the turns that had one, see `records.Turn`
 
 
-# (prompt, episode) -> response, and whether it was cut; None: the prompt does not fit
-Respond = Callable[[str, Episode], tuple[str, bool] | None]
+Respond = Callable[[str, Episode], Said | None]  # of a prompt; None: it does not fit
 
 
 class Watch(Protocol):
@@ -144,12 +135,13 @@ def play_one(env: TextEnv, task: Task, table: Table, *, respond: Respond, watch:
         if said is None:
             stop = StopReason.prompt_too_long
             break
-        response, cut = said
-        action = template.project(response, episode.current.commands)
+        action = template.project(said.response, episode.current.commands)
         result = env.step(action.command)
         valid.append(action.valid)
         watch(action, result, last=result.done or len(valid) == table.max_turns)
-        problems.append(CUT if cut else action.reason)
+        problems += said.problems
+        if CUT not in said.problems:
+            problems.append(action.reason)
         if result.done:
             stop = StopReason.done
             break
@@ -176,15 +168,6 @@ def summarize(outcomes: Sequence[Outcome]) -> EvalResult:
     )
 
 
-def as_response(template: Template, typed: str, commands: Sequence[str]) -> str:
-    """What was typed, if it is a response or tries to be one; a command becomes a response without
-    a thought."""
-    if template.project(typed, commands).valid:
-        return typed
-    is_command = _WHOLE.fullmatch(typed) or not _TAG.search(typed)
-    return template.respond(typed, "") if is_command else typed
-
-
 def _choose(tasks: Sequence[Task], split: str, *, first: int, count: int) -> list[Task]:
     if not 0 <= first < len(tasks):
         raise ValueError(f"--first={first}: {split} has the games 0 to {len(tasks) - 1}")
@@ -195,15 +178,15 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
     template, expert = table.template, table.plugin.expert
     draws = rng(cfg.seed, Stream.evaluation)
     if name == "human":
-        _edit_lines()
-        return lambda prompt, episode: (_ask(template, prompt, episode), False), _tell
+        person.edit_lines()
+        return lambda prompt, episode: Said(person.ask(template, prompt, episode)), _tell
     if name == "expert" and expert is None:
         raise ValueError(
             f"--player=expert: env.name={cfg.env.name!r} has no scripted expert; choose human or "
             "random"
         )
     if name == "expert" and expert is not None:
-        return lambda _, episode: (template.respond(expert.act(episode), ""), False), _ignore
+        return lambda _, episode: Said(template.respond(expert.act(episode), "")), _ignore
 
     def draw(episode: Episode) -> str:
         commands = episode.current.commands
@@ -211,7 +194,7 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
             return expert.disturb(draws, commands, absent=0.0)
         return commands[draws.integers(len(commands))] if commands else ""
 
-    return lambda _, episode: (template.respond(draw(episode), ""), False), _ignore
+    return lambda _, episode: Said(template.respond(draw(episode), "")), _ignore
 
 
 @contextlib.contextmanager
@@ -227,55 +210,27 @@ def _leaving() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _edit_lines() -> None:
-    """Arrow keys and a history for what is typed, where this Python has them."""
-    if sys.stdin.isatty():
-        with contextlib.suppress(ImportError):
-            importlib.import_module("readline")
-
-
 def _solution(plugin: Environment, outcome: Outcome) -> str:
     if outcome.won or plugin.answer is None:
         return ""
     return f"right would have been: {one_line(plugin.answer(outcome.task))}\n"
 
 
-def _ask(template: Template, prompt: str, episode: Episode) -> str:
-    print(f"\n{visible(episode.current.text if episode.past else prompt)}\n")
-    commands = offered(episode)
-    numbered = [Text(f"[{n}] {one_line(command)}") for n, command in enumerate(commands, 1)]
-    Console().print(Columns(numbered, padding=(0, 2), column_first=True))
-    while not (typed := whole(input("> ")).strip()):
-        print(f"\n{visible(prompt)}\n")
-    return as_response(template, chosen(typed, commands), episode.current.commands)
-
-
-def offered(episode: Episode) -> list[str]:
-    """The admissible commands that can be chosen as they are: none with a place to fill in."""
-    return [command for command in episode.current.commands if "<" not in command]
-
-
-def chosen(typed: str, commands: Sequence[str]) -> str:
-    """The command with this number; what was typed where that is no number, or itself one."""
-    if typed in commands or not re.fullmatch("[0-9]{1,4}", typed):
-        return typed
-    return commands[int(typed) - 1] if 1 <= int(typed) <= len(commands) else typed
-
-
 def _show(model: ModelPlayer) -> Respond:
     """The model's responses, shown with what is new in the prompts they answer."""
 
-    def respond(prompt: str, episode: Episode) -> tuple[str, bool] | None:
+    def respond(prompt: str, episode: Episode) -> Said | None:
         shown = episode.current.text if episode.past else prompt
         print(f"--- turn {len(episode.past) + 1}\n\n{visible(shown)}\n")
         said = model(episode)
         if said is None:
             print("the prompt does not fit the model (sampling.prompt_buckets)")
             return None
-        thought, closed, answer = said[0].rpartition("</think>")
+        thought, closed, answer = said.response.rpartition("</think>")
         if closed:
             print(f"thought: {visible(thought.removeprefix('<think>').strip())}\n")
-        print(f"answer: {visible(answer.strip())}{f'  ({CUT})' if said[1] else ''}")
+        notes = f"  ({', '.join(said.problems)})" if said.problems else ""
+        print(f"answer: {visible(answer.strip())}{notes}")
         return said
 
     return respond

@@ -137,7 +137,7 @@ def _rescore(
         return rescore(cfg, layouts, student=student, step=step, episodes=trajectories)
 
 
-def _known(columns: Mapping[str, list[float]]) -> Columns:
+def _known(columns: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
     """The columns that hold a number at all; without a teacher d, h and w are nan throughout."""
     return {name: v for name, v in columns.items() if any(map(math.isfinite, v))}
 

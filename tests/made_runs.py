@@ -39,7 +39,7 @@ def make_run(
             path.write_text(json.dumps(found))
     lines = []
     for step in range(done + 1):
-        if step % every == 0:
+        if every and step % every == 0:
             value = solved * step / steps
             lines.append({"step": step, "eval/success": value, "eval/success_low": value / 2,
                           "eval/success_high": min(1, 2 * value)})  # fmt: skip

@@ -15,12 +15,11 @@ from atod_jax.run.workdir import read_record
 
 def page(tmp_path, *arguments: str) -> str:
     out = tmp_path / "out"
-    text = compare([read_record(argument) for argument in arguments], out).read_text(
-        encoding="utf-8"
-    )
+    runs = [read_record(argument) for argument in arguments]
+    text = compare(runs, out).read_text(encoding="utf-8")
     assert "nan" not in text
     pictures = re.findall(r"\]\((.*\.png)\)", text)
-    assert pictures
+    assert bool(pictures) == any(run.curve for run in runs)
     for picture in pictures:
         assert (out / picture).stat().st_size > 5000
     return text
@@ -160,6 +159,14 @@ def test_every_algorithm_has_a_colour_and_the_teacher_a_line(tmp_path):
     assert shows(picture, "#666666")  # the teacher's
     page(tmp_path, make_run(tmp_path / "alone", algorithm="grpo", roles=("start", "final")))
     assert not shows(picture, "#666666")
+
+
+def test_without_a_curve_there_is_no_picture(tmp_path):
+    """With eval.every=0 runs are evaluated before and after only."""
+    text = page(tmp_path, make_run(tmp_path / "run", every=0))
+    assert not list((tmp_path / "out").glob("*.png"))
+    assert "| atod | 5.0 [" in text
+    assert "Success along the way" not in text
 
 
 def test_bad_folders_are_one_line(tmp_path, capsys):

@@ -11,8 +11,8 @@ from runs import typed
 from atod_jax import config, evaluate, play
 from atod_jax.envs import alfworld, searchqa
 from atod_jax.envs.base import Episode, Observation, Projection, StepResult
-from atod_jax.records import StopReason
-from atod_jax.run import cli
+from atod_jax.records import SHORTENED, StopReason
+from atod_jax.run import cli, person
 from configs import household
 
 REPO = Path(__file__).resolve().parents[1]
@@ -83,9 +83,17 @@ def test_numbers_choose_and_nothing_is_shown_twice(monkeypatch, capsys):
 def test_what_is_no_number_of_a_command_is_taken_as_it_is():
     commands = ["a", "b", "7"]
     typed = ["2", "7", "0", "4", "b", "two", "9" * 5000]
-    assert [play.chosen(t, commands) for t in typed] == ["b", "7", "0", "4", "b", "two", typed[-1]]
+    assert [person.chosen(t, commands) for t in typed] == [
+        "b",
+        "7",
+        "0",
+        "4",
+        "b",
+        "two",
+        typed[-1],
+    ]
     shop = Observation("", ("search[<your query>]", "click[buy now]"))
-    assert play.offered(Episode((), shop)) == ["click[buy now]"]
+    assert person.offered(Episode((), shop)) == ["click[buy now]"]
 
 
 def test_a_lost_question_tells_its_answer_and_ctrl_c_is_polite(monkeypatch, capsys):
@@ -177,6 +185,19 @@ def test_a_prompt_that_does_not_fit_ends_the_game(capsys):
     assert (
         "100.0 % of the episodes of the model stopped because the prompt" in capsys.readouterr().out
     )
+
+
+def test_a_prompt_that_loses_its_beginning_is_told_of(capsys, monkeypatch):
+    """As Search-QA's `paper` prompts do, whose passages may be long."""
+    cutting = alfworld.TEMPLATES["compact"]._replace(cut_left=True)
+    monkeypatch.setitem(alfworld.TEMPLATES, "compact", cutting)
+    changes = {"student.path": "household/student", "sampling.prompt_buckets": (16,)}
+    cfg = small_config(**changes, **{"env.max_turns": 2})
+    (outcome,) = play.play(cfg, "model")
+    assert (outcome.turns, outcome.problems.count(SHORTENED)) == (2, 2)
+    shown = capsys.readouterr().out
+    assert f"{SHORTENED})" in shown
+    assert "100.0 % of the prompts of the model were too long" in shown
 
 
 def prompt_of(cfg, number):

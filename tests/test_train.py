@@ -132,10 +132,13 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(models, tmp_path, monke
 def test_a_finished_run_whose_export_failed_is_started_again_and_changes_nothing(
     models, tmp_path, monkeypatch
 ):
+    run, export = tmp_path / "run", tmp_path / "model"
+
     def full(*args, **kwargs):
+        assert str(export) in report.read_text()  # a run killed from here on has one
         raise OSError("No space left on device")
 
-    run, export = tmp_path / "run", tmp_path / "model"
+    report = run / "report.md"
     cfg = smoke_config(models, total_steps=1, export=str(export))
     with monkeypatch.context() as patch:
         patch.setattr(conclusion, "save_hf", full)
@@ -143,7 +146,8 @@ def test_a_finished_run_whose_export_failed_is_started_again_and_changes_nothing
             ValueError, match=r"No space left .*atod_jax.export --checkpoint=.*run "
         ):
             start(cfg, run)
-    assert "before training" in (run / "report.md").read_text()
+    assert "before training" in report.read_text()
+    assert str(export) not in report.read_text()
     before = without_times(run)
     for _ in range(2):  # the second time over its own export
         start(cfg, run)

@@ -1,8 +1,10 @@
 """A tokenizer's chat template around one user message, and text that holds no control tokens."""
 
+import contextlib
 import copy
 import queue
 import re
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,13 +14,17 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import PreTrainedTokenizerFast
 
+from atod_jax.episodes.tokens import is_text
+
 OPEN, CLOSE = "<think>", "</think>"
 _MARK = "\u241eMESSAGE\u241e"
+_PROBE = "aZ <&> 'b' \"c\"\n\n" + "d " * 1000  # what a template that changes text would change
 _SECONDS = 20.0  # that a template may take
 _LONGEST_TEMPLATE = 100_000  # characters that it may write around a message
 # A prompt must not depend on the day it is made on; Llama's templates name this one themselves
 # where they know no other.
-_DAY = "{%- macro strftime_now(form) -%}26 Jul 2024{%- endmacro -%}"
+_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+_PLAIN = "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}"
 
 
 class Chat(NamedTuple):
@@ -28,6 +34,25 @@ class Chat(NamedTuple):
     after: str  # up to where the answer begins
     trims: bool  # blanks around the message are taken off
     opened: str  # the tail of `after` in which thinking has begun, "" where it has not
+
+
+def ensure_template(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Gives a tokenizer without a chat template, as of a base model, one of plain text: the message
+    and a line break, behind the token that begins a text where the tokenizer puts one there.
+
+    Args:
+      tokenizer: of the model; exports carry what it is given.
+      name: of the model, for messages.
+    """
+    if tokenizer.chat_template is not None:
+        return
+    begins = tokenizer.bos_token_id in tokenizer.backend_tokenizer.encode("a").ids[:1]
+    tokenizer.chat_template = "{{ bos_token }}" * begins + _PLAIN
+    print(
+        f"{name}: has no chat template, so a prompt is its message and a line break; a "
+        "chat_template.jinja in the folder, such as that of the teacher, takes its place",
+        file=sys.stderr,
+    )
 
 
 def chat_text(tokenizer: PreTrainedTokenizerFast, content: str, *, thinking: bool = False) -> str:
@@ -108,10 +133,12 @@ def chat_of(tokenizer: PreTrainedTokenizerFast, *, thinking: bool = False) -> Ch
             f"{name} prints the user's message {len(rest)} times; correct it in chat_template.jinja"
         )
     (after,) = rest
-    padded = chat_text(tokenizer, f" \n{_MARK}\n ", thinking=thinking)
-    if padded not in (text, text.replace(_MARK, f" \n{_MARK}\n ")):
+    message = f"{_MARK}{_PROBE}{_MARK}"
+    written = chat_text(tokenizer, f" \n{message}\n ", thinking=thinking)
+    kept, trimmed = (text.replace(_MARK, m) for m in (f" \n{message}\n ", message))
+    if written not in (kept, trimmed):
         raise ValueError(
-            f"{name} writes something else around a message with blanks; correct it in "
+            f"{name} changes the message, or what it writes around it; correct it in "
             "chat_template.jinja"
         )
     _, found, tail = after.rpartition(OPEN)
@@ -120,7 +147,28 @@ def chat_of(tokenizer: PreTrainedTokenizerFast, *, thinking: bool = False) -> Ch
         raise ValueError(
             f"env.thinking=True: {name} has no switch for thinking; set env.thinking=False"
         )
-    return Chat(before, after, padded == text, opened)
+    return Chat(before, after, written == trimmed, opened)
+
+
+def warn_other_chat(
+    student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast, name: str
+) -> None:
+    """Says so where a teacher, which reads the student's prompts, has another chat template.
+
+    Args:
+      student: whose template writes the prompts.
+      teacher: whose template is not used, and may be of any kind.
+      name: of the teacher, for messages.
+    """
+    ours = chat_text(student, _MARK)
+    with contextlib.suppress(ValueError):
+        if chat_text(teacher, _MARK) != ours:
+            print(
+                f"{name}: its chat template writes other text around a message than the student's, "
+                "whose prompts it reads, which it may find unusual; the same chat_template.jinja "
+                "in both folders ends that",
+                file=sys.stderr,
+            )
 
 
 def _name(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -130,8 +178,8 @@ def _name(tokenizer: PreTrainedTokenizerFast) -> str:
 class PlainText:
     """A tokenizer that makes no control token of any text.
 
-    It is the model of another one without its added tokens, special or not. Only those of blanks or
-    of a single character stay: they are text.
+    It is the model of another one without its added tokens, special or not. Only those that are
+    text stay.
 
     Args:
       backend: of a fast tokenizer.
@@ -140,7 +188,7 @@ class PlainText:
 
     def __init__(self, backend: Tokenizer, *, starts: bool = False):
         added = backend.get_added_tokens_decoder()
-        text = {i: t for i, t in added.items() if len(t.content) < 2 or t.content.isspace()}
+        text = {i: t for i, t in added.items() if is_text(t)}
         self._tokenizer = Tokenizer(backend.model)
         self._tokenizer.normalizer = backend.normalizer
         self._tokenizer.pre_tokenizer = backend.pre_tokenizer

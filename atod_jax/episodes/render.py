@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from atod_jax import texts
 from atod_jax.envs.base import Episode, Projection, Template
 from atod_jax.episodes.chat import CLOSE, OPEN, Framed, chat_of
-from atod_jax.episodes.tokens import Tokens
+from atod_jax.episodes.tokens import Tokens, is_text
 from atod_jax.records import Speller
 
 _CHARACTERS = 256  # no token stands for more
@@ -41,7 +41,8 @@ class Renderer:
         self._opened = chat.opened  # thinking that the prompt has begun for the answer
         self._framed = Framed(tokens.tokenizer, chat)
         special = tokens.tokenizer.backend_tokenizer.get_added_tokens_decoder().items()
-        self._unsaid = {i for i, t in special if t.special and t.content not in (OPEN, CLOSE)}
+        said = {i for i, t in special if is_text(t) or t.content in (OPEN, CLOSE)}
+        self._unsaid = {i for i, t in special if t.special} - said
 
     def message(self, episode: Episode) -> str:
         """The user message for the present state of an episode, without control characters.
@@ -130,15 +131,23 @@ def demonstration_text(commands: Sequence[str]) -> str:
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder.
 
+    What its file says of cutting and filling texts is left out: it is of the batches that it was
+    last used for.
+
     Raises:
       FileNotFoundError: the folder has no usable tokenizer.
     """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} has no fast form")
     except Exception as error:
         raise FileNotFoundError(
             f"no tokenizer in {path!r}: expected tokenizer.json and tokenizer_config.json "
             f"({type(error).__name__}: {str(error).splitlines()[0][:120]})"
         ) from error
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 
@@ -19,7 +20,7 @@ class Tokens:
     ends: tuple[int, ...]  # any of them ends an action
     pad: int  # fills arrays, where nothing reads it; may be an end
     count: int  # ids are below it
-    silent: tuple[int, ...]  # of those: nobody says them, since they are no token or padding only
+    silent: tuple[int, ...]  # of those: nobody says them, since they are no token or padding alone
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast, folder: str | Path = "") -> "Tokens":
@@ -48,7 +49,9 @@ class Tokens:
             )
         first, count, pad = next(iter(ends)), max(known) + 1, tokenizer.pad_token_id
         pad = pad if isinstance(pad, int) else first
-        silent = set(range(count)) - known | ({pad} - set(ends))
+        added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+        fills = {pad} - set(ends) if pad in added and not is_text(added[pad]) else set()
+        silent = set(range(count)) - known | fills
         return cls(tokenizer, first, tuple(ends), pad, count, tuple(sorted(silent)))
 
 
@@ -64,6 +67,11 @@ def _listed_ends(folder: Path) -> Iterator[tuple[Path, object]]:
         for end in listed if isinstance(listed, list) else [listed]:
             if end is not None:
                 yield file, end
+
+
+def is_text(added: AddedToken) -> bool:
+    """Whether an added token is text all the same: blanks, or a character such as a padding "!"."""
+    return len(added.content) < 2 or added.content.isspace()
 
 
 def require_same_ids(student: Tokens, teacher: Tokens, name: str) -> None:

@@ -154,7 +154,10 @@ def _file_names(folder: Path) -> Iterator[str]:
         yield SINGLE
         return
     if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{folder} holds neither {SINGLE} nor {INDEX}")
+        raise FileNotFoundError(
+            f"{folder} holds neither {SINGLE} nor {INDEX}; write them with transformers: "
+            "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR)"
+        )
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(x, str) for x in places.values()):
         raise ValueError(f"{folder / INDEX} has no weight_map of file names; copy the folder again")

@@ -54,12 +54,11 @@ class Writer:
         self._lines = path.open("a", encoding="utf-8")
         self._board = _board(workdir / "tensorboard", resume_step)
         self._trackers = trackers
-        if options:
-            plain = {
-                k: v if isinstance(v, int | float | str) else str(v) for k, v in options.items()
-            }
-            for summary in hparams(plain, {"eval/success": 0.0}):
-                self._board.file_writer.add_summary(summary)
+        events = self._board.file_writer
+        if options and events:
+            words = {k: v if isinstance(v, int | float) else str(v) for k, v in options.items()}
+            for summary in hparams(words, {"eval/success": 0.0}):
+                events.add_summary(summary)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line, on disk before this returns.

@@ -165,7 +165,7 @@ def episodes(runs: Sequence[RunRecord], most: int) -> tuple[list[dict[str, Any]]
     each = max(0, room // max(1, len(references)))  # the first tasks, the same of each
     kept = {s: read[s] for s in steps} | {s: read[s][:each] for s in references}
     found = [
-        {"id": f"{source.run}.{source.path.name}.{n}", "run": source.run} | told | record
+        {"id": f"{source.run}.{source.path.name}.{n}", "run": source.run, **told, **record}
         for source in sources
         for told in [{"set": source.played_for, "step": source.step}]
         for n, record in enumerate(kept.get(source, ()))

@@ -5,6 +5,7 @@ once and costs nothing else: `metrics.jsonl` has all of it.
 """
 
 import functools
+import importlib
 import json
 import secrets
 import sys
@@ -26,10 +27,9 @@ class Tracker(NamedTuple):
     close: Callable[[], Any]
 
 
-def wandb(out: Path, options: Mapping[str, Any]) -> Tracker:
+def _wandb(out: Path, options: Mapping[str, Any]) -> Tracker:
     """Weights & Biases; offline with WANDB_MODE=offline."""
-    import wandb
-
+    wandb: Any = importlib.import_module("wandb")
     run = wandb.init(
         project=PROJECT, name=out.name, id=_own_id(out, "wandb", lambda: secrets.token_hex(4)),
         dir=str(out), config=dict(options), resume="allow",
@@ -37,11 +37,9 @@ def wandb(out: Path, options: Mapping[str, Any]) -> Tracker:
     return Tracker("wandb", lambda values, step: run.log(dict(values), step=step), run.finish)
 
 
-def mlflow(out: Path, options: Mapping[str, Any]) -> Tracker:
+def _mlflow(out: Path, options: Mapping[str, Any]) -> Tracker:
     """MLflow; where to is its MLFLOW_TRACKING_URI."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient()
+    client = importlib.import_module("mlflow.tracking").MlflowClient()
     there = client.get_experiment_by_name(PROJECT)
     experiment = there.experiment_id if there else client.create_experiment(PROJECT)
 
@@ -61,10 +59,9 @@ def mlflow(out: Path, options: Mapping[str, Any]) -> Tracker:
     return Tracker("mlflow", log, lambda: client.set_terminated(run_id))
 
 
-def trackio(out: Path, options: Mapping[str, Any]) -> Tracker:
+def _trackio(out: Path, options: Mapping[str, Any]) -> Tracker:
     """trackio; its files are under TRACKIO_DIR."""
-    import trackio
-
+    trackio: Any = importlib.import_module("trackio")
     name = _own_id(out, "trackio", lambda: f"{out.name}-{secrets.token_hex(4)}")
     plain = {key: list(x) if isinstance(x, tuple) else x for key, x in options.items()}
     run = trackio.init(project=PROJECT, name=name, config=plain, resume="allow", embed=False)
@@ -72,9 +69,9 @@ def trackio(out: Path, options: Mapping[str, Any]) -> Tracker:
 
 
 TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
-    "wandb": wandb,
-    "mlflow": mlflow,
-    "trackio": trackio,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "trackio": _trackio,
 }
 
 

@@ -31,7 +31,7 @@ def require_export(cfg: Run) -> None:
 
 
 def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: References) -> None:
-    """Writes the export and the report.
+    """Writes the report and the export, in this order: where the model is, so is its report.
 
     Args:
       cfg: of the run.
@@ -47,8 +47,20 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
         params = jax.tree.map(to_host, student.lm.plain(params))  # of every device and process
     if not cluster.is_first():
         return
-    problem = _export(cfg, student, params)
-    path = write_report(
+    _report(cfg, out, references, exported=True)
+    print(farewell(cfg, out, references), flush=True)
+    print(f"report: {out / 'report.md'}", flush=True)
+    _write_page(out)
+    if problem := _export(cfg, student, params):
+        _report(cfg, out, references, exported=False)
+        raise ValueError(
+            f"the export has failed ({problem}); `python -m atod_jax.export --checkpoint={out} "
+            "--out=DIR` writes the student elsewhere"
+        ) from problem
+
+
+def _report(cfg: Run, out: Path, references: References, *, exported: bool) -> None:
+    write_report(
         out,
         title=f"{cfg.algorithm.name} on {cfg.env.name}, {cfg.total_steps} steps",
         command=command_line(),
@@ -56,16 +68,8 @@ def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: Re
         curve=read_curve(out),
         curve_temperature=cfg.eval.curve_temperature,
         settings=_settings(cfg),
-        artifacts=_artifacts(cfg, exported=problem is None),
+        artifacts=_artifacts(cfg, exported=exported),
     )
-    print(farewell(cfg, out, references), flush=True)
-    print(f"report: {path}", flush=True)
-    _write_page(out)
-    if problem:
-        raise ValueError(
-            f"the export has failed ({problem}); `python -m atod_jax.export --checkpoint={out} "
-            "--out=DIR` writes the student elsewhere"
-        ) from problem
 
 
 def _write_page(out: Path) -> None:

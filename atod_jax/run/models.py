@@ -14,6 +14,7 @@ from atod_jax.config.reading import to_plain
 from atod_jax.config.sections import Fresh, Run, Student, Teacher
 from atod_jax.device.learner import init_state
 from atod_jax.device.optim import OptimConfig, make_optimizer
+from atod_jax.episodes.chat import ensure_template, warn_other_chat
 from atod_jax.episodes.render import load_tokenizer
 from atod_jax.episodes.tokens import Tokens, require_same_ids
 from atod_jax.models import AXES, LanguageModel, ModelConfig, build, config_from_hf, hub, lora
@@ -127,6 +128,12 @@ def load_student(cfg: Student, layouts: Layouts, *, seed: int) -> Model:
       layouts: where it trains and samples.
       seed: of the weights that are drawn, a new model's or adapters'.
     """
+    model = _student(cfg, layouts, seed)
+    ensure_template(model.tokenizer, f"student.path={cfg.path!r}")
+    return model
+
+
+def _student(cfg: Student, layouts: Layouts, seed: int) -> Model:
     if not cfg.fresh.hidden_size:
         student = load(
             cfg.path,
@@ -214,7 +221,9 @@ def load_teacher(cfg: Teacher, student: Model, layouts: Layouts) -> Model | None
         return None
     # before any weights are read: a large teacher takes minutes
     path = model_path(cfg.path, "teacher.path", "config.json")
-    require_same_ids(student.tokens, load_tokens(path), f"teacher.path={cfg.path!r}")
+    tokens, name = load_tokens(path), f"teacher.path={cfg.path!r}"
+    require_same_ids(student.tokens, tokens, name)
+    warn_other_chat(student.tokenizer, tokens.tokenizer, name)
     layout = layouts.teacher
     teacher = load(
         cfg.path,
@@ -229,7 +238,7 @@ def load_teacher(cfg: Teacher, student: Model, layouts: Layouts) -> Model | None
     if rows == theirs:
         return teacher
     print(
-        f"teacher.path={cfg.path!r}: its head has {theirs} rows, the student's {rows}, for "
+        f"{name}: its head has {theirs} rows, the student's {rows}, for "
         f"{student.tokens.count} ids; rows without an id are dropped or added, they never count"
     )
     config = dataclasses.replace(teacher.lm.config, vocab_size=rows)

@@ -1,14 +1,23 @@
 """A model that plays one game at a time, for people who watch."""
 
+from typing import NamedTuple
+
 import jax
 
 from atod_jax.config.sections import Run
 from atod_jax.envs.base import Episode
-from atod_jax.records import Action, Request
+from atod_jax.records import CUT, SHORTENED, Action, Request
 from atod_jax.run import parts
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.models import load_policy, to_sampling
 from atod_jax.streams import Stream, key
+
+
+class Said(NamedTuple):
+    """A response, and what the token limits took from it or from its prompt."""
+
+    response: str
+    problems: tuple[str, ...] = ()  # CUT, SHORTENED
 
 
 class ModelPlayer:
@@ -31,8 +40,8 @@ class ModelPlayer:
         with jax.set_mesh(self._mesh):
             self._sampler = policy.sampler(weights, key(cfg.seed, Stream.evaluation))
 
-    def __call__(self, episode: Episode) -> tuple[str, bool] | None:
-        """(response, whether the token limit cut it); None where the prompt does not fit.
+    def __call__(self, episode: Episode) -> Said | None:
+        """What it answers; None where the prompt does not fit.
 
         An episode without a past begins the next game.
         """
@@ -41,7 +50,8 @@ class ModelPlayer:
         if not self._renderer.fits(prompt):
             return None
         action = self._act(Request(self._row, len(episode.past), prompt))
-        return self._renderer.response(action.tokens), action.cut
+        problems = (CUT,) * action.cut + (SHORTENED,) * self._renderer.shortened(prompt)
+        return Said(self._renderer.response(action.tokens), problems)
 
     def _act(self, request: Request) -> Action:
         with jax.set_mesh(self._mesh):

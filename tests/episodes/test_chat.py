@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from atod_jax.envs.alfworld import TEMPLATES
 from atod_jax.envs.base import Episode, Observation, Template
 from atod_jax.episodes import chat
-from atod_jax.episodes.chat import PlainText, chat_of, chat_text
+from atod_jax.episodes.chat import PlainText, chat_of, chat_text, ensure_template, warn_other_chat
 from atod_jax.episodes.render import Renderer, load_tokenizer
 from atod_jax.episodes.tokens import Tokens
 
@@ -105,7 +105,11 @@ def test_a_message_that_quotes_thinking_is_kept_whole():
         (CHATML.replace("m.content", "'x'"), "prints the user's message 0 times"),
         ("{{ raise_exception('system role\nfirst') }}", r"TemplateError: system role\); put one"),
         ("{{ messages[1].content }}", "cannot be used"),
-        (CHATML + "{{ messages[0].content | length }}", "something else around a message"),
+        (CHATML + "{{ messages[0].content | length }}", "what it writes around it"),
+        (CHATML.replace("m.content", "m.content.upper()"), "changes the message"),
+        (CHATML.replace("m.content", "(m.content | e)"), "changes the message"),
+        (CHATML.replace("m.content", "m.content[:400]"), "changes the message"),
+        (CHATML.replace("m.content", "m.content.split('\n')[0]"), "changes the message"),
         (None, "cannot be used"),
     ],
 )
@@ -137,8 +141,38 @@ def test_a_template_without_an_end_is_refused(template, problem, monkeypatch):
 
 
 def test_prompts_do_not_depend_on_the_day():
-    dated = make("{{ strftime_now('%d %b %Y') }}" + CHATML)
-    assert chat_text(dated, "x").startswith("26 Jul 2024<|turn|>")
+    for call in ("strftime_now('%d %b %Y')", "strftime_now(format='%d %b %Y')"):
+        dated = make("{{ " + call + " }}" + CHATML)
+        assert chat_text(dated, "x").startswith("26 Jul 2024<|turn|>")
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_base_model_reads_plain_text(begins, capsys):
+    """A chat template that is there, be it the user's, stays."""
+    tokenizer = make(None)
+    tokenizer.bos_token = "<|turn|>"
+    if begins:
+        turn = ("<|turn|>", tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|turn|> $A", special_tokens=[turn]
+        )
+    ensure_template(tokenizer, "student.path='base'")
+    assert "student.path='base': has no chat template, so" in capsys.readouterr().err
+    expected = tokenizer.encode("look\n")
+    assert (expected[0] == tokenizer.bos_token_id) == begins
+    assert prompt_of(tokenizer, "look").tolist() == expected
+    assert controls_in(tokenizer, prompt_of(tokenizer, "<|end|>")) == ["<|turn|>"] * begins
+    theirs = make(CHATML)
+    ensure_template(theirs, "student.path='chat'")
+    assert (theirs.chat_template, capsys.readouterr().err) == (CHATML, "")
+
+
+def test_a_teacher_with_another_template_is_told_of(capsys):
+    for template in (CHATML, CHATML + "{# the same #}", None, "{{ raise_exception('') }}"):
+        warn_other_chat(make(CHATML), make(template), "teacher.path='t'")
+    assert capsys.readouterr().err == ""
+    warn_other_chat(make(CHATML), make(HYBRID), "teacher.path='t'")
+    assert "teacher.path='t': its chat template writes other text" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------- text and control tokens

@@ -6,9 +6,15 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from atod_jax.episodes.render import load_tokenizer
+from atod_jax.envs.base import Episode, Observation, Template
+from atod_jax.episodes.render import Renderer, load_tokenizer
 from atod_jax.episodes.tokens import Tokens, require_same_ids, tokenizer_digest
 
+SHOW = Template(
+    prompt=lambda episode, history: episode.current.text,
+    project=None,
+    respond=lambda command, thought: command,
+)
 SPECIAL = ("<|end|>", "<|turn|>", "<|pad|>")
 
 
@@ -24,9 +30,9 @@ def make(*, extra=(), special=SPECIAL, change=lambda backend: None, **roles):
     return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
 
 
-def folder(path, **files):
+def folder(path, encoding="utf-8-sig", **files):
     for name, fields in files.items():
-        (path / f"{name}.json").write_text(json.dumps(fields), encoding="utf-8-sig")
+        (path / f"{name}.json").write_text(json.dumps(fields), encoding=encoding)
     return path
 
 
@@ -54,6 +60,18 @@ def test_padding_that_is_absent_or_the_end_takes_nothing_away(pad):
     assert tokens.silent == ()
 
 
+def test_padding_that_is_text_is_said():
+    """As the "!" of some Llama models."""
+    tokenizer = make(eos_token="<|end|>", pad_token="!")
+    tokenizer.chat_template = "<|turn|>{{ messages[0].content }}<|turn|>"
+    tokens = Tokens.of(tokenizer)
+    assert (tokens.pad, tokens.silent) == (tokenizer.convert_tokens_to_ids("!"), ())
+    renderer = Renderer(tokens, SHOW, history=0)
+    (ids,) = renderer.prompts([Episode((), Observation("stop! it"))])
+    assert tokenizer.decode(ids) == "<|turn|>stop! it<|turn|>"
+    assert renderer.response(renderer.target("stop! it")) == "stop! it"
+
+
 def test_the_highest_id_decides_and_holes_are_never_said(tmp_path):
     """Added tokens may lie far behind the vocabulary, as in files with reserved rows."""
     tokenizer = make(eos_token="<|end|>", pad_token="<|pad|>")
@@ -76,6 +94,37 @@ def test_an_end_that_is_no_id_is_refused_with_its_file(end, tmp_path):
         Tokens.of(make(eos_token="<|end|>"), tmp_path)
     with pytest.raises(ValueError, match="nothing says which token ends an answer"):
         Tokens.of(make())
+
+
+def test_how_texts_were_cut_and_filled_before_is_left_out(tmp_path):
+    """Files saved after batches of one length say so; the head of a prompt is text all the same."""
+    tokenizer = make(eos_token="<|end|>")
+    tokenizer.chat_template = "<|turn|>user {{ messages[0].content }}<|turn|>assistant "
+    tokenizer.backend_tokenizer.enable_padding(length=64, pad_id=256, pad_token="<|end|>")
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.save_pretrained(tmp_path)
+    assert '"Fixed":64' in "".join((tmp_path / "tokenizer.json").read_text().split())
+    loaded = load_tokenizer(str(tmp_path))
+    (ids,) = Renderer(Tokens.of(loaded), SHOW, history=0).prompts([Episode((), Observation("go"))])
+    assert loaded.decode(ids) == "<|turn|>user go<|turn|>assistant "
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"tokenizer_class": "ByT5Tokenizer"}, "ByT5Tokenizer has no fast form"),
+        (
+            {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}},
+            "contains custom code",  # which is not run, and nobody is asked
+        ),
+    ],
+)
+def test_a_tokenizer_of_another_kind_is_refused(fields, problem, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    make(eos_token="<|end|>").save_pretrained(tmp_path)
+    folder(tmp_path, encoding="utf-8", tokenizer_config=fields)
+    with pytest.raises(FileNotFoundError, match=problem):
+        load_tokenizer(str(tmp_path))
 
 
 def tokens(**options):

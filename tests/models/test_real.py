@@ -2,7 +2,7 @@
 
     ATOD_REAL_MODELS=/models/a:/models/b pytest -m real tests/models/test_real.py
 
-takes Hugging Face folders, separated as in PATH, with a tokenizer and a chat template. Needs torch,
+takes Hugging Face folders, separated as in PATH, with a tokenizer; base models too. Needs torch,
 which `launch/test.sh --parity` installs, and memory for three float32 copies of the largest.
 """
 
@@ -18,6 +18,7 @@ from acting import act_in_order
 
 from atod_jax.device.policy import Policy
 from atod_jax.device.sampling import SamplingConfig
+from atod_jax.episodes.chat import ensure_template
 from atod_jax.models import AXES, build
 from atod_jax.models.checkpoint_io import read_config, read_source, save_hf
 from atod_jax.models.loading import load_sharded
@@ -48,7 +49,9 @@ def folder(request):
 def tokenizer(folder):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    loaded = AutoTokenizer.from_pretrained(folder)
+    ensure_template(loaded, str(folder))
+    return loaded
 
 
 @pytest.fixture(scope="module")

@@ -108,6 +108,18 @@ def test_a_teacher_with_other_special_ids_is_refused(rows, tmp_path):
         models(config(student, other))
 
 
+def test_a_base_student_and_a_chat_teacher_are_told_of(rows, tmp_path, capsys):
+    student, teacher = (model_folder(tmp_path / name, rows) for name in ("student", "teacher"))
+    (student / "chat_template.jinja").unlink()
+    models(config(student, teacher))
+    told = capsys.readouterr().err
+    assert f"student.path='{student}': has no chat template, so" in told
+    assert f"teacher.path='{teacher}': its chat template writes other text" in told
+    shutil.copy(teacher / "chat_template.jinja", student)
+    models(config(student, teacher))
+    assert capsys.readouterr().err == ""
+
+
 def test_types_of_weights_and_products(rows, tmp_path):
     folder = model_folder(tmp_path / "m", rows)
     types = {"student.dtype": "bfloat16", "teacher.dtype": "bfloat16"}
