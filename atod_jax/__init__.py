@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import threading
+from typing import Any
 
 # transformers is used for tokenizers only; its advice to install torch would confuse.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -12,5 +14,21 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 _STARTS = os.path.basename(sys.argv[0]) in ("-m", "atod") if sys.argv else False
 if _STARTS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+_told = set[str]()
+
+
+def _tell(failed: Any) -> None:
+    """Once, in one line: a thread or a destructor of a library has failed, most often after what
+    the program says itself, such as that the disk is full."""
+    reason = " ".join(str(failed.exc_value).split())[:200]
+    text = f"in the background: {failed.exc_type.__name__}: {reason}"
+    if text not in _told:
+        _told.add(text)
+        print(text, file=sys.stderr, flush=True)
+
+
+if _STARTS and not os.environ.get("ATOD_TRACEBACK"):
+    sys.unraisablehook = threading.excepthook = _tell
 
 __version__ = "0.1.0"

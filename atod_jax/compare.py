@@ -29,6 +29,7 @@ from atod_jax.results.runs import (
     short,
 )
 from atod_jax.results.tables import markdown_table, percent, points
+from atod_jax.run.cli import short_errors
 from atod_jax.run.workdir import read_record
 
 DIAGNOSTICS = ("kl/verb", "kl/token", "rollout/mixed_groups", "rollout/valid_actions")
@@ -285,13 +286,11 @@ def main(arguments: Iterable[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
     given = parser.parse_args(None if arguments is None else list(arguments))
-    try:
+    with short_errors():
         runs = [read_record(argument) for argument in given.runs]
         for text in seed_warnings(runs):
             print(f"warning: {text}", file=sys.stderr)
         print(compare(runs, given.out))
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 from atod_jax import cluster
 from atod_jax.config import Run, defining
 from atod_jax.options.plugins import key
+from atod_jax.results.files import make_folder, write_text
 from atod_jax.results.intervals import EvalResult, Interval
 from atod_jax.results.progress import Progress
 from atod_jax.results.report import evaluation_table, package_versions, warnings_of
@@ -43,6 +44,8 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
     Returns:
       A result per temperature, named as in the table.
     """
+    if workdir and cluster.is_first():
+        make_folder(Path(workdir))
     layouts = layouts_of(cfg)
     with jax.set_mesh(layouts.student.mesh), Terminal() as terminal:
         progress = Progress(terminal, quiet=not cluster.is_first())
@@ -106,7 +109,6 @@ def _own_options(cfg: Run) -> list[str]:
 
 def write(out: Path, protocol: dict[str, Any], results: dict[str, EvalResult]) -> None:
     """evaluation.md for people and evaluation.json for programs, both with the protocol."""
-    out.mkdir(parents=True, exist_ok=True)
     failed = sorted({task for result in results.values() for task in result.failed})
     lines = [f"# {protocol['environment']}, {protocol['split']}", evaluation_table(results)]
     if failed:
@@ -114,13 +116,13 @@ def write(out: Path, protocol: dict[str, Any], results: dict[str, EvalResult]) -
         more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
         lines.append(f"Could not be played, counted as not solved: {named}{more}")
     lines += ["## Protocol", markdown_table(["what", "value"], list(protocol.items()))]
-    (out / "evaluation.md").write_text("\n\n".join(lines) + "\n")
+    write_text(out / "evaluation.md", "\n\n".join(lines) + "\n")
     payload = {
         "protocol": protocol,
         "results": {name: result.to_json() for name, result in results.items()},
         "summary": {name: summary(result) for name, result in results.items()},
     }
-    (out / "evaluation.json").write_text(json.dumps(payload, indent=1))
+    write_text(out / "evaluation.json", json.dumps(payload, indent=1))
 
 
 def summary(result: EvalResult) -> dict[str, Any]:

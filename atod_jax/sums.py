@@ -1,11 +1,16 @@
-"""Folders that we wrote, to the bit: `SHA256SUMS` lists their files for `sha256sum --check`."""
+"""Folders that we wrote, to the bit: `SHA256SUMS` lists their files for `sha256sum --check`.
 
+Its first line, a comment to that program, tells it from a list that somebody made of their own.
+"""
+
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
+_OURS = "# written by atod_jax"
 
 
 def seal(folder: Path) -> None:
@@ -22,14 +27,25 @@ def is_whole(folder: Path) -> bool:
     return (folder / SUMS).read_bytes() == _list(folder).encode()
 
 
+def is_sealed(folder: Path) -> bool:
+    """Whether its list, if it has one, is ours.
+
+    Raises:
+      OSError: the list cannot be read.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return (folder / SUMS).read_bytes().startswith(f"{_OURS}\n".encode())
+    return False
+
+
 def listed(folder: Path) -> dict[str, str]:
-    """Name to digest, as the folder was sealed.
+    """Name to digest, as in the list of a folder.
 
     Raises:
       OSError: it has no list that can be read.
     """
     lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    parts = [line.partition("  ") for line in lines]
+    parts = [line.partition("  ") for line in lines if not line.startswith("#")]
     return {name: digest for digest, _, name in parts}
 
 
@@ -54,7 +70,8 @@ def digest(file: Path) -> str:
 
 def _list(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.name != SUMS)
-    return "".join(f"{digest}  {name}\n" for name, digest in _digests(files).items())
+    sums = [f"{digest}  {name}" for name, digest in _digests(files).items()]
+    return "\n".join([_OURS, *sums, ""])
 
 
 def _digests(files: Sequence[Path]) -> dict[str, str]:

@@ -1,10 +1,13 @@
-"""Texts of environments, data and models, made harmless for those who read them.
+"""Texts of environments, data, models and files, made harmless for those who read them.
 
 Such a text may hold anything: half of a surrogate pair, which no file can store; escape sequences,
 which a terminal carries out; marks that turn lines around; and it may be of any length.
 """
 
+import json
 import re
+from pathlib import Path
+from typing import Any
 
 SHOWN = 20_000  # characters of one text that people are shown
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,3 +38,19 @@ def visible(text: str, *, longest: int = SHOWN) -> str:
 def one_line(text: str, *, longest: int = 500) -> str:
     """The same in a single line."""
     return visible(text.replace("\r\n", " ").replace("\n", " "), longest=longest)
+
+
+def read_object(file: Path, fix: str) -> dict[str, Any]:
+    """The JSON object that a file holds, whatever its encoding; `fix` ends the error.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it holds anything else, such as the first half of one.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON ({error}); {fix}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no JSON object but {found!r:.40}; {fix}")
+    return found

@@ -38,9 +38,10 @@ from atod_jax.run.scorers import SignalMaker, require_teacher
 
 def main(cfg: Run, folder: str) -> None:
     """Runs a whole training run, or what is left of it, in a folder that is no other run's."""
-    require_export(cfg)
+    require_export(cfg, Path(folder))
     with workdir.claimed(folder) as out:
-        train(cfg, workdir.open_workdir(out, cfg))
+        workdir.open_workdir(out, cfg)
+        train(cfg, out)
 
 
 def train(cfg: Run, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,7 +174,9 @@ def test_bad_folders_are_one_line(tmp_path, capsys):
     good = make_run(tmp_path / "good")
     damaged = tmp_path / "damaged"
     make_run(damaged)
-    (damaged / "evaluations" / "final-T1.json").write_text("{")
+    (damaged / "evaluations" / "final-T1.json").write_text("null")
+    torn = make_run(tmp_path / "torn")
+    (Path(torn) / "metrics.jsonl").write_text('{"step": 1e999}\n')
     other = tmp_path / "other"
     make_run(other)
     (other / "evaluations" / "start-T1.json").write_text(
@@ -181,7 +184,8 @@ def test_bad_folders_are_one_line(tmp_path, capsys):
     )
     for arguments, message in (
         ([str(tmp_path)], f"error: {tmp_path} holds no run; name the --workdir of one of train"),
-        ([str(damaged)], r"final-T1.json is not an evaluation"),
+        ([str(damaged)], "final-T1.json holds no JSON object but None; delete it, and the run"),
+        ([torn], "metrics.jsonl, line 1 is not a metrics record; delete the line"),
         ([str(other)], "holds evaluations on different tasks"),
         ([f"x={good}", f"x={make_run(tmp_path / 'b', lr=1.0)}"], "name 'x' is given to runs with"),
     ):

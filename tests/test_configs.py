@@ -1,6 +1,8 @@
 """Configs: every file and variant loads and validates; bad values name key, value and fix."""
 
+import errno
 import importlib
+import re
 import subprocess
 import sys
 
@@ -218,14 +220,50 @@ def test_command_line_mistakes_are_one_line(arguments, capsys):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), OverflowError("too large"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")],
+    [MemoryError(), OverflowError("int"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")],
 )
 def test_memory_that_is_full_is_one_line(error, capsys):
     with pytest.raises(SystemExit) as stop, cli.short_errors():
         raise error
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: out of memory (")
+    reason = "a number is too large (int)" if str(error) == "int" else "out of memory ("
+    assert line.startswith(f"error: {reason}")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "runs/a/report.md"),
+        ValueError("Error writing\n...: No space left on device [source]"),  # as Orbax says it
+        OSError(errno.EROFS, "Read-only file system"),
+    ],
+)
+def test_a_full_disk_is_one_line_with_a_code_of_its_own(error, capsys):
+    with pytest.raises(SystemExit) as stop, cli.short_errors():
+        raise error
+    assert stop.value.code == 74
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"error: (No space left on device|Read-only file system) \(", line)
+    assert line.endswith("; the same command goes on when there is room")
+
+
+def test_what_fails_in_the_background_of_a_program_is_told_once_in_one_line():
+    code = """
+import sys, threading
+sys.argv = ["-m"]
+import atod_jax
+def fail(): raise ValueError("a\\nb")
+class Odd:
+    def __del__(self): raise OSError("late")
+for _ in range(2):
+    thread = threading.Thread(target=fail); thread.start(); thread.join()
+    Odd()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == [
+        "in the background: ValueError: a b", "in the background: OSError: late"
+    ]  # fmt: skip
 
 
 def test_other_errors_of_a_device_are_not_shortened():

@@ -94,7 +94,7 @@ def test_an_outage_is_said_beside_the_number_and_is_no_number(monkeypatch, tmp_p
     broken |= {"look_at_obj_in_light/valid_unseen-0-7"}
     with pytest.raises(BrokenEnvironment, match=r"2 of 20 episodes could not be played .* 5%"):
         evaluate(cfg, "household/teacher-good", str(tmp_path / "b"))
-    assert not (tmp_path / "b").exists()
+    assert list((tmp_path / "b").iterdir()) == []
 
 
 def test_an_outage_while_training_costs_no_finished_step(monkeypatch, tmp_path):
@@ -123,6 +123,14 @@ def test_a_shipped_model_by_name_gives_the_same_numbers_every_time(capsys):
     one, two = (evaluate(typed(small_config()), "household/teacher-good", "") for _ in range(2))
     assert one["T=1.0"].to_json() == two["T=1.0"].to_json()
     assert "valid_unseen: 16 tasks" in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_played(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    fail_on(monkeypatch, lambda task: pytest.fail("played"))
+    for place in ("/proc/a", tmp_path / "file", tmp_path / "file" / "a"):
+        with pytest.raises(OSError, match=str(place)):
+            evaluate(typed(small_config()), "household/teacher-good", str(place))
 
 
 def test_missing_and_damaged_checkpoints_are_named(tmp_path):

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "sharding": {"options", "types"},
     "core": {"options", "types"},
     "algorithms": {"core", "options", "records", "types"},
-    "models": {"sharding", "sums", "types"},
+    "models": {"sharding", "sums", "texts", "types"},
     "envs": {"options", "records", "sums", "texts"},
     "device": {"core", "models", "options", "records", "sharding", "types"},
     "episodes": {"cluster", "envs", "options", "records", "streams", "texts", "types"},

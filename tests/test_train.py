@@ -163,6 +163,9 @@ def test_an_export_that_would_lose_something_is_refused_before_the_first_step(mo
             ValueError, match=rf"export={place} holds {place}, which this run needs"
         ):
             start(smoke_config(models, export=place), tmp_path / "run")
+    for place in ("", "run", "run/checkpoints", "run/episodes"):
+        with pytest.raises(ValueError, match=r"which this run needs; name a new folder"):
+            start(smoke_config(models, export=str(tmp_path / place)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -83,8 +83,8 @@ def find(file: str) -> Path:
     Raises:
       FileNotFoundError: there is none.
     """
-    if Path(file).expanduser().is_file():
-        return Path(file).expanduser()
+    if (path := Path(tree.expanded(file))).is_file():
+        return path
     bare = Path(file).stem
     if file in (bare, f"{bare}.py", f"configs/{bare}.py") and bare in shipped():
         return shipped_folder() / f"{bare}.py"

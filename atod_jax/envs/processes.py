@@ -204,6 +204,13 @@ class _ForkServer:
     """
 
     def __init__(self, make: Callable[[], TextEnv]):
+        try:
+            made = pickle.dumps(make)
+        except Exception as error:  # a lambda of a plug-in, an open file in its options
+            raise ValueError(
+                f"the environment cannot be sent to a worker process ({error}); make it with a "
+                "function of a module, or set env.workers=0"
+            ) from error
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -212,7 +219,7 @@ class _ForkServer:
                 env=os.environ | _environment_variables(),
             )
         self._replies = Connection(os.dup(self._control.fileno()))
-        self._replies.send_bytes(pickle.dumps(make))
+        self._replies.send_bytes(made)
         if problem := self._start_problem():
             self.close()
             raise ValueError(f"the environment cannot be started: {problem}")

@@ -4,11 +4,14 @@ import contextlib
 import copy
 import queue
 import re
+import resource
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 from tokenizers.pre_tokenizers import PreTokenizer
@@ -20,6 +23,7 @@ OPEN, CLOSE = "<think>", "</think>"
 _MARK = "\u241eMESSAGE\u241e"
 _PROBE = "aZ <&> 'b' \"c\"\n\n" + "d " * 1000  # what a template that changes text would change
 _SECONDS = 20.0  # that a template may take
+_MEMORY = 2**30  # bytes, likewise
 _LONGEST_TEMPLATE = 100_000  # characters that it may write around a message
 # A prompt must not depend on the day it is made on; Llama's templates name this one themselves
 # where they know no other.
@@ -64,6 +68,8 @@ def chat_text(tokenizer: PreTrainedTokenizerFast, content: str, *, thinking: boo
 
     def render() -> Any:
         template = tokenizer.get_chat_template()
+        if ("operator", "**") in {token[1:] for token in jinja2.Environment().lex(template)}:
+            raise ValueError("it raises numbers to powers, which nothing can interrupt")
         return tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=(_DAY if "strftime_now" in template else "") + template,
@@ -74,7 +80,8 @@ def chat_text(tokenizer: PreTrainedTokenizerFast, content: str, *, thinking: boo
         )
 
     try:
-        text = str(_in_time(render))
+        with _little_memory():
+            text = str(_in_time(render))
         if len(text) - len(content) > _LONGEST_TEMPLATE:
             raise ValueError(f"it writes {len(text)} characters, more than {_LONGEST_TEMPLATE}")
     except Exception as error:  # Jinja's, the template's own, or none is there
@@ -84,6 +91,22 @@ def chat_text(tokenizer: PreTrainedTokenizerFast, content: str, *, thinking: boo
             "takes a user message alone into chat_template.jinja"
         ) from error
     return text
+
+
+@contextlib.contextmanager
+def _little_memory() -> Iterator[None]:
+    """No more than _MEMORY bytes above those in use, where the system says and limits them."""
+    in_use = Path("/proc/self/statm")
+    if not in_use.is_file():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = int(in_use.read_text().split()[0]) * resource.getpagesize() + _MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most if soft < 0 else min(soft, most), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _in_time(render: Callable[[], Any]) -> Any:

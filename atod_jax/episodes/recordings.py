@@ -14,6 +14,7 @@ from atod_jax.episodes.store import (
     TOKEN_COLUMNS,
     TURN_COLUMNS,
     VERSION,
+    cut,
     in_short,
     opened,
     split_name,
@@ -48,6 +49,18 @@ class EpisodeReader:
         self.tokenizer = str(metadata["tokenizer"])  # digest of the one the ids belong to
         numbers = [re.fullmatch(r"step_(\d+)", name) for name in names]
         self.steps = sorted(int(match[1]) for match in numbers if match)
+
+    def require_whole(self) -> None:
+        """Looks at the files of all steps, before the first is needed.
+
+        Raises:
+          ValueError: one is cut short or gone; a changed bit is found when it is read.
+        """
+        if damaged := cut(self._builder.info):
+            raise ValueError(
+                f"{self.folder}: the records of {len(damaged)} of {len(self.steps)} steps are "
+                f"damaged or gone; restore {self.folder / f'{NAME}-{damaged[0]}.*'}, the first"
+            )
 
     def read(self, step: int) -> tuple[list[Trajectory], list[Trace]]:
         """The episodes of a training step as they were written, with what was known of each.

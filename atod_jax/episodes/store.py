@@ -9,6 +9,7 @@ task, the environment's business, is not kept.
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from atod_jax.records import StopReason, Trace, Trajectory, Turn
+from atod_jax.texts import one_line, read_object
 
 NAME, VERSION = "episodes", "1.0.0"
 TURN_COLUMNS = ("d", "h", "w")
@@ -106,6 +108,12 @@ class EpisodeWriter:
             there = opened(self._folder).info
             self._fields = [name for name in FIELDS if name in there.features]
             self._splits = dict(there.splits)
+            if damaged := cut(there):
+                print(
+                    f"warning: {self._folder}: the records of {len(damaged)} of "
+                    f"{len(self._splits)} steps are damaged or gone, {damaged[0]} the first",
+                    file=sys.stderr,
+                )
 
     def write(
         self,
@@ -123,7 +131,11 @@ class EpisodeWriter:
         ]
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
-        info = self._write_shard(name, records)
+        try:
+            info = self._write_shard(name, records)
+        except RuntimeError as error:  # what array_record raises for errors of files
+            reason = in_short(error)
+            raise OSError(f"{self._folder}: {name} cannot be written ({reason})") from error
         published = self._splits
         splits = published | {name: info.splits[name]}
         if name in published:  # the index must never describe another version of a file
@@ -245,6 +257,8 @@ def opened(folder: Path) -> Any:
     """
     import tensorflow_datasets as tfds
 
+    for file in sorted(folder.glob("*.json")):
+        read_object(file, f"move {folder} away to record again")
     try:
         builder = tfds.builder_from_directory(folder)
         info: Any = builder.info
@@ -256,6 +270,20 @@ def opened(folder: Path) -> Any:
     return builder
 
 
+def cut(info: Any) -> list[str]:
+    """The splits of whose records not all are there; the files are opened, not read."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    def count(path: Any) -> int:
+        try:
+            return ArrayRecordReader(str(path)).num_records()
+        except Exception:  # there is no such file
+            return 0
+
+    splits = sorted(info.splits.items())
+    return [n for n, s in splits if list(map(count, s.filepaths)) != list(s.shard_lengths)]
+
+
 def in_short(error: Exception) -> str:
     """An error of a library in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return one_line(f"{type(error).__name__}: {error}", longest=200)

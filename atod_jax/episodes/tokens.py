@@ -10,6 +10,8 @@ from pathlib import Path
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+from atod_jax.texts import read_object
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
@@ -60,10 +62,7 @@ def _listed_ends(folder: Path) -> Iterator[tuple[Path, object]]:
     for file in (folder / "generation_config.json", folder / "config.json"):
         if not file.is_file():
             continue
-        try:
-            listed = json.loads(file.read_text(encoding="utf-8-sig")).get("eos_token_id")
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{file}: is no JSON object ({error}); restore it") from error
+        listed = read_object(file, "restore it").get("eos_token_id")
         for end in listed if isinstance(listed, list) else [listed]:
             if end is not None:
                 yield file, end

@@ -5,7 +5,6 @@ is read. Files are opened for one block at a time, so no page of them stays mapp
 """
 
 import functools
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from atod_jax.models.block import ModelConfig
 from atod_jax.models.families import tensor_map
 from atod_jax.models.family import Entry
+from atod_jax.texts import read_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -115,19 +115,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: no such folder, or no such file in it.
-      ValueError: it is not valid JSON.
+      ValueError: it is not a JSON object.
     """
     if not file.parent.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {file.parent}")
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} holds no {file.name}; give a Hugging Face folder")
-    try:
-        fields = json.loads(file.read_bytes())  # of bytes it finds out the encoding
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); copy the folder again") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file} holds no JSON object but {fields!r:.40}; copy the folder again")
-    return fields
+    return read_object(file, "copy the folder again")
 
 
 def _survey(folder: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:

@@ -2,10 +2,11 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from atod_jax.sums import SUMS, changed, listed
+from atod_jax.sums import SUMS, changed, is_sealed, listed
 
 
 def require_unchanged(folder: Path, key: str) -> None:
@@ -39,8 +40,8 @@ def require_place(path: str | Path, key: str, *, kept: Sequence[str | Path] = ()
     Raises:
       ValueError: something there would be lost, or nothing can be written there.
     """
-    folder = Path(path).expanduser().resolve()
-    for other in (Path(other).expanduser().resolve() for other in kept):
+    folder = _place(path, key)
+    for other in (_place(other, key) for other in kept):
         if folder == other or folder in other.parents:
             raise ValueError(f"{key}={path} holds {other}, which this run needs; name a new folder")
     if folder.exists() and not folder.is_dir():
@@ -50,12 +51,26 @@ def require_place(path: str | Path, key: str, *, kept: Sequence[str | Path] = ()
             f"{key}={path} holds {foreign}, which no export has written; name a new folder, or "
             "empty this one"
         )
+    if os.path.ismount(folder):  # it could not be renamed
+        raise ValueError(f"{key}={path} is a file system of its own; name a folder in it")
     there = next(parent for parent in folder.parents if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"{key}={path}: nothing can be written in {there}; name another folder")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=there))
+    except OSError as error:
+        raise ValueError(
+            f"{key}={path}: {folder.name} cannot be written in {there} ({error.strerror}); name "
+            "another folder"
+        ) from error
     if folder == Path.cwd() or folder in Path.cwd().parents:
         raise ValueError(f"{key}={path} is the folder you are in; name one below it, such as model")
     return folder
+
+
+def _place(path: str | Path, key: str) -> Path:
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError as error:  # links in a circle, the home of nobody
+        raise ValueError(f"{key}={path}: {error}; name another folder") from error
 
 
 def _foreign(folder: Path) -> str:
@@ -63,7 +78,7 @@ def _foreign(folder: Path) -> str:
     names = {entry.name for entry in folder.iterdir()}
     if not names:
         return ""
-    if SUMS not in names:
+    if not is_sealed(folder):
         return min(names)
     others = names - set(listed(folder)) - {SUMS}
     return min(others) if others else "".join(changed(folder)[:1])

@@ -98,7 +98,14 @@ ASCENDING = Check(
     "give positive lengths in ascending order",
     lambda xs: bool(xs) and xs[0] > 0 and list(xs) == sorted(set(xs)),
 )
-INT32 = Check("must be below 2**31 in size", lambda x: abs(x) < 2**31)  # of all but seeds
+# of every number of an option, so that it and its products with values of use fit 32 bits
+SIZES = {
+    int: Check("must be below 2**31 in size", lambda x: abs(x) < 2**31),
+    float: Check(
+        "must be 0 or between 1e-30 and 1e+30 in size", lambda x: x == 0 or 1e-30 <= abs(x) <= 1e30
+    ),
+}
+# of whole numbers that may be larger than SIZES says
 SEED = Check("must be a seed, 0 <= seed < 2**32", lambda x: 0 <= x < 2**32)
 
 

@@ -16,13 +16,9 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from atod_jax.options.field import INT32, SEED, About, about
+from atod_jax.options.field import SEED, SIZES, About, about
 
 T = TypeVar("T")
-SMALLEST, LARGEST = (
-    1e-30,
-    1e30,
-)  # real numbers of options: their products with values of use fit float32
 Plain = dict[str, Any]  # nested; leaves are numbers, words, booleans and tuples of them
 
 
@@ -100,9 +96,8 @@ def _parsed(
         try:
             found[name] = convert(values[name], hints[name])
             checks = about(fields[name]).checks
-            if hints[name] is int and SEED not in checks:
-                checks += (INT32,)
-            broken = [c.rule for c in checks if not c.holds(found[name])]
+            broken = [] if SEED in checks else _sizes_broken(found[name])
+            broken += [c.rule for c in checks if not c.holds(found[name])]
         except ValueError as error:
             broken = [str(error)]
         problems += [f"{path}={values[name]!r}: {rule}" for rule in broken[:1]]
@@ -114,11 +109,18 @@ def _parsed(
         return default, [f"{prefix}{error}"]
 
 
+def _sizes_broken(value: Any) -> list[str]:
+    """The rules of size that a number breaks, or a number in a tuple."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    pairs = [(SIZES[type(x)], x) for x in numbers if type(x) in SIZES]
+    return [size.rule for size, x in pairs if not size.holds(x)]
+
+
 def convert(value: Any, kind: Any) -> Any:
     """A value as the type of a field: whole numbers are real ones, lists are tuples.
 
     Raises:
-      ValueError: it is of another type, not finite, or of a size that devices cannot compute with.
+      ValueError: it is of another type or not finite.
     """
     item = _item(kind)
     if item is not None:
@@ -131,8 +133,6 @@ def convert(value: Any, kind: Any) -> Any:
         raise ValueError(f"must be {_name(kind)}")
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
-    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
-        raise ValueError(f"must be 0 or between {SMALLEST:g} and {LARGEST:g} in size")
     return expanded(value) if isinstance(value, str) else value
 
 

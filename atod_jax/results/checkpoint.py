@@ -21,13 +21,14 @@ import orbax.checkpoint as ocp
 from atod_jax import cluster
 from atod_jax.options.tree import flatten
 from atod_jax.results.arrays import digests, not_finite
+from atod_jax.texts import whole
 from atod_jax.types import TrainState
 
 # Orbax's names (0.12): the mark of a finished step, and the index of its arrays.
 MARK, STAMP, INDEX = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs", Path("state", "_METADATA")
 SHAPING = ("student.", "optim.")  # options that say which arrays there are; named first
 MEND = "put back a copy of that folder, or use another step"
-UNREADABLE = frozenset("*?[]\\")  # Orbax would look for files that match
+UNREADABLE = frozenset("*?[]\\")  # Orbax would look for files that match; nor can it take bytes
 
 
 class Damaged(ValueError):
@@ -257,10 +258,11 @@ def require_readable(path: Path) -> None:
     Raises:
       ValueError: with the character of its name that is the reason.
     """
-    if found := sorted(UNREADABLE & set(str(path.absolute()))):
+    name = str(path.absolute())
+    if found := sorted(x for x in set(name) if x in UNREADABLE or whole(x) != x):
         raise ValueError(
-            f"{path.absolute()}: checkpoints cannot be read back from a folder with {found[0]!r} "
-            "in its path; give it another name"
+            f"{name}: checkpoints cannot be read back from a folder with {found[0]!r} in its path; "
+            "give it another name"
         )
 
 

@@ -1,6 +1,7 @@
 """Files that a reader never finds half written."""
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -23,3 +24,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder where it is missing, and tries it: before the work, not after it.
+
+    Raises:
+      OSError: nothing can be written there; names the place.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path).close()

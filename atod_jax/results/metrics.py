@@ -4,6 +4,7 @@ The record has one line per report and no clock times of its own, so that a run 
 and resumed ends with the same lines as one that was not.
 """
 
+import contextlib
 import json
 import math
 import sys
@@ -88,10 +89,9 @@ class Writer:
 
     def close(self) -> None:
         """Flushes and closes everything."""
-        self._lines.close()
-        self._board.close()
-        for tracker in self._trackers:
-            tracker.close()
+        with contextlib.ExitStack() as stack:  # each, whatever becomes of the others
+            for part in (self._lines, self._board, *self._trackers):
+                stack.callback(part.close)
 
 
 class Muted:
@@ -129,13 +129,13 @@ def _line(step: int, values: Mapping[str, float]) -> str:
 
 
 def _drop_from(path: Path, step: int) -> set[int]:
-    """Keeps the lines before `step` and returns their steps; a last line cut short by a kill goes
-    too."""
-    lines = [(_record(path, number, line)["step"], line) for number, line in _whole_lines(path)]
-    kept = [(at, line) for at, line in lines if at < step]
+    """Keeps the lines before `step` and returns the steps that they tell of, evaluations left out;
+    a last line cut short by a kill goes too."""
+    lines = [(_record(path, number, line), line) for number, line in _whole_lines(path)]
+    kept = [(record, line) for record, line in lines if record["step"] < step]
     if path.exists():
         write_text(path, b"".join(line for _, line in kept).decode())
-    return {at for at, _ in kept}
+    return {r["step"] for r, _ in kept if not all(k.startswith(("eval/", *RESERVED)) for k in r)}
 
 
 def _whole_lines(path: Path) -> list[tuple[int, bytes]]:
@@ -150,7 +150,7 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
         return record | {"step": int(record["step"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{path}, line {number} is not a metrics record; delete the line or choose another "
             "workdir"

@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,7 +195,7 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
         records = [json.loads(line) for line in text.splitlines() if line.strip()]
         if not all(isinstance(record, dict) for record in records):
             raise ValueError("a line is no object")
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:
         raise ValueError(
             f"{path} is damaged ({str(error)[:100]}); delete it to see the others"
         ) from error

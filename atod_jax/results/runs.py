@@ -15,10 +15,12 @@ from atod_jax.options.tree import show
 from atod_jax.results.intervals import EvalResult, Interval
 from atod_jax.results.metrics import read_records
 from atod_jax.results.report import curve_of
+from atod_jax.texts import read_object
 
 Definition = Mapping[str, Any]  # path of an option -> value: all that defines a run
 T = TypeVar("T")
 
+AGAIN = "delete it, and the run plays it again"
 EVALUATED_ON = ("eval.split", "eval.tasks", "eval.final_tasks")
 IN_HEADS = ("algorithm.name", "env.name", "eval.split")  # what names begin with
 
@@ -115,18 +117,24 @@ def read_run(workdir: Path, definition: Definition, name: str = "") -> RunRecord
     """
     results: dict[str, dict[float, EvalResult]] = {}
     for path in sorted((workdir / "evaluations").glob("*-T*.json")):
-        role, _, temperature = path.stem.rpartition("-T")
-        results.setdefault(role, {})[float(temperature)] = _evaluation(path)
+        found = read_evaluation(path)
+        results.setdefault(path.stem.rpartition("-T")[0], {})[found.temperature] = found
     if len({r.task_ids for by_role in results.values() for r in by_role.values()}) > 1:
         raise ValueError(f"{workdir / 'evaluations'} holds evaluations on different tasks")
     return RunRecord(workdir, definition, read_records(workdir), results, name)
 
 
-def _evaluation(path: Path) -> EvalResult:
+def read_evaluation(path: Path) -> EvalResult:
+    """An evaluation as it was written.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    found = read_object(path, AGAIN)
     try:
-        return EvalResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path} is not an evaluation: {error}") from error
+        return EvalResult.from_json(found)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged ({str(error)[:120]}); {AGAIN}") from error
 
 
 # ------------------------------------------------------------------------------ sections and groups

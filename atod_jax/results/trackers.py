@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atod_jax.results.files import write_text
+from atod_jax.texts import read_object
 
 PROJECT = "atod_jax"
 IDS = "trackers.json"  # of the run in those that make their own
@@ -103,7 +104,7 @@ def open_trackers(names: Sequence[str], out: Path, options: Mapping[str, Any]) -
 def _own_id(out: Path, name: str, make: Callable[[], str]) -> str:
     """What the run is called there; made once, so that a resumed run goes on in its place."""
     path = out / IDS
-    ids = json.loads(path.read_bytes()) if path.is_file() else {}
+    ids = read_object(path, "restore it") if path.is_file() else {}
     if name not in ids:
         ids[name] = make()
         write_text(path, json.dumps(ids))

@@ -1,11 +1,13 @@
 """Compiled programs, kept on disk for the next start."""
 
+import functools
 import hashlib
 import os
 import platform
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +50,21 @@ def _watch(place: Path) -> None:
     """Mends what JAX warns of: programs that cannot be read are removed, so that they are kept anew
     when they are compiled; where nothing can be written, nothing more is tried."""
     show = warnings.showwarning
+    if isinstance(show, functools.partial) and show.func is _hear:  # of another place
+        show = show.args[1]
+    warnings.showwarning = functools.partial(_hear, place, show)
 
-    def hear(message: Warning | str, *more: Any, **others: Any) -> None:
-        kind, _, reason = str(message).partition(" persistent compilation cache entry for ")
-        if not reason:
-            show(message, *more, **others)
-            return
-        with _lock:
-            if (kind, place) not in _mended:
-                _mended.add((kind, place))
-                _mend(place, kind, reason.rpartition(": ")[2])
 
-    warnings.showwarning = hear
+def _hear(place: Path, show: Callable[..., None], /, *warning: Any, **more: Any) -> None:
+    message = more.get("message", *warning[:1])
+    kind, _, reason = str(message).partition(" persistent compilation cache entry for ")
+    if not reason:
+        show(*warning, **more)
+        return
+    with _lock:
+        if (kind, place) not in _mended:
+            _mended.add((kind, place))
+            _mend(place, kind, reason.rpartition(": ")[2])
 
 
 def _mend(place: Path, kind: str, reason: str) -> None:

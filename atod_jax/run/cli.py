@@ -5,6 +5,8 @@ python -m atod_jax.train --config=FILE[:variant] --config.section.key=value --wo
 
 import argparse
 import contextlib
+import errno
+import logging
 import os
 import shlex
 import shutil
@@ -34,6 +36,8 @@ EXPECTED = (
 )
 Flags = argparse.Namespace
 _FULL = "RESOURCE_EXHAUSTED"  # what XLA says of a device without room
+_NO_ROOM = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
+NO_ROOM = os.EX_IOERR  # exit code: the disk is full or read-only
 
 
 class Program(NamedTuple):
@@ -53,12 +57,14 @@ class Program(NamedTuple):
 def run(program: Program, argv: Sequence[str] | None = None) -> None:
     """Parses the command line, checks the options and starts the program.
 
-    An expected error ends it with exit code 2 and one message; set ATOD_TRACEBACK=1 to see where it
-    came from.
+    An expected error ends it with one message (`short_errors`); set ATOD_TRACEBACK=1 to see where
+    it came from.
 
     Args:
       argv: arguments without the program's name; None: those of this process.
     """
+    for name in ("absl", "asyncio"):  # what Orbax logs with tracebacks it also raises
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with short_errors():
         flags, cfg = parse(program, sys.argv[1:] if argv is None else argv)
         cluster.start(
@@ -259,7 +265,8 @@ def _program() -> list[str]:
 
 @contextlib.contextmanager
 def short_errors() -> Iterator[None]:
-    """Expected errors, and memory that is full, as one message and exit code 2."""
+    """Expected errors, and memory that is full, as one message and exit code 2; a disk that is full
+    or read-only has a code of its own."""
     try:
         yield
     except BrokenPipeError:  # whoever read the output has enough
@@ -268,14 +275,20 @@ def short_errors() -> Iterator[None]:
     except EXPECTED as error:
         if os.environ.get("ATOD_TRACEBACK"):
             raise
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        text = visible(str(error))
+        reason = next((reason for reason in _NO_ROOM if reason in text), None)
+        if reason:
+            detail = one_line(text, longest=200)
+            text = f"{reason} ({detail}); the same command goes on when there is room"
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(NO_ROOM if reason else 2)
     except (MemoryError, OverflowError, jax.errors.JaxRuntimeError) as error:
+        kind = "a number is too large" if isinstance(error, OverflowError) else "out of memory"
         full = not isinstance(error, jax.errors.JaxRuntimeError) or _FULL in str(error)
         if not full or os.environ.get("ATOD_TRACEBACK"):
             raise
         print(
-            f"error: out of memory ({one_line(str(error), longest=200)}); lower the largest sizes "
+            f"error: {kind} ({one_line(str(error), longest=200)}); lower the largest sizes "
             "(packing.micro_rows, sampling.rows, sampling.max_new_tokens, lengths); train "
             "--dry_run says what a run needs",
             file=sys.stderr,

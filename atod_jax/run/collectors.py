@@ -214,6 +214,7 @@ class Recorded:
     def __init__(self, cfg: Run, student: Model, between_turns: Callable[[], None]):
         self._store, self._between_turns = EpisodeReader(cfg.rollout.episodes), between_turns
         self._cfg = cfg
+        self._store.require_whole()
         require_tokenizer(self._store, student)
         missing = sorted(set(range(cfg.total_steps)) - set(self._store.steps))
         if missing:

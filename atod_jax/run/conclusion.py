@@ -15,19 +15,20 @@ from atod_jax.results.report import config_digest, package_versions, read_curve,
 from atod_jax.run.cli import command_line
 from atod_jax.run.closing import References, farewell
 from atod_jax.run.models import Model
-from atod_jax.run.workdir import read_record
+from atod_jax.run.workdir import LEFT_BY_A_START, read_record
 from atod_jax.sharding import to_host
 
 
-def require_export(cfg: Run) -> None:
+def require_export(cfg: Run, workdir: Path) -> None:
     """Refuses an export that could not be written at the end.
 
     Raises:
-      ValueError: something there would be lost, the run's own models above all.
+      ValueError: something there would be lost, such as what the run reads or writes itself.
     """
     if cfg.export:
         models = [path for path in (cfg.student.path, cfg.teacher.path) if path]
-        require_place(cfg.export, "export", kept=models)
+        written = [workdir / name for name in (*LEFT_BY_A_START, "episodes")]
+        require_place(cfg.export, "export", kept=[*models, *written])
 
 
 def conclude(cfg: Run, out: Path, student: Model, *, params: Any, references: References) -> None:

@@ -20,6 +20,7 @@ from atod_jax.results.intervals import EvalResult
 from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.progress import Progress
 from atod_jax.results.report import warnings_of
+from atod_jax.results.runs import read_evaluation
 from atod_jax.results.transcripts import write_all, write_transcripts
 from atod_jax.run.batch import Packed
 from atod_jax.run.closing import outcome
@@ -125,7 +126,7 @@ class Observer:
                     print(outcome(name, result, teacher), flush=True)
                     for warning in warnings_of({f"({name})": result}):
                         print(f"warning: {warning}", file=sys.stderr, flush=True)
-            found = cluster.first_says(stored(path) if cluster.is_first() else None)
+            found = cluster.first_says(read_evaluation(path) if cluster.is_first() else None)
             self.references[name][temperature] = found
 
     def curve(self, step: int, params: Any) -> None:
@@ -210,17 +211,3 @@ def by_number(traces: Sequence[Trace]) -> str:
     turns = [[c[k] for c in columns if k < len(c) and np.isfinite(c[k])] for k in range(longest)]
     table = {"gap": [float(np.mean(x)) if x else None for x in turns], "turns": [*map(len, turns)]}
     return json.dumps(table)
-
-
-def stored(path: Path) -> EvalResult:
-    """An evaluation as it was written.
-
-    Raises:
-      ValueError: the file is damaged.
-    """
-    try:
-        return EvalResult.from_json(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged ({str(error)[:120]}); delete it, and it is played again"
-        ) from error

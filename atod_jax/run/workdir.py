@@ -7,6 +7,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from atod_jax.results import runs
 from atod_jax.results.checkpoint import require_readable
 from atod_jax.results.files import write_text
 from atod_jax.run.lock import locked
+from atod_jax.texts import read_object
 
 RECORD, STARTING = "run_config.json", "starting.json"
 # what a run writes before its first step is finished
@@ -45,7 +47,7 @@ def claimed(folder: str) -> Iterator[Path]:
         yield out
 
 
-def open_workdir(out: Path, cfg: config.Run) -> Path:
+def open_workdir(out: Path, cfg: config.Run) -> None:
     """Checks that the folder belongs to the run that goes on, or makes it this run's.
 
     Raises:
@@ -56,7 +58,6 @@ def open_workdir(out: Path, cfg: config.Run) -> Path:
     if cluster.is_first() and not (out / RECORD).is_file():
         _take_over(out, cfg)
     cluster.first_says(None)  # nobody reads what is there before it is known to belong here
-    return out
 
 
 def pin(out: Path, cfg: config.Run) -> None:
@@ -132,11 +133,10 @@ def _is_at_hand(group: str, section: Mapping[str, Any]) -> bool:
 
 
 def _json_of(record: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(record.read_text())
-    except ValueError as error:
-        raise ValueError(f"{record} is damaged: {error}; restore the file") from error
-    if not (isinstance(plain, dict) and "seed" in plain and "student" in plain):
+    plain = read_object(record, "restore the file")
+    sections = [plain.get(group, {}) for group in config.GROUPS]
+    named = all(isinstance(s, dict) and isinstance(s.get("name", ""), str) for s in sections)
+    if not (named and "seed" in plain and "student" in plain):
         raise ValueError(f"{record} is damaged: it holds no options of a run; restore the file")
     return plain
 
@@ -186,9 +186,9 @@ def _take_over(out: Path, cfg: config.Run) -> None:
 
 
 def _has_finished_steps(out: Path) -> bool:
-    steps = [p.name for p in (out / "checkpoints").glob("*") if p.name.isdigit()]
+    steps = [p.name for p in (out / "checkpoints").glob("*") if p.name.isdecimal()]
     metrics = out / "metrics.jsonl"
-    return any(map(int, steps)) or (metrics.is_file() and '"loss/total"' in metrics.read_text())
+    return any(map(int, steps)) or (metrics.is_file() and b'"loss/total"' in metrics.read_bytes())
 
 
 def _require_same(out: Path, old: config.Run, new: config.Run) -> None:
@@ -231,10 +231,10 @@ def _same(a: Any, b: Any) -> bool:
     """Equal, or two ways to write the place of the same folder."""
     if a == b:
         return True
-    return bool(
-        isinstance(a, str) and isinstance(b, str) and a and b and Path(a).exists()
-        and Path(a).resolve() == Path(b).resolve()
-    )  # fmt: skip
+    if isinstance(a, str) and isinstance(b, str) and a and b:
+        with contextlib.suppress(OSError):  # one of them is not there, or not to be looked at
+            return os.path.samefile(a, b)
+    return False
 
 
 def read_record(argument: str) -> runs.RunRecord:

@@ -219,6 +219,9 @@ def test_an_environment_that_cannot_be_made_says_why(make_pool):
         make_pool(trouble="raise").reset(tasks(""))
     with pytest.raises(ValueError, match="its process died"):
         make_pool(trouble="die").reset(tasks(""))
+    pool = EnvPool(lambda: None, PoolConfig(workers=1))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"cannot be sent to a worker .* a function of a module"):
+        pool.reset(tasks(""))
 
 
 def test_nothing_is_left_running(make_pool):

@@ -207,7 +207,7 @@ FINE = {"result": [[{"id": "4", "contents": "text"}]]}
 
 
 @contextlib.contextmanager
-def sending(*parts, pause=0.0):
+def sending(*parts, start=b"HTTP/1.1 200 OK\r\n", end=b"\r\n", pause=0.0):
     """A server that sends a head and then these bytes for ever to whoever connects."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -217,7 +217,7 @@ def sending(*parts, pause=0.0):
                     connection, _ = listening.accept()
                     with connection, contextlib.suppress(OSError):
                         connection.recv(2**16)
-                        connection.sendall(b"HTTP/1.1 200 OK\r\n" + parts[0] + b"\r\n")
+                        connection.sendall(start + parts[0] + end)
                         for part in itertools.cycle(parts[1:]):
                             connection.sendall(part)
                             time.sleep(pause)
@@ -235,10 +235,24 @@ def failing(url, match, **options):
     return time.monotonic() - began
 
 
-def test_an_answer_that_drips_is_given_up_in_time():
-    options = {"timeout": 10.0, "deadline": 0.5}
-    with sending(b"Content-Length: 100000\r\n", b" ", pause=0.05) as url:
-        assert failing(url, "not whole after 0.5 s", **options) < 2
+CHUNKED, CONTINUE = b"Transfer-Encoding: chunked\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "options"),
+    [
+        ((b"Content-Length: 100000\r\n", b" "), {}),
+        ((b"", b"X: y\r\n"), {"end": b""}),  # one header after another
+        ((CHUNKED, b"1"), {}),
+        ((CHUNKED, b"0\r\n", b"X: y\r\n"), {}),
+        ((b"", b"H"), {"start": b"", "end": b""}),
+        ((b"", CONTINUE * 100), {"start": b"", "end": b"", "pause": 0.0}),
+    ],
+    ids=["body", "headers", "size of a chunk", "trailers", "first line", "no end of heads"],
+)
+def test_an_answer_that_drips_is_given_up_in_time(parts, options):
+    with sending(*parts, **{"pause": 0.05, **options}) as url:
+        assert failing(url, "not whole after 0.5 s", timeout=10.0, deadline=0.5) < 2
 
 
 def test_an_answer_without_an_end_is_bounded_packed_or_not(monkeypatch):
@@ -322,6 +336,7 @@ def test_a_server_that_hangs_is_given_up():
         {"result": [[{"document": {"contents": None}}]]},
         {"result": ["text"]},
         {"result": [[{"contents": "a", "score": "b"}]]},
+        {"result": [[{"contents": "a", "score": 10**400}]]},
         b"[" * 100_000,
     ],
 )

@@ -1,5 +1,7 @@
 """Chat templates as people have them, and text that never becomes a control token."""
 
+import resource
+
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -132,12 +134,18 @@ def test_templates_that_cannot_be_used_are_refused_by_name(template, problem):
             "{{ messages[0].content + 'a' * 200000 }}",
             "it writes 2000.. characters, more than 100000",
         ),
+        ("{{ 'x' * 3000000000 }}", "MemoryError"),
+        ("{{ '%3000000000d' % 1 }}", "MemoryError"),
+        ("{{ 9 ** 9 ** 9 }}", "it raises numbers to powers"),  # minutes, deaf to every signal
     ],
 )
 def test_a_template_without_an_end_is_refused(template, problem, monkeypatch):
     monkeypatch.setattr(chat, "_SECONDS", 0.2)
+    before = resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(ValueError, match=problem):
         chat_of(make(template))
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    chat_of(make("**" + CHATML))  # in a text it is none
 
 
 def test_prompts_do_not_depend_on_the_day():

@@ -214,10 +214,29 @@ def test_a_truncated_file_is_named(keep, tmp_path):
         EpisodeReader(tmp_path).read(0)
 
 
-def test_a_damaged_index_is_named(tmp_path):
+@pytest.mark.parametrize("keep", [None, 0, 65536, -1])
+def test_a_file_that_is_cut_or_gone_is_known_before_it_is_read(keep, tmp_path, capsys):
+    writer = EpisodeWriter(tmp_path, "digest")
+    for step in range(3):
+        writer.write(step, episodes(step))
+    EpisodeReader(tmp_path).require_whole()
+    (file,) = (tmp_path / "1.0.0").glob("*step_000001*")
+    if keep is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"1 of 3 steps .*; restore .*step_000001\.\*, the first"):
+        EpisodeReader(tmp_path).require_whole()
+    EpisodeWriter(tmp_path, "digest").write(3, episodes(3))
+    assert "1 of 3 steps are damaged or gone, step_000001 the first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["dataset_info", "features", "metadata"])
+@pytest.mark.parametrize("text", ["{", "", "null", "[" * 100_000])
+def test_a_damaged_index_is_named(name, text, tmp_path):
     EpisodeWriter(tmp_path, "digest").write(0, episodes())
-    (tmp_path / "1.0.0" / "dataset_info.json").write_text("{")
-    with pytest.raises(ValueError, match=r"1\.0\.0 is not a readable data set"):
+    (tmp_path / "1.0.0" / f"{name}.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"1\.0\.0/{name}\.json .*; move .* away to record"):
         EpisodeReader(tmp_path)
 
 

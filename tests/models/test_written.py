@@ -81,7 +81,13 @@ def test_places_where_something_would_be_lost(tmp_path, ours, monkeypatch):
         "..": "which no export has written",
         "/": "which no export has written",
         "file": "is a file; name a folder",
-        "file/below": "nothing can be written in",
+        "file/below": "below cannot be written in",
+    }
+    (tmp_path / "round").symlink_to("round")
+    refused |= {
+        "round": "Symlink loop",
+        "~nobody-of-this-name/a": "Could not determine home directory",
+        "x" * 250: "cannot be written in",  # a name that leaves no room for a second folder
     }
     for path, message in refused.items():
         with pytest.raises(ValueError, match=rf"^export={path}:? .*{message}"):
@@ -103,11 +109,22 @@ def test_what_a_user_put_into_our_folder_is_not_ours(ours):
         require_place(ours, "export")
 
 
+def test_a_list_of_sums_that_somebody_made_does_not_make_a_folder_ours(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    command = "sha256sum mine.txt > SHA256SUMS"
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    with pytest.raises(ValueError, match=r"holds SHA256SUMS, which no export has written"):
+        require_place(tmp_path, "export")
+
+
 def test_the_folder_one_is_in_and_one_without_permission(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(ValueError, match=r"export=\. is the folder you are in; name one below it"):
         require_place(".", "export")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ValueError, match=rf"nothing can be written in {tmp_path}"):
-        require_place(tmp_path / "new", "export")
+    with pytest.raises(ValueError, match="new cannot be written in /proc"):  # nor by root
+        require_place("/proc/new", "export")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "volume")
+    with pytest.raises(ValueError, match=r"volume is a file system of its own"):
+        require_place(tmp_path / "volume", "export")
+    assert list(tmp_path.iterdir()) == [tmp_path / "here"]

@@ -65,6 +65,8 @@ def test_the_home_folder_of_a_path_is_written_out(monkeypatch):
         ({"count": 1.5}, "x.count=1.5: must be a whole number"),
         ({"count": True}, "x.count=True: must be a whole number"),
         ({"count": 2**31}, f"x.count={2**31}: must be below 2**31 in size"),
+        ({"sizes": (1, 2**31)}, f"x.sizes=(1, {2**31}): must be below 2**31 in size"),
+        ({"shares": (0, 1e31)}, "x.shares=(0, 1e+31): must be 0 or between 1e-30 and 1e+30"),
         ({"on": 1}, "x.on=1: must be true or false"),
         ({"sizes": (2, 1)}, "x.sizes=(2, 1): give positive lengths in ascending order"),
         ({"sizes": ()}, "x.sizes=(): give positive lengths in ascending order"),

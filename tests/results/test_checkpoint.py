@@ -332,7 +332,7 @@ def test_without_a_step_that_can_be_read_there_is_no_silent_new_beginning(tmp_pa
     checkpoints.close()
 
 
-@pytest.mark.parametrize("name", ["a[1]", "b*", "c?", "d\\e"])
+@pytest.mark.parametrize("name", ["a[1]", "b*", "c?", "d\\e", "f\udcff"])
 def test_a_folder_that_could_not_be_read_back_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"checkpoints cannot be read back from a folder with"):
         Checkpointer(tmp_path / name / "checkpoints")

@@ -70,8 +70,9 @@ def test_tensorboard_is_told_where_the_run_resumes(tmp_path):
     assert {e.step for e in read_events(tmp_path / "tensorboard")} == {0}
 
 
-def test_a_line_that_is_no_record_stops_the_run(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nhello\n{"step": 2}\n')
+@pytest.mark.parametrize("line", ["hello", "[1]", '{"step": null}', '{"step": 1e999}', "[" * 10**5])
+def test_a_line_that_is_no_record_stops_the_run(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is not .*; delete the line"):
         Writer(tmp_path, resume_step=1)
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 3
@@ -89,6 +90,11 @@ def test_steps_that_are_missing_are_told_of(tmp_path, capsys):
     assert "no record of 1 of the 4 steps before this one, step 1 the first" in (
         capsys.readouterr().err
     )
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 0, "eval/success": 0.5}\n{"step": 1, "loss/total": 1.0}\n'
+    )
+    Writer(tmp_path, resume_step=2).close()
+    assert "no record of 1 of the 2 steps before this one, step 0" in capsys.readouterr().err
     (tmp_path / "metrics.jsonl").unlink()
     Writer(tmp_path, resume_step=2).close()
     assert "no record of 2 of the 2 steps" in capsys.readouterr().err

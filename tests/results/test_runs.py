@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from atod_jax.results.intervals import EvalResult
-from atod_jax.results.runs import RunRecord, labels, repeated_seeds, sections, short
+from atod_jax.results.runs import (
+    RunRecord,
+    labels,
+    read_evaluation,
+    repeated_seeds,
+    sections,
+    short,
+)
 
 BASE = {
     "algorithm.name": "atod", "env.name": "alfworld", "eval.split": "valid_unseen", "seed": 0,
@@ -125,3 +132,13 @@ def test_names_that_were_chosen_are_used_and_keep_runs_apart():
 def test_equal_seeds_are_found():
     (section,) = sections([make_run(), make_run(), make_run(seed=1)])
     assert {seed: len(runs) for seed, runs in repeated_seeds(section.groups[0]).items()} == {0: 2}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"temperature": 1.0', "{}", "[]", "null", "\xff", '{"temperature": null}', "[" * 100_000],
+)
+def test_a_damaged_evaluation_is_named(tmp_path, text):
+    (tmp_path / "start-T1.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"start-T1.json .*; delete it, and the run plays it"):
+        read_evaluation(tmp_path / "start-T1.json")

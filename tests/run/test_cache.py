@@ -97,3 +97,16 @@ def test_a_place_that_cannot_be_written_is_told_once(tmp_path):
     said = _start(tmp_path)
     assert said.count("\n") == 1
     assert said.startswith("no cache of compiled programs: ")
+
+
+def test_other_warnings_go_their_way_however_often_a_cache_is_named(
+    set_options, tmp_path, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr(warnings, "showwarning", lambda *warning: shown.append(warning))
+    beneath = warnings.showwarning
+    for name in ("a", "b"):
+        use_cache(str(tmp_path / name))
+    assert warnings.showwarning.args == (next((tmp_path / "b").iterdir()), beneath)
+    warnings.showwarning("something", UserWarning, "file.py", 1)
+    assert shown == [("something", UserWarning, "file.py", 1)]

@@ -12,7 +12,8 @@ from configs import household
 def run(tmp_path):
     """The folder of a run with options of its own, and these."""
     cfg = typed(household.get_config("smoke"), **{"env.history": 1, "optim.lr": 1e-3})
-    out = workdir.open_workdir(tmp_path / "run", cfg)
+    out = tmp_path / "run"
+    workdir.open_workdir(out, cfg)
     (out / "checkpoints").mkdir()
     workdir.pin(out, cfg)
     return out, cfg

@@ -11,7 +11,6 @@ from atod_jax.records import CUT, StopReason, Task, Trace, Trajectory, Turn
 from atod_jax.run.batch import pack
 from atod_jax.run.iteration_metrics import rollout_scalars
 from atod_jax.run.layouts import layouts_of
-from atod_jax.run.observer import stored
 from atod_jax.run.parts import algorithm
 from atod_jax.run.traces import CHOICES, DISAGREE, Tracer, to_show
 from configs import household
@@ -155,14 +154,3 @@ def test_lines_hold_the_longest_turn_whoever_reads_them(config, cfg, mesh):
     assert sorted(np.unique(theirs.prompt_length)) == [0, 60]
     assert sorted(np.asarray(theirs.prompt_length))[-4:] == [0, 60, 60, 60]
     assert theirs.tokens.sharding == ours.tokens.sharding
-
-
-@pytest.mark.parametrize(
-    "text", ["", '{"temperature": 1.0', "{}", "[]", "null", "\xff", '{"temperature": null}']
-)
-def test_a_damaged_evaluation_is_named(tmp_path, text):
-    (tmp_path / "start-T1.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(
-        ValueError, match=r"start-T1.json is damaged .* delete it, and it is played"
-    ):
-        stored(tmp_path / "start-T1.json")

@@ -18,7 +18,8 @@ def run(**changes):
 
 def pinned(folder, **changes):
     cfg = run(**changes)
-    workdir.pin(workdir.open_workdir(folder, cfg), cfg)
+    workdir.open_workdir(folder, cfg)
+    workdir.pin(folder, cfg)
     return folder
 
 
@@ -104,23 +105,29 @@ def test_what_belongs_to_nobody_is_not_touched(tmp_path):
         workdir.open_workdir(tmp_path, run())
     for damage in ("", "[]", "{", "3", '{"env": 3}'):
         (tmp_path / "starting.json").write_text(damage)
-        with pytest.raises(ValueError, match=r"starting\.json is damaged"):
+        with pytest.raises(ValueError, match=r"starting\.json .*; restore the file"):
             workdir.open_workdir(tmp_path, run())
     assert kept.is_dir()
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{}", "null", "3", '{"seed": 1', '[["seed", 1]]'])
+ODD = [f'{{"seed": 0, "student": {{}}, "env": {x}}}' for x in ("3", '"name"', '{"name": [1]}')]
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", "{}", "null", "3", '{"seed": 1', '[["seed", 1]]', "[" * 100_000, *ODD]
+)
 def test_a_damaged_record_is_one_line(damage, tmp_path):
     pinned(tmp_path)
     (tmp_path / "run_config.json").write_text(damage)
     for read in (workdir.read_run, workdir.read_definition):
-        with pytest.raises(ValueError, match=r"run_config\.json is damaged: .*; restore the file"):
+        with pytest.raises(ValueError, match=r"run_config\.json .*; restore the file"):
             read(tmp_path)
 
 
 def test_the_record_is_written_once_with_the_first_finished_step(tmp_path):
     cfg = run()
-    out = workdir.open_workdir(tmp_path, cfg)
+    out = tmp_path
+    workdir.open_workdir(out, cfg)
     assert not (out / "run_config.json").exists()
     workdir.pin(out, cfg)
     first = (out / "run_config.json").stat()
@@ -133,7 +140,8 @@ def test_the_record_is_written_once_with_the_first_finished_step(tmp_path):
 def test_total_steps_may_grow_where_no_schedule_depends_on_it(tmp_path):
     pinned(tmp_path / "a")
     longer = run(total_steps=9, record=True)
-    workdir.pin(workdir.open_workdir(tmp_path / "a", longer), longer)
+    workdir.open_workdir(tmp_path / "a", longer)
+    workdir.pin(tmp_path / "a", longer)
     assert workdir.read_run(tmp_path / "a") == run(total_steps=9)  # nothing else is noted
     with pytest.raises(ValueError, match=r"total_steps \(9 there, 2 now\); it may grow, not"):
         workdir.open_workdir(tmp_path / "a", run(total_steps=2))

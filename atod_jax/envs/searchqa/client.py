@@ -5,14 +5,17 @@ for every query a list of {"document": {"id", "contents"}, "score"}. Servers tha
 {"query": text} are asked query by query.
 """
 
+import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from atod_jax.envs.searchqa.retrieve import Hit, RetrieverError
 
@@ -26,6 +29,8 @@ _REST = 15.0  # seconds in which nothing is asked after a search that nobody ans
 _REMEMBERED = 60.0  # seconds in which a server is asked query by query before lists are tried again
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
 _CONNECTIONS = 64  # kept open; a thread waits for one where all are in use
+# what misshapen JSON leads to
+_ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _BUSY = (429, 500, 502, 503, 504)
 
 
@@ -51,6 +56,7 @@ class HttpRetriever:
         self._one_by_one_until = self._rests_until = 0.0  # by time.monotonic
         self._outage, self._reached = "", False
         self._http = urllib3.PoolManager(maxsize=_CONNECTIONS, block=True, retries=False)
+        self._http.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
 
     def reach(self) -> None:
         """Looks, until it has once been so, whether anything listens there; waits for a moment.
@@ -113,7 +119,7 @@ class HttpRetriever:
             raise RetrieverError(f"{self.url}: status {status} ({_text(content)})")
         try:
             return _results(json.loads(content), count, topk)
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except _ODD as error:
             raise RetrieverError(
                 f"{self.url}: not an answer of this protocol: {type(error).__name__} {error}"
             ) from error
@@ -150,14 +156,25 @@ class HttpRetriever:
           urllib3.exceptions.HTTPError: none comes in time.
           RetrieverError: it is too long.
         """
-        began = time.monotonic()
+        began, error = time.monotonic(), None
         left = max(0.001, min(self._timeout, until - began))
-        response = self._http.request(
+        try:
+            answer = self._exchange(body, left)
+        except urllib3.exceptions.HTTPError as problem:
+            answer, error = (0, b""), problem
+        if time.monotonic() > began + left:
+            error = urllib3.exceptions.TimeoutError(f"not whole after {left:.3g} s")
+        if error:
+            raise error
+        return answer
+
+    def _exchange(self, body: bytes, seconds: float) -> tuple[int, bytes]:
+        response: Any = self._http.request(
             "POST",
             self.url,
             body=body,
             headers={"Content-Type": "application/json"},
-            timeout=left,
+            timeout=seconds,
             preload_content=False,
         )
         parts, size = [], 0
@@ -167,12 +184,49 @@ class HttpRetriever:
                 size += len(part)
                 if size > LARGEST_ANSWER:
                     raise RetrieverError(f"{self.url}: answers more than {LARGEST_ANSWER} bytes")
-                if time.monotonic() > began + left:
-                    raise urllib3.exceptions.TimeoutError(f"not whole after {left:.3g} s")
         finally:
+            response.hurry.cancel()
             response.close()
             response.release_conn()
         return response.status, b"".join(parts)
+
+
+class _Hurried:
+    """A connection whose answer has to be whole within its time-out: the library bounds every read,
+    of which a server that sends byte by byte, or heads without an end, can make any number."""
+
+    def getresponse(self) -> Any:
+        """The answer; its `hurry` hangs up unless it is cancelled."""
+        connection, above = cast(HTTPConnection, self), cast(Any, super())
+        hurry = threading.Timer(cast(float, connection.timeout), _hang_up, [connection.sock])
+        hurry.daemon = True
+        hurry.start()
+        try:
+            response = above.getresponse()
+        except BaseException:
+            hurry.cancel()
+            raise
+        response.hurry = hurry
+        return response
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Connection(_Hurried, HTTPConnection): ...
+
+
+class _SecureConnection(_Hurried, HTTPSConnection): ...
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = cast(Any, _Connection)
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = cast(Any, _SecureConnection)
 
 
 class _NotUnderstoodError(Exception):

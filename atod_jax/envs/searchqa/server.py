@@ -208,10 +208,7 @@ def serve(corpus: str, *, host: str, port: int) -> None:
         print(f"{len(index.passages)} passages at http://{host}:{server.server_port}/retrieve")
         if warning := exposed(host):
             print(warning, file=sys.stderr, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopped")
+        server.serve_forever()
 
 
 if __name__ == "__main__":

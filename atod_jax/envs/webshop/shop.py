@@ -270,7 +270,9 @@ def _find(folder: Path, what: str, stems: Sequence[str]) -> Path:
 
 
 def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if root.startswith("~"):  # whoever runs this has no home
+        root = tempfile.gettempdir()
     return Path(root) / "atod_jax" / "webshop"
 
 
