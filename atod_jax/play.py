@@ -15,19 +15,13 @@ what it thought and what it did, as in the first pass of an evaluation. The othe
 
 import argparse
 import contextlib
-import importlib
-import re
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
-from rich.columns import Columns
-from rich.console import Console
-from rich.text import Text
 
 from atod_jax import config
 from atod_jax.config import Run
@@ -43,16 +37,14 @@ from atod_jax.envs.templates import template_of
 from atod_jax.records import CUT, StopReason, Task
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.report import evaluation_table, warnings_of
-from atod_jax.run import cli
+from atod_jax.run import cli, person
 from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.run.player import ModelPlayer, Said
 from atod_jax.streams import Stream, rng
-from atod_jax.texts import one_line, visible, whole
+from atod_jax.texts import one_line, visible
 
 PLAYERS = ("human", "model", "expert", "random")
 WATCHED = ("human", "model")  # one game at a time, with every turn on the screen
-_TAG = re.compile(r"</?\w+>")
-_WHOLE = re.compile(r"<(\w+)>[^<]*</\1>")  # a command of Search-QA, for one
 
 
 class Outcome(NamedTuple):
@@ -176,15 +168,6 @@ def summarize(outcomes: Sequence[Outcome]) -> EvalResult:
     )
 
 
-def as_response(template: Template, typed: str, commands: Sequence[str]) -> str:
-    """What was typed, if it is a response or tries to be one; a command becomes a response without
-    a thought."""
-    if template.project(typed, commands).valid:
-        return typed
-    is_command = _WHOLE.fullmatch(typed) or not _TAG.search(typed)
-    return template.respond(typed, "") if is_command else typed
-
-
 def _choose(tasks: Sequence[Task], split: str, *, first: int, count: int) -> list[Task]:
     if not 0 <= first < len(tasks):
         raise ValueError(f"--first={first}: {split} has the games 0 to {len(tasks) - 1}")
@@ -195,8 +178,8 @@ def _player(table: Table, name: str, cfg: Run) -> tuple[Respond, Watch]:
     template, expert = table.template, table.plugin.expert
     draws = rng(cfg.seed, Stream.evaluation)
     if name == "human":
-        _edit_lines()
-        return lambda prompt, episode: Said(_ask(template, prompt, episode)), _tell
+        person.edit_lines()
+        return lambda prompt, episode: Said(person.ask(template, prompt, episode)), _tell
     if name == "expert" and expert is None:
         raise ValueError(
             f"--player=expert: env.name={cfg.env.name!r} has no scripted expert; choose human or "
@@ -227,46 +210,18 @@ def _leaving() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _edit_lines() -> None:
-    """Arrow keys and a history for what is typed, where this Python has them."""
-    if sys.stdin.isatty():
-        with contextlib.suppress(ImportError):
-            importlib.import_module("readline")
-
-
 def _solution(plugin: Environment, outcome: Outcome) -> str:
     if outcome.won or plugin.answer is None:
         return ""
     return f"right would have been: {one_line(plugin.answer(outcome.task))}\n"
 
 
-def _ask(template: Template, prompt: str, episode: Episode) -> str:
-    print(f"\n{visible(episode.current.text if episode.past else prompt)}\n")
-    commands = offered(episode)
-    numbered = [Text(f"[{n}] {one_line(command)}") for n, command in enumerate(commands, 1)]
-    Console().print(Columns(numbered, padding=(0, 2), column_first=True))
-    while not (typed := whole(input("> ")).strip()):
-        print(f"\n{visible(prompt)}\n")
-    return as_response(template, chosen(typed, commands), episode.current.commands)
-
-
-def offered(episode: Episode) -> list[str]:
-    """The admissible commands that can be chosen as they are: none with a place to fill in."""
-    return [command for command in episode.current.commands if "<" not in command]
-
-
-def chosen(typed: str, commands: Sequence[str]) -> str:
-    """The command with this number; what was typed where that is no number, or itself one."""
-    if typed in commands or not re.fullmatch("[0-9]{1,4}", typed):
-        return typed
-    return commands[int(typed) - 1] if 1 <= int(typed) <= len(commands) else typed
-
-
 def _show(model: ModelPlayer) -> Respond:
     """The model's responses, shown with what is new in the prompts they answer."""
 
     def respond(prompt: str, episode: Episode) -> Said | None:
-        print(f"--- turn {len(episode.past) + 1}\n\n{visible(prompt)}\n")
+        shown = episode.current.text if episode.past else prompt
+        print(f"--- turn {len(episode.past) + 1}\n\n{visible(shown)}\n")
         said = model(episode)
         if said is None:
             print("the prompt does not fit the model (sampling.prompt_buckets)")

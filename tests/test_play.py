@@ -12,7 +12,7 @@ from atod_jax import config, evaluate, play
 from atod_jax.envs import alfworld, searchqa
 from atod_jax.envs.base import Episode, Observation, Projection, StepResult
 from atod_jax.records import SHORTENED, StopReason
-from atod_jax.run import cli
+from atod_jax.run import cli, person
 from configs import household
 
 REPO = Path(__file__).resolve().parents[1]
@@ -83,9 +83,17 @@ def test_numbers_choose_and_nothing_is_shown_twice(monkeypatch, capsys):
 def test_what_is_no_number_of_a_command_is_taken_as_it_is():
     commands = ["a", "b", "7"]
     typed = ["2", "7", "0", "4", "b", "two", "9" * 5000]
-    assert [play.chosen(t, commands) for t in typed] == ["b", "7", "0", "4", "b", "two", typed[-1]]
+    assert [person.chosen(t, commands) for t in typed] == [
+        "b",
+        "7",
+        "0",
+        "4",
+        "b",
+        "two",
+        typed[-1],
+    ]
     shop = Observation("", ("search[<your query>]", "click[buy now]"))
-    assert play.offered(Episode((), shop)) == ["click[buy now]"]
+    assert person.offered(Episode((), shop)) == ["click[buy now]"]
 
 
 def test_a_lost_question_tells_its_answer_and_ctrl_c_is_polite(monkeypatch, capsys):
