@@ -217,11 +217,10 @@ def _solution(plugin: Environment, outcome: Outcome) -> str:
 
 
 def _show(model: ModelPlayer) -> Respond:
-    """The model's responses, shown with what is new in the prompts they answer."""
+    """The model's responses, shown with the prompts they answer."""
 
     def respond(prompt: str, episode: Episode) -> Said | None:
-        shown = episode.current.text if episode.past else prompt
-        print(f"--- turn {len(episode.past) + 1}\n\n{visible(shown)}\n")
+        print(f"--- turn {len(episode.past) + 1}\n\n{visible(prompt)}\n")
         said = model(episode)
         if said is None:
             print("the prompt does not fit the model (sampling.prompt_buckets)")
