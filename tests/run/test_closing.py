@@ -1,6 +1,8 @@
 """What a run says of its results, and which commands it offers."""
 
+import importlib.util
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +60,10 @@ def test_the_table_pairs_the_same_tasks():
 
 @pytest.mark.parametrize("changes", [{}, {"record": True}, {"export": "somewhere"}], ids=str)
 @pytest.mark.parametrize("others", [0, 2])
-def test_three_commands_come_next_and_can_be_typed(changes, others, tmp_path):
+def test_three_commands_come_next_and_can_be_typed(changes, others, tmp_path, monkeypatch):
+    # as `python -m` starts programs, whoever started these tests
+    spec = importlib.util.find_spec("atod_jax.train")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec, raising=False)
     out = tmp_path / "a run"
     for folder in (out, *(tmp_path / str(n) for n in range(others))):
         folder.mkdir()
