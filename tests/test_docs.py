@@ -1,5 +1,6 @@
 """What the documents say exists: options by their paths, examples that run."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,8 @@ from atod_jax import config
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [
-    *sorted(REPO.glob("*.md")), *sorted((REPO / "atod_jax").glob("*.md")),
+    *sorted(REPO.glob("*.md")), *sorted((REPO / "atod_jax").rglob("guides/*.md")),
+    *sorted((REPO / "atod_jax").glob("*.md")),
     *sorted((REPO / "launch").glob("*.*")), *sorted((REPO / "configs").glob("*.py")),
     *sorted((REPO / "atod_jax" / "assets").rglob("README.md")),
 ]  # fmt: skip
@@ -65,3 +67,17 @@ def test_every_metric_stands_in_the_glossary():
     logged |= {f"seconds/{n}" for s in sources for n in re.findall(r"""clock.lap\("(.*)"\)""", s)}
     logged.add("eval/success/KIND")
     assert sorted(logged) == sorted(explained)
+
+
+def test_the_code_of_the_guide_to_a_run_reads_one(tmp_path):
+    """On an episode as `train` writes it."""
+    turn = {"d": 1.0, "pieces": ["go", " on"], "streams": {"advantage": [0.5, -0.25]}}
+    path = tmp_path / "runs" / "a" / "transcripts" / "000000-train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"turns": [turn, turn | {"d": 0.5}]}) + "\n")
+    page = (REPO / "atod_jax" / "guides" / "reading_a_run.md").read_text(encoding="utf-8")
+    (source,) = blocks(page)
+    run = subprocess.run(
+        [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "+0.500 'go'\n-0.250 ' on'\n"
