@@ -24,6 +24,7 @@ from atod_jax.results.runs import (
     Group,
     RunRecord,
     Section,
+    curve_temperature,
     repeated_seeds,
     sections,
     short,
@@ -261,8 +262,7 @@ def _teacher_levels(section: Section) -> dict[str, Interval]:
         for run in runs:
             for temperature, result in run.results["teacher"].items():
                 results.setdefault(temperature, []).append(result)
-        wanted = runs[0].definition.get("eval.curve_temperature", max(results))
-        nearest = min(results, key=lambda t: abs(t - wanted))
+        wanted, nearest = curve_temperature(runs[0], results)
         label = f"teacher: {name or '?'}" + (
             f" at temperature {nearest:g}" if nearest != wanted else ""
         )

@@ -40,6 +40,11 @@ def one_line(text: str, *, longest: int = 500) -> str:
     return visible(text.replace("\r\n", " ").replace("\n", " "), longest=longest)
 
 
+def of_error(error: Exception) -> str:
+    """The kind of an error and what it says, in one short line."""
+    return one_line(f"{type(error).__name__}: {error}", longest=200)
+
+
 def read_object(file: Path, fix: str) -> dict[str, Any]:
     """The JSON object that a file holds, whatever its encoding; `fix` ends the error.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import atod_jax
 from atod_jax.results.page import MOST, write_page
+from atod_jax.run import cli
 from atod_jax.run.workdir import read_record
 
 
@@ -30,17 +31,15 @@ def main(arguments: Iterable[str] | None = None) -> None:
     add("--most", type=int, default=MOST, metavar="N", help=f"episodes on the page; {MOST}")
     add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
     given = parser.parse_args(None if arguments is None else list(arguments))
-    try:
+    with cli.short_errors():
         if given.most < 1:
             raise ValueError(f"--most={given.most}: give at least 1")
         runs = [read_record(argument) for argument in given.runs]
         if given.out is None and len(runs) > 1:
             raise ValueError("--out is missing: say where the page of several runs goes")
         page = write_page(given.out or runs[0].workdir / "run.html", runs, most=given.most)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
-    left = f", {page.left_out} left out (--most={given.most})" if page.left_out else ""
-    print(f"{page.path}: {page.shown} episodes{left}, {page.path.stat().st_size / 1e6:.1f} MB")
+        left = f", {page.left_out} left out (--most={given.most})" if page.left_out else ""
+        print(f"{page.path}: {page.shown} episodes{left}, {page.path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from atod_jax.records import Instead, Speller, StopReason, Task, Trace, Trajecto
 from atod_jax.results.transcripts import write_all, write_transcripts
 from atod_jax.view import main
 
-HOSTILE = "</script><img src=x onerror=\"document.body.dataset.hacked='1'\"><b>bold</b>\x1b[31m"
+HOSTILE = (
+    "</script><img src=x onerror=\"document.body.dataset.hacked='1'\"><b>bold</b>\x1b[31m\u2028\x85"
+)
 SPELLER = Speller(
     lambda ids: f"prompt of {len(ids)} {HOSTILE}", lambda ids: [f" w{i}" for i in ids]
 )

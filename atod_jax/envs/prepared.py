@@ -44,7 +44,7 @@ def _named(folder: str | Path) -> Iterator[None]:
     except ImportError:
         raise
     except Exception as error:
-        reason = texts.one_line(f"{type(error).__name__}: {error}", longest=200)
+        reason = texts.of_error(error)
         raise ValueError(
             f"{folder} is no readable data set ({reason}); write it again with `prepare`"
         ) from error

@@ -15,11 +15,11 @@ from atod_jax.episodes.store import (
     TURN_COLUMNS,
     VERSION,
     cut,
-    in_short,
     opened,
     split_name,
 )
 from atod_jax.records import StopReason, Task, Trace, Trajectory, Turn
+from atod_jax.texts import of_error
 
 
 class EpisodeReader:
@@ -78,7 +78,7 @@ class EpisodeReader:
             return [_trajectory(e) for e in episodes], [_trace(e) for e in episodes]
         except Exception as error:  # array_record and TFDS raise many kinds
             raise ValueError(
-                f"{self.folder / f'{NAME}-{name}.*'} is damaged ({in_short(error)}); restore the "
+                f"{self.folder / f'{NAME}-{name}.*'} is damaged ({of_error(error)}); restore the "
                 "file or record the step again"
             ) from error
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from atod_jax.records import StopReason, Trace, Trajectory, Turn
-from atod_jax.texts import one_line, read_object
+from atod_jax.texts import of_error, read_object
 
 NAME, VERSION = "episodes", "1.0.0"
 TURN_COLUMNS = ("d", "h", "w")
@@ -134,7 +134,7 @@ class EpisodeWriter:
         try:
             info = self._write_shard(name, records)
         except RuntimeError as error:  # what array_record raises for errors of files
-            reason = in_short(error)
+            reason = of_error(error)
             raise OSError(f"{self._folder}: {name} cannot be written ({reason})") from error
         published = self._splits
         splits = published | {name: info.splits[name]}
@@ -265,7 +265,7 @@ def opened(folder: Path) -> Any:
         _ = set(info.features), dict(info.metadata), set(info.splits)
     except Exception as error:  # whatever TFDS trips over in a damaged file
         raise ValueError(
-            f"{folder} is not a readable data set ({in_short(error)}); move it away to record again"
+            f"{folder} is not a readable data set ({of_error(error)}); move it away to record again"
         ) from error
     return builder
 
@@ -282,8 +282,3 @@ def cut(info: Any) -> list[str]:
 
     splits = sorted(info.splits.items())
     return [n for n, s in splits if list(map(count, s.filepaths)) != list(s.shard_lengths)]
-
-
-def in_short(error: Exception) -> str:
-    """An error of a library in one line."""
-    return one_line(f"{type(error).__name__}: {error}", longest=200)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atod_jax.results.files import write_text
-from atod_jax.results.runs import RunRecord, labels
+from atod_jax.results.runs import RunRecord, curve_temperature, labels
 from atod_jax.results.tables import percent
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "view"
@@ -126,8 +126,7 @@ def _teacher(run: RunRecord) -> float | None:
     results = run.results.get("teacher")
     if not results:
         return None
-    wanted = run.definition.get("eval.curve_temperature", max(results))
-    return results[min(results, key=lambda t: abs(t - wanted))].rate().value
+    return results[curve_temperature(run, results)[1]].rate().value
 
 
 def _results(run: RunRecord) -> list[dict[str, str]]:
@@ -191,8 +190,8 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
     """
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-        records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).split(b"\n")
+        records = [json.loads(line) for line in lines if line.strip()]
         if not all(isinstance(record, dict) for record in records):
             raise ValueError("a line is no object")
     except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:

@@ -7,7 +7,7 @@ is called says in what it differs from the other groups.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -196,6 +196,12 @@ def _groups(runs: Sequence[RunRecord]) -> list[Group]:
 
 def _without_seed(run: RunRecord) -> Definition:
     return {path: value for path, value in run.definition.items() if path != "seed"}
+
+
+def curve_temperature(run: RunRecord, there: Collection[float]) -> tuple[float, float]:
+    """(that of the run's curve, the one next to it of those that are there)."""
+    wanted = run.definition.get("eval.curve_temperature", max(there))
+    return wanted, min(there, key=lambda t: abs(t - wanted))
 
 
 def repeated_seeds(group: Group) -> dict[int, list[RunRecord]]:

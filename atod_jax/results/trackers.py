@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atod_jax.results.files import write_text
-from atod_jax.texts import read_object
+from atod_jax.texts import of_error, read_object
 
 PROJECT = "atod_jax"
 IDS = "trackers.json"  # of the run in those that make their own
@@ -97,7 +97,7 @@ def open_trackers(names: Sequence[str], out: Path, options: Mapping[str, Any]) -
                 f'pip install "atod_jax[{name}]", or leave it out'
             ) from error
         except Exception as error:  # each has kinds of its own
-            raise ValueError(f"track={name!r} does not start: {_short(error)}") from error
+            raise ValueError(f"track={name!r} does not start: {of_error(error)}") from error
     return [_forgiving(tracker) for tracker in found]
 
 
@@ -120,14 +120,10 @@ def _forgiving(tracker: Tracker) -> Tracker:
             call(*args)
         except Exception as error:
             if not failed:
-                print(f"warning: {tracker.name}: {_short(error)}", file=sys.stderr, flush=True)
+                print(f"warning: {tracker.name}: {of_error(error)}", file=sys.stderr, flush=True)
             failed.append(error)
 
     return tracker._replace(
         scalars=functools.partial(guarded, tracker.scalars),
         close=functools.partial(guarded, tracker.close),
     )
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

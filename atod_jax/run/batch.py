@@ -1,8 +1,8 @@
 """Trajectories as a batch on devices, and what the host knows of it without asking them."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from atod_jax.run.models import Model
 from atod_jax.sharding import place, replicate
 from atod_jax.streams import Stream, rng
 from atod_jax.types import TurnBatch
+
+T = TypeVar("T")
 
 # Places in a line. Where scores are written out they are those of the whole line, so it is short.
 TURNS = {"cudnn": 8, "splash": 8, "written": 4}
@@ -59,12 +61,7 @@ class Packed(NamedTuple):
         self, table: dict[str, np.ndarray], trajectories: Sequence[Trajectory]
     ) -> list[dict[str, list[float]]]:
         """Numbers per row [N] -> per trajectory, one per turn; nan for the turns without a row."""
-        result = [{name: [math.nan] * len(t.turns) for name in table} for t in trajectories]
-        for row, (b, k) in enumerate(zip(self.traj, self.turn, strict=True)):
-            if b < len(trajectories):
-                for name, values in table.items():
-                    result[b][name][k] = float(values[row])
-        return result
+        return self._by_turn(table, trajectories, math.nan, lambda values, row: float(values[row]))
 
     def by_token(
         self, streams: dict[str, np.ndarray], trajectories: Sequence[Trajectory]
@@ -72,11 +69,25 @@ class Packed(NamedTuple):
         """Streams [N, R] -> per trajectory, f32[a] per turn; nothing for the turns without a
         row."""
         nothing = np.zeros(0, np.float32)
-        result = [{name: [nothing] * len(t.turns) for name in streams} for t in trajectories]
+        return self._by_turn(
+            streams,
+            trajectories,
+            nothing,
+            lambda x, row: np.asarray(x[row][self.mask[row]], np.float32),
+        )
+
+    def _by_turn(
+        self,
+        table: dict[str, np.ndarray],
+        trajectories: Sequence[Trajectory],
+        missing: T,
+        of_row: Callable[[np.ndarray, int], T],
+    ) -> list[dict[str, list[T]]]:
+        result = [{name: [missing] * len(t.turns) for name in table} for t in trajectories]
         for row, (b, k) in enumerate(zip(self.traj, self.turn, strict=True)):
             if b < len(trajectories):
-                for name, stream in streams.items():
-                    result[b][name][k] = np.asarray(stream[row][self.mask[row]], np.float32)
+                for name, values in table.items():
+                    result[b][name][k] = of_row(values, row)
         return result
 
 
