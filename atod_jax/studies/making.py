@@ -17,6 +17,7 @@ from atod_jax.studies.plan import Job
 # One thread per run: tiny matrices gain nothing from two, two runs do.
 ALONE = "--xla_cpu_multi_thread_eigen=false"
 POLL = 0.5  # seconds
+TRAIN = (sys.executable, "-m", "atod_jax.train")
 
 
 def is_done(out: Path, job: Job) -> bool:
@@ -49,12 +50,7 @@ def final_rate(out: Path, name: str) -> float:
 
 
 def make(
-    out: Path,
-    jobs: Sequence[Job],
-    *,
-    side_by_side: int,
-    tell: Callable[[str], None],
-    finished: Callable[[], None] = lambda: None,
+    out: Path, jobs: Sequence[Job], *, side_by_side: int, tell: Callable[[str], None]
 ) -> list[str]:
     """Makes what is missing; returns the names of the runs that failed or could not begin.
 
@@ -64,55 +60,76 @@ def make(
       out: the folder of the study.
       jobs: in an order in which each comes after what it needs.
       side_by_side: how many run at a time.
-      tell: told a line whenever a run begins or ends.
-      finished: called after every run that ended well.
+      tell: told a line whenever a run ends.
 
     Raises:
       KeyboardInterrupt: after the runs have ended.
     """
-    named = {job.name: job for job in jobs}
-    waiting = [job for job in jobs if not is_done(out, job)]
-    done = set(named) - {job.name for job in waiting}
-    running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
-    failed: list[str] = []
-    took: list[float] = []
+    work = _Work(out, {job.name: job for job in jobs}, side_by_side, tell)
     try:
-        while waiting or running:
-            for job in [j for j in waiting if set(j.before) & set(failed)]:
-                waiting.remove(job)
-                failed.append(job.name)
-                tell(f"left out: {job.name}, which needs a run that failed")
-            ready = [job for job in waiting if set(job.before) <= done]
-            for job in ready[: side_by_side - len(running)]:
-                waiting.remove(job)
-                running[job.name] = (_start(out, job, chosen(out, job, named)), time.monotonic())
+        while work.waiting or work.running:
+            work.leave_out()
+            work.begin()
             time.sleep(POLL)
-            for name in [n for n, (process, _) in running.items() if process.poll() is not None]:
-                process, began = running.pop(name)
-                if process.returncode == 0:
-                    done.add(name)
-                    write_text(_mark(out, name), "")
-                    took.append(time.monotonic() - began)
-                    left = len(waiting) + len(running)
-                    tell(
-                        f"{name} done, {len(done)} of {len(jobs)}{_left(took, left, side_by_side)}"
-                    )
-                    finished()
-                else:
-                    failed.append(name)
-                    tell(f"failed: {name}: {_last_line(_log(out, name))}")
-    except BaseException:
-        _stop([process for process, _ in running.values()])
-        raise
-    return failed
+            work.end()
+    finally:
+        _stop([process for process, _ in work.running.values()])
+    return work.failed
 
 
-def _left(took: Sequence[float], runs: int, side_by_side: int) -> str:
-    """Said of the time left, from the mean of the runs so far."""
-    if not runs:
-        return ""
-    minutes = sum(took) / len(took) * runs / side_by_side / 60
-    return f", about {minutes / 60:.1f} hours left" if minutes > 90 else f", {minutes:.0f} min left"
+class _Work:
+    """What is done, under way and left."""
+
+    def __init__(
+        self,
+        out: Path,
+        named: Mapping[str, Job],
+        side_by_side: int,
+        tell: Callable[[str], None],
+    ):
+        self._out, self._named, self._side_by_side, self._tell = out, named, side_by_side, tell
+        self.waiting = [job for job in named.values() if not is_done(out, job)]
+        self.running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self.failed: list[str] = []
+        self._done = set(named) - {job.name for job in self.waiting}
+        self._took: list[float] = []
+
+    def leave_out(self) -> None:
+        """What needs a run that failed cannot begin."""
+        for job in [job for job in self.waiting if set(job.before) & set(self.failed)]:
+            self.waiting.remove(job)
+            self.failed.append(job.name)
+            self._tell(f"left out: {job.name}, which needs a run that failed")
+
+    def begin(self) -> None:
+        """Starts what is ready, as far as there is room."""
+        ready = [job for job in self.waiting if set(job.before) <= self._done]
+        for job in ready[: self._side_by_side - len(self.running)]:
+            self.waiting.remove(job)
+            process = _start(self._out, job, chosen(self._out, job, self._named))
+            self.running[job.name] = process, time.monotonic()
+
+    def end(self) -> None:
+        """Books what has ended."""
+        ended = [name for name, (process, _) in self.running.items() if process.poll() is not None]
+        for name in ended:
+            process, began = self.running.pop(name)
+            if process.returncode:
+                self.failed.append(name)
+                self._tell(f"failed: {name}: {_last_line(_log(self._out, name))}")
+                continue
+            write_text(_mark(self._out, name), "")
+            self._done.add(name)
+            self._took.append(time.monotonic() - began)
+            self._tell(f"{name} done, {len(self._done)} of {len(self._named)}{self._left()}")
+
+    def _left(self) -> str:
+        """Said of the time left, from the mean of the runs so far."""
+        runs = len(self.waiting) + len(self.running)
+        minutes = sum(self._took) / len(self._took) * runs / self._side_by_side / 60
+        if not runs:
+            return ""
+        return f", {minutes / 60:.1f} hours left" if minutes > 90 else f", {minutes:.0f} min left"
 
 
 def _log(out: Path, name: str) -> Path:
@@ -122,7 +139,7 @@ def _log(out: Path, name: str) -> Path:
 def _start(out: Path, job: Job, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     log = _log(out, job.name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "atod_jax.train", *job.command(str(out), values)]
+    command = [*TRAIN, *job.command(str(out), values)]
     flags = f"{ALONE} {os.environ.get('XLA_FLAGS', '')}".strip()
     with log.open("ab") as file:
         file.write(f"+ {' '.join(command)}\n".encode())
