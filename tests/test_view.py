@@ -1,5 +1,6 @@
 """The page of runs: what is in it, what is left out, and what a browser makes of it."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -36,6 +37,10 @@ def make_episode(name: str, *, success: bool, turns: int = 3) -> Trajectory:
     stop = StopReason.done if success else StopReason.max_turns
     task = Task(id=name, kind="pick", payload=None)
     return Trajectory(task, 0, tuple(map(turn, range(turns))), success, stop)
+
+
+def _saying(turn: Turn, command: str) -> Turn:
+    return dataclasses.replace(turn, command=command)
 
 
 def make_trace(episode: Trajectory) -> Trace:
@@ -189,6 +194,29 @@ def test_filters_orders_and_two_episodes_of_a_task(folder, tmp_path):
     assert "3 of 16 episodes" in found
     assert '<div class="sides two">' in found
     assert found.count('<article class="turn') == 6
+
+
+def test_what_goes_round_in_circles_comes_first(tmp_path):
+    folder = Path(make_run(tmp_path / "a"))
+    said = [list("abcdef"), list("ababab"), ["__proto__"] * 5 + ["a"]]
+    episodes = [make_episode(f"t-{n}", success=False, turns=6) for n in range(3)]
+    episodes = [
+        dataclasses.replace(e, turns=tuple(map(_saying, e.turns, commands)))
+        for e, commands in zip(episodes, said, strict=True)
+    ]
+    told = records(episodes, None, SPELLER)
+    write_records(folder / "evaluations" / "final-T1.jsonl.gz", told)
+    main([str(folder)])
+    script = """
+      const order = [...document.querySelectorAll('#filters label')]
+        .find((l) => l.textContent.startsWith('order')).querySelector('select');
+      order.value = [...order.options].find((o) => o.textContent.startsWith('one command')).value;
+      order.dispatchEvent(new Event('change'));"""
+    found = in_browser(folder / "run.html", tmp_path, script=script)
+    listed = re.findall(r"<li><button[^>]*>(.*?)</button>", found)
+    assert "t-2" in listed[0]
+    assert "one command 5 times" in listed[0]
+    assert "times" not in listed[1]
 
 
 def test_a_thousand_episodes_are_a_few_megabytes_and_open(tmp_path, capsys):

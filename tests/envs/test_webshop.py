@@ -302,6 +302,18 @@ def test_every_page_has_a_compact_prompt():
     assert len(set(shown)) == len(shown)
 
 
+def test_a_click_in_vain_is_shown_once_on_any_page():
+    task = webshop.tasks(CFG, "valid")[0]
+    winning = webshop.demonstration(CFG, task, TURNS)
+    for before in (winning[:1], winning[:2]):
+        pages = [play((*before, *more), task)[0] for more in ((), ("click[nowhere at all]",))]
+        plain, after = (prompts.compact_prompt(episode, 2) for episode in pages)
+        assert after == f"{plain}\nno: nowhere at all"
+        assert expert.act(pages[0]) == expert.act(pages[1])
+    again, _ = play((*winning[:2], "click[nowhere at all]", winning[2]), task)
+    assert "no: " not in prompts.compact_prompt(again, 2)
+
+
 def test_a_search_that_finds_nothing_has_a_prompt():
     task = webshop.tasks(CFG, "valid")[0]
     episode, _ = play(("search[zzzz]",), task)

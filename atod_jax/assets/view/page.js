@@ -130,6 +130,12 @@ let data, shown = [], state = { episode: null, turn: 0, beside: "", mode: "" };
 const filters = {};
 
 const spreadOf = (e) => Math.max(0, ...e.turns.map((t) => t.d ?? 0));
+const repeats = (e) => {
+  const counts = new Map();
+  for (const { command } of e.turns) counts.set(command, (counts.get(command) || 0) + 1);
+  return Math.max(0, ...counts.values());
+};
+const OFTEN = 4; // times the same command, from which the list says so
 const where = (e) => `${data.runs[e.run].name} · ${e.set}${e.step === null ? "" : ` step ${e.step}`}`;
 
 function addFilter(name, values, label = (v) => v) {
@@ -151,7 +157,7 @@ function setUp() {
   addFilter("stopped by", values((e) => e.stop));
   addFilter("problem", ["any", ...values((e) => e.turns.map((t) => t.problem || "")).sort()]);
   const order = make("select", { onchange: refill });
-  for (const name of ["as recorded", "surprise: largest disagreement", "longest", "shortest", "most invalid actions"]) order.append(make("option", {}, name));
+  for (const name of ["as recorded", "surprise: largest disagreement", "longest", "shortest", "most invalid actions", "one command most often"]) order.append(make("option", {}, name));
   filters.order = order;
   $("filters").append(make("label", {}, "order", order));
 }
@@ -164,11 +170,11 @@ function refill() {
     (!is("step") || String(e.step) === is("step")) && (!is("task type") || e.kind === is("task type")) &&
     (!is("outcome") || e.success === (is("outcome") === "won")) && (!is("stopped by") || e.stop === is("stopped by")) &&
     (!is("problem") || e.turns.some((t) => is("problem") === "any" ? t.problem : t.problem === is("problem"))));
-  const by = [null, (e) => -spreadOf(e), (e) => -e.turns.length, (e) => e.turns.length, (e) => -invalid(e)][filters.order.selectedIndex];
+  const by = [null, (e) => -spreadOf(e), (e) => -e.turns.length, (e) => e.turns.length, (e) => -invalid(e), (e) => -repeats(e)][filters.order.selectedIndex];
   if (by) shown = shown.map((e, i) => [by(e), i, e]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map((t) => t[2]);
   $("count").textContent = `${shown.length} of ${data.episodes.length} episodes`;
   $("list").replaceChildren(...shown.map((e) => make("li", {}, make("button", { type: "button", class: e.success ? "won" : "lost", "data-id": e.id, onclick: () => go(e.id, 0) },
-    `${e.success ? "✓ won" : "✗ lost"} ${e.task}`, make("br"), make("span", { class: "soft" }, `${where(e)} · ${e.turns.length} turns${spreadOf(e) ? ` · d ${number(spreadOf(e))}` : ""}`)))));
+    `${e.success ? "✓ won" : "✗ lost"} ${e.task}`, make("br"), make("span", { class: "soft" }, `${where(e)} · ${e.turns.length} turns${spreadOf(e) ? ` · d ${number(spreadOf(e))}` : ""}${repeats(e) >= OFTEN ? ` · one command ${repeats(e)} times` : ""}`)))));
   mark();
 }
 

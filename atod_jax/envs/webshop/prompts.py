@@ -13,11 +13,13 @@ from atod_jax.envs.webshop.view import Offer, View, make_view, read_task
 
 MAX_COMMAND_CHARS = 120  # bounds what a garbled answer adds to later prompts
 _TITLE_CHARS = 80
+_FAILED_CHARS = 30
 _SHORT = re.compile(r"(search|click) (.+)")
 
 
 def compact_prompt(episode: Episode, history: int) -> str:
-    """The terse prompt: the wish, then the open page; `history` is not needed.
+    """The terse prompt: the wish, the open page, and what was just clicked in vain (without that a
+    policy that is sure of its click repeats it to the end); `history` is not needed.
 
     Raises:
       ValueError: the first observation states no goal.
@@ -25,7 +27,8 @@ def compact_prompt(episode: Episode, history: int) -> str:
     view = make_view(episode)
     wish = "".join(f" {name} {value}" for name, value in view.wish.options)
     limit = f" under {view.wish.limit:.0f}" if view.wish.limit < float("inf") else ""
-    return "\n".join([f"want: {view.wish.request}", f"as:{wish}{limit}", *_page_lines(view)])
+    lines = [f"want: {view.wish.request}", f"as:{wish}{limit}", *_page_lines(view)]
+    return "\n".join([*lines, *([f"no: {view.failed[:_FAILED_CHARS]}"] if view.failed else [])])
 
 
 def _page_lines(view: View) -> list[str]:

@@ -84,6 +84,7 @@ class View:
     price: str = ""  # of an item
     options: tuple[tuple[str, tuple[str, ...]], ...] = ()  # of an item
     chosen: tuple[tuple[str, str], ...] = ()  # options of the item clicked so far
+    failed: str = ""  # what the last command clicked in vain
 
 
 def make_view(episode: Episode) -> View:
@@ -92,6 +93,10 @@ def make_view(episode: Episode) -> View:
     Raises:
       ValueError: the first observation states no goal.
     """
+    return dataclasses.replace(_open_page(episode), failed=_failed(episode))
+
+
+def _open_page(episode: Episode) -> View:
     wish = read_wish(read_task(episode.opening))
     now = episode.current
     fields = now.text.split(SEPARATOR)
@@ -104,6 +109,13 @@ def make_view(episode: Episode) -> View:
     if "click[buy now]" in now.commands:
         return _item_view(wish, fields, now, _clicked(episode))
     return View(wish, "other")
+
+
+def _failed(episode: Episode) -> str:
+    """What the last command clicked, where that was not there to be clicked."""
+    command = episode.past[-1][1] if episode.past else ""
+    same = command.startswith("click[") and episode.past[-1][0] == episode.current.text
+    return command[6:-1] if same and command not in episode.current.commands else ""
 
 
 def _opened(episode: Episode) -> set[str]:
