@@ -26,6 +26,7 @@ LEFT, RIGHT = 4, 20  # characters of the margins: number of the turn; d, h, w
 FONT, POINTS = "DejaVu Sans Mono", 9.0  # comes with matplotlib
 CELL = 0.60205 * POINTS / 72, 1.5 * POINTS / 72  # inches of one character
 UP, DOWN, SOFT, FAINT = "#0b5fa5", "#c04a00", "#5b6570", "#e3e7eb"
+DPI = 110  # where it is shown as it is, as in notebooks
 PALE = 0.02  # share of the scale below which a token has no mark
 BOX = "\u25a1"  # in place of a character that the font lacks
 ADVANTAGE, GAP = "advantage", "gap log p_teacher - log p_student"
@@ -161,7 +162,7 @@ def _characters() -> frozenset[int]:
 def _draw(head: str, legend: Line, blocks: Sequence[Block], *, cut: int) -> Figure:
     rows = 3 + sum(len(block.lines) + 1 for block in blocks) + bool(cut)
     columns = LEFT + WIDTH + RIGHT
-    figure = Figure(figsize=(columns * CELL[0], rows * CELL[1]), facecolor="white")
+    figure = Figure(figsize=(columns * CELL[0], rows * CELL[1]), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
