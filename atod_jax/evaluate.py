@@ -18,11 +18,14 @@ from atod_jax.config import Run, defining
 from atod_jax.options.plugins import key
 from atod_jax.results.files import make_folder, write_text
 from atod_jax.results.intervals import EvalResult, Interval
+from atod_jax.results.page import Batch, write_page
 from atod_jax.results.progress import Progress
 from atod_jax.results.provenance import package_versions
 from atod_jax.results.report import evaluation_table, warnings_of
+from atod_jax.results.runs import RunRecord
 from atod_jax.results.tables import cell_text, markdown_table
 from atod_jax.results.terminal import Terminal
+from atod_jax.results.transcripts import records, write_records
 from atod_jax.run import cli
 from atod_jax.run.checkpoints import add_checkpoint, own_config
 from atod_jax.run.closing import outcome
@@ -40,7 +43,8 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
     Args:
       checkpoint: a run of `train` (its latest step), one step of it, or a Hugging Face folder;
         "" evaluates cfg.student.path as it is.
-      workdir: where evaluation.md and evaluation.json go; "" writes nothing.
+      workdir: where evaluation.md, evaluation.json, the episodes of the first seed and a page of
+        them (evaluation.html) go; "" writes nothing.
 
     Returns:
       A result per temperature, named as in the table.
@@ -53,15 +57,19 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
         model = load_policy(cfg, checkpoint, layouts)
         env = environment(cfg, model.tokens)
         tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
-        results = {}
+        results, batches = {}, []
         for temperature in cfg.eval.temperatures:
             evaluator = Evaluator(cfg, model, env, temperature=temperature)
             name, passes = f"T={temperature}", cfg.eval.passes
             what = f"{cfg.eval.split} at T={temperature:g}"
             with progress.evaluation(what, len(tasks) * passes) as ended:
-                results[name], _ = evaluator.run(model.params, tasks, passes=passes, ended=ended)
+                found = evaluator.run(model.params, tasks, passes=passes, ended=ended)
+                results[name], played = found
             if cluster.is_first():
                 print(outcome(cfg.eval.split, results[name]), flush=True)
+            if cluster.is_first() and workdir:
+                told = list(records(played, None, env.renderer.speller))
+                batches.append(Batch(f"T{temperature:g}", what, None, told))
         env.pool.close()
     if not cluster.is_first():
         return results
@@ -70,7 +78,12 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
     for warning in warnings_of(results):
         print(warning)
     if workdir:
-        write(Path(workdir), protocol(cfg, checkpoint, len(tasks)), results)
+        out = Path(workdir)
+        write(out, protocol(cfg, checkpoint, len(tasks)), results)
+        run = RunRecord(out, defining(cfg), (), {}, name=checkpoint or cfg.student.path)
+        for batch in batches:
+            write_records(out / f"episodes-{batch.name}.jsonl.gz", batch.episodes)
+        print(f"page: {write_page(out / 'evaluation.html', [run], batches=batches).path}")
     return results
 
 

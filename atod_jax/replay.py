@@ -5,23 +5,28 @@
 
 With a checkpoint (or a --config) student and teacher score them again: each turn shows the mean
 log-probability per token when it was sampled (`sampler`), now (`student`) and of the teacher, and
-d, h and w as recorded and as they are now (`d_now`, ...).
+d, h and w as recorded and as they are now (`d_now`, ...). `--page=FILE` then writes the page of
+`view` with all episodes of the step, token by token as they were recorded.
 """
 
 import argparse
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from atod_jax.algorithms.base import Step
-from atod_jax.config import Run
+from atod_jax.config import Run, defining
 from atod_jax.device.scoring import teacher_rows
 from atod_jax.episodes.recordings import EpisodeReader
-from atod_jax.records import Trajectory
-from atod_jax.results.transcripts import episode_text
+from atod_jax.episodes.render import speller_of
+from atod_jax.records import Speller, Trajectory
+from atod_jax.results.page import Batch, write_page
+from atod_jax.results.runs import RunRecord
+from atod_jax.results.transcripts import episode_text, records
 from atod_jax.run import cli
 from atod_jax.run.batch import Packed, pack
 from atod_jax.run.checkpoints import add_checkpoint, own_config
@@ -41,6 +46,7 @@ class Rescored(NamedTuple):
 
     columns: list[Columns]  # per episode, a number per turn
     difference: float  # largest |student - sampler| log-probability of a token, nats
+    speller: Speller  # of the student
 
 
 def rescore(
@@ -64,7 +70,8 @@ def rescore(
         table |= _means(packed, teacher=theirs.logp)
         now = make_row_table(algorithm(cfg))(Step(packed.batch, ours, theirs, step))
         table |= {f"{name}_now": values for name, values in now.items()}
-    return Rescored(packed.by_turn(table, episodes), _difference(packed, ours))
+    columns = packed.by_turn(table, episodes)
+    return Rescored(columns, _difference(packed, ours), speller_of(student.tokens))
 
 
 def _means(packed: Packed, **streams: jax.Array) -> dict[str, np.ndarray]:
@@ -85,6 +92,7 @@ def replay(
     checkpoint: str = "",
     step: int | None = None,
     limit: int = 4,
+    page: str = "",
 ) -> Rescored | None:
     """Prints the recorded episodes of a step; with a config, scored again.
 
@@ -94,6 +102,7 @@ def replay(
       checkpoint: as for `evaluate`: whose weights score as the student.
       step: None: the last one there.
       limit: how many episodes are printed, 0: all; all are scored.
+      page: file to write a page of all episodes to; "": none.
 
     Raises:
       FileNotFoundError: there are no recordings.
@@ -104,6 +113,8 @@ def replay(
         raise ValueError(f"{recording.folder} holds no step; record at least one")
     if checkpoint and cfg is None:
         raise ValueError(f"--checkpoint={checkpoint} needs a --config that describes the models")
+    if page and cfg is None:
+        raise ValueError(f"--page={page} needs --checkpoint or --config: whose tokens they are")
     step = recording.steps[-1] if step is None else step
     trajectories, traces = recording.read(step)
     rescored = None if cfg is None else _rescore(recording, step, trajectories, cfg, checkpoint)
@@ -115,6 +126,11 @@ def replay(
         f"step {step} of {recording.folder}: {shown} of {len(trajectories)} episodes shown, "
         f"{won} solved; steps {recording.steps[0]} to {recording.steps[-1]} are there"
     )
+    if cfg and rescored and page:
+        told = list(records(trajectories, traces, rescored.speller))
+        run = RunRecord(recording.folder, defining(cfg), (), {})
+        batches = [Batch(f"step{step}", "train", step, told)]
+        print(f"page: {write_page(Path(page), [run], batches=batches, most=len(told)).path}")
     if rescored:
         print(
             "largest difference between the student's log-probability of a token and the recorded "
@@ -153,6 +169,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_checkpoint(parser)
     parser.add_argument("--step", type=int, help="the training step to show; default: the last")
+    parser.add_argument("--page", default="", help="file for a page of all episodes of the step")
     parser.add_argument("--limit", type=int, default=4, help="episodes to print; 0 = all")
 
 
@@ -160,7 +177,14 @@ def start(cfg: Run | None, flags: cli.Flags) -> None:
     """Shows what the flags name."""
     if not flags.episodes:
         raise ValueError("--episodes is missing: name the workdir of a run with record=true")
-    replay(cfg, flags.episodes, checkpoint=flags.checkpoint, step=flags.step, limit=flags.limit)
+    replay(
+        cfg,
+        flags.episodes,
+        checkpoint=flags.checkpoint,
+        step=flags.step,
+        limit=flags.limit,
+        page=flags.page,
+    )
 
 
 PROGRAM = cli.Program(

@@ -66,7 +66,8 @@ def train(cfg: Run, out: Path) -> None:
 
         env = parts.environment(cfg, student.tokens)
         roles: dict = {"student": student, "teacher": teacher, "algorithm": algorithm}
-        collect = make_collector(cfg, env, between_turns=stop.check, **roles)
+        watch: dict = {"between_turns": stop.check, "playing": progress.playing}
+        collect = make_collector(cfg, env, **watch, **roles)
         make_signal = SignalMaker(cfg, mesh, **roles)
         learn = Learner(cfg, student)
         writer = make_writer(cfg, out, first)
@@ -108,10 +109,8 @@ def train(cfg: Run, out: Path) -> None:
                 scalars["batch/useful_tokens"] = packed.useful
                 state = state.replace(step=state.step + 1)
                 clock.lap("update")
-                counts = env.pool.take_counts()
-                scalars |= iteration_scalars(
-                    trajectories, env.renderer, groups=collect.groups, counts=counts, clock=clock
-                )
+                counted: dict = {"groups": collect.groups, "counts": env.pool.take_counts()}
+                scalars |= iteration_scalars(trajectories, env.renderer, clock=clock, **counted)
                 if step == first:
                     workdir.pin(out, cfg)
                 writer.scalars(step, scalars)

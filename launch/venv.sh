@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
-
 candidates=${PYTHON:-python3 python3.11 python3.12 python3.13}
 
 find_python() {
@@ -34,12 +33,27 @@ if ! is_recent .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/nul
     exit 1
   fi
 fi
+# Of what pip says, hundreds of lines, which package it has come to.
+tell() {
+  local word name rest
+  while read -r word name rest; do
+    [[ $word =~ ^(Collecting|Downloading|Installing)$ ]] || continue
+    [[ $word == Installing ]] && name="$(wc -w <<<"$rest" | tr -d ' ') packages"
+    if [[ -t 2 ]]; then
+      printf '\r\033[K  %s %s' "$word" "${name##*/}" >&2
+    elif [[ $word == Installing ]]; then
+      echo "  $word $name" >&2
+    fi
+  done
+  [[ ! -t 2 ]] || printf '\r\033[K' >&2
+}
 
 for file in "$@"; do
   stamp=.venv/installed-${file//\//-}  # a copy of the file as it was installed
   if ! cmp -s "$file" "$stamp"; then
     echo "+ .venv/bin/python -m pip install -r $file" >&2
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file"
+    PYTHONUNBUFFERED=1 .venv/bin/python -m pip install --progress-bar=off \
+      --disable-pip-version-check -r "$file" | tell
     cp "$file" "$stamp"
   fi
 done

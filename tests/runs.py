@@ -1,6 +1,9 @@
 """Small runs for tests: random models, a config of seconds, what a run has left."""
 
+import base64
+import gzip
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -106,3 +109,9 @@ def pooled(means):
     for some in means:
         result |= {name: result[name] + m if name in result else m for name, m in some.items()}
     return result
+
+
+def page_content(page):
+    """What a page of `view` shows."""
+    (packed,) = re.findall(r'<script id="data" type="text/plain">(.*?)</script>', page.read_text())
+    return json.loads(gzip.decompress(base64.b64decode(packed)))

@@ -1,12 +1,13 @@
 """Evaluating shipped models, training runs and single steps."""
 
+import gzip
 import json
 import os
 import signal
 
 import numpy as np
 import pytest
-from runs import start, typed
+from runs import page_content, start, typed
 
 from atod_jax.envs import alfworld
 from atod_jax.envs.pool import BrokenEnvironment
@@ -40,6 +41,10 @@ def test_a_run_and_its_last_step_evaluate_to_what_the_run_reported(tmp_path):
     page = (tmp_path / "out" / "evaluation.md").read_text()
     for needed in ("all tasks", "| split | valid_unseen |", "| prompt template | compact |"):
         assert needed in page
+    episodes = page_content(tmp_path / "out" / "evaluation.html")["episodes"]
+    assert [[e["success"] for e in episodes]] == stored["success"]
+    with gzip.open(tmp_path / "out" / "episodes-T1.jsonl.gz", "rt") as file:
+        assert [json.loads(line)["task"] for line in file] == [e["task"] for e in episodes]
     assert written["protocol"]["sampling seeds"] == [0]
     assert written["protocol"]["thinking mode of the chat template"] == "off"
 

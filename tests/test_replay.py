@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from hf_folders import load_hf
-from runs import records, save_random_model, smoke_config, start, typed
+from runs import page_content, records, save_random_model, smoke_config, start, typed
 
 from atod_jax import train
 from atod_jax.episodes.recordings import EpisodeReader
@@ -140,6 +140,22 @@ def test_episodes_are_printed_and_scored_again(run, models, capsys):
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in ("sampler", "student", "teacher", "d_now"))
     assert "largest difference" in shown
+
+
+def test_a_page_shows_every_token_of_a_recorded_step(run, models, tmp_path, capsys):
+    page = tmp_path / "step.html"
+    replay(typed(recorded_config(models)), str(run), step=0, limit=1, page=str(page))
+    assert str(page) in capsys.readouterr().out
+    episodes = page_content(page)["episodes"]
+    played, _ = EpisodeReader(run).read(0)
+    assert [e["task"] for e in episodes] == [t.task.id for t in played]
+    for told, episode in zip(episodes, played, strict=True):
+        assert (told["set"], told["step"]) == ("train", 0)
+        for turn, sampled in zip(told["turns"], episode.turns, strict=True):
+            assert len(turn["pieces"]) == len(sampled.action)
+            assert {"teacher", "student", "advantage", "distill", "entropy"} <= set(turn["streams"])
+    with pytest.raises(ValueError, match="--page=x needs --checkpoint or --config"):
+        replay(None, str(run), page="x")
 
 
 def test_the_weights_after_training_say_something_else(run, models):

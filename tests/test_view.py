@@ -1,7 +1,5 @@
 """The page of runs: what is in it, what is left out, and what a browser makes of it."""
 
-import base64
-import gzip
 import json
 import re
 import shutil
@@ -11,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import make_run
+from runs import page_content
 
 from atod_jax.records import Instead, Speller, StopReason, Task, Trace, Trajectory, Turn
-from atod_jax.results.transcripts import write_all, write_transcripts
+from atod_jax.results.transcripts import records, write_records, write_transcripts
 from atod_jax.view import main
 
 HOSTILE = (
@@ -63,12 +62,9 @@ def fill(folder: Path, *, steps=(0, 10), tasks: int = 6) -> None:
         (folder / "transcripts" / f"{step:06d}-turns.json").write_text(table)
     for role in ("start", "final"):
         played = [make_episode(f"t-{i}", success=i % 2 == 0) for i in range(tasks)]
-        write_all(folder / "evaluations" / f"{role}-T1.jsonl.gz", played, SPELLER)
-
-
-def content(page: Path) -> dict:
-    (packed,) = re.findall(r'<script id="data" type="text/plain">(.*?)</script>', page.read_text())
-    return json.loads(gzip.decompress(base64.b64decode(packed)))
+        write_records(
+            folder / "evaluations" / f"{role}-T1.jsonl.gz", records(played, None, SPELLER)
+        )
 
 
 def test_a_page_holds_curves_and_episodes(tmp_path, capsys):
@@ -76,7 +72,7 @@ def test_a_page_holds_curves_and_episodes(tmp_path, capsys):
     fill(folder)
     main([str(folder)])
     assert re.fullmatch(r".*run\.html: 16 episodes, 0\.\d MB\n", capsys.readouterr().out)
-    data = content(folder / "run.html")
+    data = page_content(folder / "run.html")
     (run,) = data["runs"]
     assert run["curve"][1] == pytest.approx([10, 0.7 / 3, 0.7 / 6, 1.4 / 3])
     assert run["teacher"] == 0.5
@@ -96,7 +92,7 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     fill(folder, steps=range(0, 80, 10))
     main([str(folder), "--most=10", f"--out={tmp_path / 'p.html'}"])
     assert "10 episodes, 18 left out (--most=10)" in capsys.readouterr().out
-    data = content(tmp_path / "p.html")
+    data = page_content(tmp_path / "p.html")
     assert data["note"].startswith("10 episodes; 18 more are left out")
     kept = [(e["set"], e["step"], e["task"]) for e in data["episodes"]]
     assert {step for _, step, _ in kept} == {0, 20, 40, 60, None}
@@ -199,7 +195,9 @@ def test_a_thousand_episodes_are_a_few_megabytes_and_open(tmp_path, capsys):
     folder = Path(make_run(tmp_path / "a"))
     played = [make_episode(f"t-{i}", success=i % 2 == 0, turns=20) for i in range(500)]
     for role in ("start", "final"):
-        write_all(folder / "evaluations" / f"{role}-T1.jsonl.gz", played, SPELLER)
+        write_records(
+            folder / "evaluations" / f"{role}-T1.jsonl.gz", records(played, None, SPELLER)
+        )
     main([str(folder)])
     assert "1000 episodes" in capsys.readouterr().out
     assert (folder / "run.html").stat().st_size < 4e6

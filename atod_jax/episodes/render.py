@@ -92,24 +92,7 @@ class Renderer:
     @property
     def speller(self) -> Speller:
         """What ids say, control tokens included."""
-        backend = self.tokens.tokenizer.backend_tokenizer
-
-        def text(ids: np.ndarray) -> str:
-            return backend.decode(ids.tolist(), skip_special_tokens=False)
-
-        def pieces(ids: np.ndarray) -> list[str]:
-            alone = backend.decode_batch([[i] for i in ids.tolist()], skip_special_tokens=False)
-            if "".join(alone) == text(ids):
-                return alone
-            # where spaces belong to the neighbour: what a token adds to those before it
-            whole = [text(ids[max(0, i - 3) : i + 1]) for i in range(len(ids))]
-            before = [text(ids[max(0, i - 3) : i]) for i in range(len(ids))]
-            return [
-                now.removeprefix(past) if now.startswith(past) else one
-                for now, past, one in zip(whole, before, alone, strict=True)
-            ]
-
-        return Speller(text, pieces)
+        return speller_of(self.tokens)
 
     def project(self, response: str, commands: Sequence[str]) -> Projection:
         """The command inside a response, and whether it counts as a valid action."""
@@ -121,6 +104,28 @@ class Renderer:
         if self._opened:
             text = text.removeprefix(OPEN) if text.startswith(OPEN) else f"{CLOSE}\n\n{text}"
         return np.append(self._framed.tagged(text), np.int32(self.tokens.end))
+
+
+def speller_of(tokens: Tokens) -> Speller:
+    """What ids say, control tokens included."""
+    backend = tokens.tokenizer.backend_tokenizer
+
+    def text(ids: np.ndarray) -> str:
+        return backend.decode(ids.tolist(), skip_special_tokens=False)
+
+    def pieces(ids: np.ndarray) -> list[str]:
+        alone = backend.decode_batch([[i] for i in ids.tolist()], skip_special_tokens=False)
+        if "".join(alone) == text(ids):
+            return alone
+        # where spaces belong to the neighbour: what a token adds to those before it
+        whole = [text(ids[max(0, i - 3) : i + 1]) for i in range(len(ids))]
+        before = [text(ids[max(0, i - 3) : i]) for i in range(len(ids))]
+        return [
+            now.removeprefix(past) if now.startswith(past) else one
+            for now, past, one in zip(whole, before, alone, strict=True)
+        ]
+
+    return Speller(text, pieces)
 
 
 def demonstration_text(commands: Sequence[str]) -> str:

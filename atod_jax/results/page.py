@@ -27,13 +27,14 @@ METRICS = (
 )  # fmt: skip
 
 
-class Source(NamedTuple):
-    """A file of episodes."""
+class Batch(NamedTuple):
+    """Episodes that were played together, as `transcripts.records` tells them."""
 
-    run: int
-    path: Path
+    name: str  # in links to its episodes
     played_for: str  # train, eval, or a reference with its temperature
     step: int | None  # None: a reference, which has no tokens of the teacher
+    episodes: Sequence[Mapping[str, Any]]
+    run: int = 0  # number of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +46,35 @@ class Page:
     left_out: int
 
 
-def write_page(path: Path, runs: Sequence[RunRecord], *, most: int = MOST) -> Page:
+def write_page(
+    path: Path,
+    runs: Sequence[RunRecord],
+    *,
+    batches: Sequence[Batch] | None = None,
+    most: int = MOST,
+) -> Page:
     """Writes the page of some runs, which may still be going on.
 
     Args:
       path: of the file.
       runs: one after another, as `read_run` finds them.
+      batches: the episodes; None: those that the runs have kept in their folders.
       most: episodes on the page. Where there are more, steps are left out evenly, then tasks of the
         evaluations before and after training; the page says how many.
 
     Raises:
       ValueError: a file of episodes is damaged.
     """
-    found, there = episodes(runs, most)
-    left_out = there - len(found)
+    how = ""
+    if batches is None:
+        batches = [batch for number, run in enumerate(runs) for batch in _kept(number, run)]
+        how = " (python -m atod_jax.view --most=N)"
+    found = episodes(batches, most)
+    left_out = sum(len(batch.episodes) for batch in batches) - len(found)
     data = {
         "title": _title(runs),
-        "note": _note(len(found), left_out),
+        "note": f"{len(found)} episodes"
+        + (f"; {left_out} more are left out{how}" if left_out else ""),
         "runs": [_run(run, name) for run, name in zip(runs, _names(runs), strict=True)],
         "episodes": found,
     }
@@ -81,11 +94,6 @@ def _title(runs: Sequence[RunRecord]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs of atod_jax"
     return f"{runs[0].algorithm} on {runs[0].definition.get('env.name', '?')}: {runs[0].workdir}"
-
-
-def _note(shown: int, left_out: int) -> str:
-    more = f"; {left_out} more are left out (python -m atod_jax.view --most=N)" if left_out else ""
-    return f"{shown} episodes{more}"
 
 
 def _names(runs: Sequence[RunRecord]) -> list[str]:
@@ -153,33 +161,31 @@ def _gaps(workdir: Path) -> Iterator[tuple[int, list[float | None]]]:
 # ----------------------------------------------------------------------------------------- episodes
 
 
-def episodes(runs: Sequence[RunRecord], most: int) -> tuple[list[dict[str, Any]], int]:
-    """At most so many episodes of the runs for the page, and how many there are."""
-    sources = [source for number, run in enumerate(runs) for source in _sources(number, run)]
-    read = {source: _read(source.path) for source in sources}
-    steps = [source for source in sources if source.step is not None]
-    while len(steps) > 1 and sum(len(read[s]) for s in steps) > most:
+def episodes(batches: Sequence[Batch], most: int) -> list[dict[str, Any]]:
+    """At most so many of the episodes, for the page."""
+    steps = [batch for batch in batches if batch.step is not None]
+    while len(steps) > 1 and sum(len(batch.episodes) for batch in steps) > most:
         steps = steps[::2]
-    references = [source for source in sources if source.step is None]
-    room = most - sum(len(read[s]) for s in steps)
+    references = [batch for batch in batches if batch.step is None]
+    room = most - sum(len(batch.episodes) for batch in steps)
     each = max(0, room // max(1, len(references)))  # the first tasks, the same of each
-    kept = {s: read[s] for s in steps} | {s: read[s][:each] for s in references}
-    found = [
-        {"id": f"{source.run}.{source.path.name}.{n}", "run": source.run, **told, **record}
-        for source in sources
-        for told in [{"set": source.played_for, "step": source.step}]
-        for n, record in enumerate(kept.get(source, ()))
-    ]
-    return found[:most], sum(map(len, read.values()))
+    chosen = {id(batch): most for batch in steps} | {id(batch): each for batch in references}
+    return [
+        {"id": f"{batch.run}.{batch.name}.{n}", "run": batch.run, **told, **record}
+        for batch in batches
+        for told in [{"set": batch.played_for, "step": batch.step}]
+        for n, record in enumerate(batch.episodes[: chosen.get(id(batch), 0)])
+    ][:most]
 
 
-def _sources(number: int, run: RunRecord) -> Iterator[Source]:
+def _kept(number: int, run: RunRecord) -> Iterator[Batch]:
+    """What a run has kept in its folder."""
     for path in sorted((run.workdir / "transcripts").glob("[0-9]*-*.jsonl")):
         step, _, name = path.stem.partition("-")
-        yield Source(number, path, name, int(step))
+        yield Batch(path.name, name, int(step), _read(path), number)
     for path in sorted((run.workdir / "evaluations").glob("*-T*.jsonl.gz")):
         name, _, temperature = path.name.removesuffix(".jsonl.gz").rpartition("-T")
-        yield Source(number, path, f"{name} at T={temperature}", None)
+        yield Batch(path.name, f"{name} at T={temperature}", None, _read(path), number)
 
 
 def _read(path: Path) -> list[Mapping[str, Any]]:

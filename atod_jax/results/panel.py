@@ -41,7 +41,7 @@ class History:
 
 
 class Underway(NamedTuple):
-    """An evaluation that is being played."""
+    """Episodes that are being played."""
 
     name: str
     done: int
@@ -66,7 +66,7 @@ def panel(status: Status, history: History) -> RenderableType:
     rows = [*_run(status, history)] if status.total else []
     if status.underway is not None:
         name, done, total = status.underway
-        rows.append(("evaluating", _bar(done, total, f"{done}/{total}  {name}")))
+        rows.append(("playing", _bar(done, total, f"{done}/{total}  {name}")))
     for label, content in rows:
         grid.add_row(label, content)
     return grid

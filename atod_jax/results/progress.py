@@ -15,7 +15,7 @@ from atod_jax.results.panel import History, Status, Underway, clock_text, panel
 from atod_jax.results.terminal import Terminal
 
 LINES = 15.0  # seconds between plain lines
-SHORT = 2.0  # an evaluation of fewer seconds is not worth one
+SHORT = 2.0  # of fewer seconds of playing nothing is said
 SHOWN = ("rollout/success", "seconds/step")
 
 
@@ -116,6 +116,20 @@ class Progress:
           again: whether more like it follow, so that its seconds say something about the end.
         """
         began, lost = self._clock(), self._lost()
+        try:
+            with self.playing(name, episodes) as ended:
+                yield ended
+        finally:
+            seconds, compiling = self._clock() - began, self._lost() - lost
+            self._aside += seconds
+            self._lost_before += compiling
+        if again:
+            self._pace.evaluation(seconds - compiling, episodes)
+
+    @contextlib.contextmanager
+    def playing(self, name: str, episodes: int) -> Iterator[Callable[[int], None]]:
+        """While episodes are played; what it yields is told how many have ended."""
+        began = self._clock()
 
         def ended(count: int) -> None:
             now = self._clock()
@@ -128,11 +142,6 @@ class Progress:
             yield ended
         finally:
             self._status = self._status._replace(underway=None)
-            seconds, compiling = self._clock() - began, self._lost() - lost
-            self._aside += seconds
-            self._lost_before += compiling
-        if again:
-            self._pace.evaluation(seconds - compiling, episodes)
 
     def evaluated(self, step: int, scalars: Mapping[str, float]) -> None:
         """What an evaluation after `step` steps has found."""

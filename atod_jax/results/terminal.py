@@ -33,6 +33,7 @@ class Terminal:
         self._log = None if log is None else _Log(log, maxBytes=LARGEST, backupCount=1, delay=True)
         self._live: rich.live.Live | None = None
         self._streams = sys.stdout, sys.stderr
+        self._one = threading.Lock()  # of several threads speaks at a time
 
     def __enter__(self) -> "Terminal":
         self._streams = sys.stdout, sys.stderr
@@ -67,7 +68,7 @@ class Terminal:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._live.start()
+        self._live.start(refresh=True)  # lines of several threads need something to stand above
         console.show_cursor(True)  # so that a run that is killed leaves it there
         return True
 
@@ -91,7 +92,8 @@ class Terminal:
         """Whole lines above what is drawn."""
         live = self._live  # another thread may leave
         if live is not None:
-            live.console.print(rich.text.Text(lines), soft_wrap=True)
+            with self._one:
+                live.console.print(rich.text.Text(lines), soft_wrap=True)
 
 
 class _Stream:

@@ -6,7 +6,7 @@ They are kept twice: `.jsonl` for programs, `.txt` for people.
 import gzip
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ def write_transcripts(
     return text
 
 
-def write_all(path: Path, episodes: Sequence[Trajectory], speller: Speller) -> None:
-    """Writes many episodes for programs, compressed: prompts repeat each other."""
-    lines = "".join(map(_line, records(episodes, None, speller)))
+def write_records(path: Path, episodes: Iterable[Mapping[str, Any]]) -> None:
+    """Writes many `records` for programs, compressed: prompts repeat each other."""
+    lines = "".join(map(_line, episodes))
     write_bytes(path, gzip.compress(lines.encode("utf-8", "backslashreplace"), mtime=0))
 
 

@@ -4,8 +4,10 @@ expert plays, or the episodes of an earlier run are read.
 A collector is called with (step, the student's parameters); its episodes depend on nothing else.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from atod_jax.config.reading import algorithm_of
@@ -23,6 +25,7 @@ from atod_jax.run.parts import Algorithm, Environment, policy
 from atod_jax.streams import Stream, key, rng
 
 Commands = tuple[str, ...]
+Playing = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Collector(Protocol):
@@ -52,8 +55,9 @@ def make_collector(
     teacher: Model | None,
     algorithm: Algorithm,
     between_turns: Callable[[], None],
+    playing: Playing = lambda name, episodes: contextlib.nullcontext(lambda count: None),
 ) -> Collector:
-    """The collector that `rollout.source` names."""
+    """The collector that `rollout.source` names; `playing` shows how far a rollout is."""
     if cfg.rollout.source == "recorded":
         return Recorded(cfg, student, between_turns)
     tasks = env.plugin.tasks(env.settings, cfg.env.train_split)  # as lazy as the environment is
@@ -68,6 +72,7 @@ def make_collector(
         teacher=teacher,
         algorithm=algorithm,
         between_turns=between_turns,
+        playing=playing,
     )
 
 
@@ -84,10 +89,11 @@ class StudentPlays:
         teacher: Model | None,
         algorithm: Algorithm,
         between_turns: Callable[[], None],
+        playing: Playing,
     ):
         self._cfg, self._env, self._source = cfg, env, source
         self._student, self._teacher, self._algorithm = student, teacher, algorithm
-        self._between_turns = between_turns
+        self._between_turns, self._playing = between_turns, playing
         self._policy = self._policy_of(student, cfg.rollout.tasks * cfg.rollout.group)
         self.groups = cfg.rollout.tasks
 
@@ -102,17 +108,19 @@ class StudentPlays:
             shown = self._demonstrations(step, "expert", tasks)
             contexts = [demonstration_text(commands) for commands in shown]
         drawn = key(cfg.seed, Stream.rollout, step)
-        trajectories = play_shared(
-            self._policy.sampler(to_sampling(self._student, params), drawn),
-            self._env.renderer,
-            self._env.pool,
-            tasks=tasks,
-            group_size=cfg.rollout.group,
-            plan=plan,
-            demonstrations=prefixes,
-            contexts=contexts,
-            between_turns=self._between_turns,
-        )
+        with self._playing(f"step {step + 1}", len(tasks) * cfg.rollout.group) as ended:
+            trajectories = play_shared(
+                self._policy.sampler(to_sampling(self._student, params), drawn),
+                self._env.renderer,
+                self._env.pool,
+                tasks=tasks,
+                group_size=cfg.rollout.group,
+                plan=plan,
+                demonstrations=prefixes,
+                contexts=contexts,
+                between_turns=self._between_turns,
+                ended=ended,
+            )
         return rollout.whole_groups(trajectories)
 
     def take_metrics(self) -> dict[str, float]:

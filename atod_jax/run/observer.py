@@ -21,7 +21,7 @@ from atod_jax.results.metrics import Muted, Writer
 from atod_jax.results.progress import Progress
 from atod_jax.results.report import warnings_of
 from atod_jax.results.runs import read_evaluation
-from atod_jax.results.transcripts import write_all, write_transcripts
+from atod_jax.results.transcripts import records, write_records, write_transcripts
 from atod_jax.run.batch import Packed
 from atod_jax.run.closing import outcome
 from atod_jax.run.evaluation import Evaluator
@@ -110,24 +110,32 @@ class Observer:
 
     def reference(self, name: str, model: Model, params: Any) -> None:
         """The full evaluation of one policy at every final temperature; stored, so run once."""
-        tasks = self._env.tasks(self._cfg.eval.split, self._cfg.eval.final_tasks)
         self.references[name] = {}
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
             if not cluster.first_says(path.is_file()):
-                evaluator, passes = self._evaluator(model, temperature), self._cfg.eval.passes
-                what, again = f"{name} at T={temperature:g}", name != "teacher"
-                with self._progress.evaluation(what, len(tasks) * passes, again=again) as ended:
-                    result, played = evaluator.run(params, tasks, passes=passes, ended=ended)
-                if cluster.is_first():
-                    write_all(path.with_suffix(".jsonl.gz"), played, self._env.renderer.speller)
-                    write_text(path, json.dumps(result.to_json()))
-                    teacher = self._teacher_at(temperature) if again else None
-                    print(outcome(name, result, teacher), flush=True)
-                    for warning in warnings_of({f"({name})": result}):
-                        print(f"warning: {warning}", file=sys.stderr, flush=True)
+                self._play(name, model, params, temperature=temperature, path=path)
             found = cluster.first_says(read_evaluation(path) if cluster.is_first() else None)
             self.references[name][temperature] = found
+
+    def _play(
+        self, name: str, model: Model, params: Any, *, temperature: float, path: Path
+    ) -> None:
+        """Evaluates, and keeps and tells what was found."""
+        evaluator, passes = self._evaluator(model, temperature), self._cfg.eval.passes
+        tasks = self._env.tasks(self._cfg.eval.split, self._cfg.eval.final_tasks)
+        what, again = f"{name} at T={temperature:g}", name != "teacher"
+        with self._progress.evaluation(what, len(tasks) * passes, again=again) as ended:
+            result, played = evaluator.run(params, tasks, passes=passes, ended=ended)
+        if not cluster.is_first():
+            return
+        told = records(played, None, self._env.renderer.speller)
+        write_records(path.with_suffix(".jsonl.gz"), told)
+        write_text(path, json.dumps(result.to_json()))
+        print(outcome(name, result, self._teacher_at(temperature) if again else None), flush=True)
+        if not self.references[name]:  # of other temperatures the report warns
+            for warning in warnings_of({f"({name})": result}):
+                print(f"warning: {warning}", file=sys.stderr, flush=True)
 
     def curve(self, step: int, params: Any) -> None:
         """One point of the success curve, with a few episodes to read."""

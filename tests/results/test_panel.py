@@ -38,7 +38,7 @@ def test_everything_that_is_known_has_a_row():
         "signal      kappa 0.90  rho 1.10  weights 0.70 (0.10 to 1.00)  kl nan",
         "phases      rollout 1.2 s  update 0.5 s",
         "speed       2.0 s/step  3,200 tokens/s written  2 restarts of environments",
-        "evaluating  ━━━━━━━━━━━━━━━                128/256  step 20",
+        "playing     ━━━━━━━━━━━━━━━                128/256  step 20",
     ]
 
 

@@ -53,6 +53,23 @@ def test_an_evaluation_counts_its_episodes_where_it_is_long(clock, capsys):
     assert said == [f"start at T=1: {n} of 8 episodes played" for n in (2, 5)]
 
 
+def test_a_long_rollout_says_how_far_it_is_and_counts_as_the_step(clock, capsys):
+    progress = make(clock, total=3)
+    progress.begin(0)
+    for step in range(2):
+        with progress.playing(f"step {step + 1}", 4) as ended:
+            for count in range(1, 5):
+                clock.now += 10
+                ended(count)
+        progress.advance({})
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "played" in line] == [
+        "step 1: 2 of 4 episodes played", "step 1: 4 of 4 episodes played",
+        "step 2: 2 of 4 episodes played", "step 2: 4 of 4 episodes played",
+    ]  # fmt: skip
+    assert progress._left() == 40
+
+
 def test_the_time_left_knows_evaluations_and_compiling(clock):
     """Steps of 2 s, every second one after an evaluation of 8 episodes in 4 s; compiling beside
     it. The estimate is right from the second step on, and one slow step does not move it."""

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from atod_jax.records import Instead, Speller, StopReason, Task, Trace, Trajectory, Turn
-from atod_jax.results.transcripts import episode_text, write_all, write_transcripts
+from atod_jax.results.transcripts import (
+    episode_text,
+    records,
+    write_records,
+    write_transcripts,
+)
 
 
 def make_episode(name: str, turns: int, *, success: bool = True) -> Trajectory:
@@ -79,7 +84,7 @@ def test_tokens_are_spelled_with_all_that_is_known_of_them(tmp_path):
     assert second["streams"] == {"sampler": [0.0, 0.0], "teacher": [-0.5, None]}
     assert second["instead"] == [[1, [["<7>", -0.1235], ["<8>", -2.5]]]]
 
-    write_all(tmp_path / "all.jsonl.gz", [episode, episode], speller)
+    write_records(tmp_path / "all.jsonl.gz", records([episode, episode], None, speller))
     lines = gzip.decompress((tmp_path / "all.jsonl.gz").read_bytes()).decode().splitlines()
     assert [json.loads(x)["turns"][0]["streams"] for x in lines] == [{"sampler": [0.0]}] * 2
 
