@@ -97,6 +97,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     text = run_in(tmp_path, SHORT, monkeypatch)
     assert "| % of 8 tasks solved " in text
     assert "step 2: " in text
+    assert "\na cell of a notebook\n" in (tmp_path / "runs/notebook/report.md").read_text()
     # what the notebook works out is what training used, to the digits that transcripts keep
     parts = [line.split() for line in text.partition("distill")[2].splitlines()[1:3]]
     assert [float(x[3]) for x in parts] == pytest.approx(

@@ -235,7 +235,9 @@ def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
 
 
 def command_line() -> str:
-    """What was typed, to be copied."""
+    """What was typed, to be copied; of a notebook no more than that it was one."""
+    if os.path.basename(sys.argv[0]) == "ipykernel_launcher.py":
+        return "a cell of a notebook"
     return shlex.join([*_program(), *sys.argv[1:]])
 
 
