@@ -8,7 +8,9 @@ from pathlib import Path
 
 import atod_jax
 
-PROGRAMS = ("train", "evaluate", "compare", "view", "play", "replay", "export", "doctor", "bench")
+PROGRAMS = (
+    "train", "evaluate", "compare", "view", "study", "play", "replay", "export", "doctor", "bench",
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,7 +36,12 @@ def main(argv: list[str] | None = None) -> None:
 def start(name: str, arguments: list[str]) -> None:
     """Hands the command line to a program, which is imported only now: JAX takes seconds."""
     module = importlib.import_module(f"atod_jax.{name}")
-    if name in ("bench", "compare", "view"):  # they configure no run, so they have no options
+    if name in (
+        "bench",
+        "compare",
+        "study",
+        "view",
+    ):  # they configure no run, so they have no options
         module.main(arguments)
         return
     from atod_jax.run import cli

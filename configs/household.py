@@ -4,7 +4,8 @@
 
 Variants: algo=NAME (a file of atod_jax/algorithms), teacher=mid|good, weighting=tdur|uniform|token,
 preset=paper|released (METHOD.md), steps=N, seed=N, smoke; thoughts (with teacher=good): a pair of
-models whose answers are a short thought and a command, about 20 tokens.
+models whose answers are a short thought and a command, about 20 tokens; rooms=large: 12 receptacles
+and 40 turns.
 """
 
 from ml_collections import ConfigDict
@@ -14,15 +15,17 @@ from atod_jax import config
 from . import presets
 
 
-def games(c: ConfigDict, *, thoughts: bool = False) -> ConfigDict:
+def games(c: ConfigDict, *, thoughts: bool = False, rooms: str = "small") -> ConfigDict:
     """The task, its prompts and the shapes that fit them; shared by every household config.
 
     With `thoughts`, an answer is a short thought and a command: about 20 tokens instead of 4.
+    Large `rooms` are searched for up to 40 turns instead of 20.
     """
+    c.env.alfworld.rooms = rooms
     c.env.name = "alfworld"
     c.env.template = "compact"
     c.env.history = 2
-    c.env.max_turns = 20
+    c.env.max_turns = 40 if rooms == "large" else 20
     c.sampling.max_new_tokens = 28 if thoughts else 6
     c.demos.thoughts = thoughts
     c.sampling.prompt_buckets = (52, 72, 160)  # garbled commands of a bad policy lengthen prompts
@@ -53,9 +56,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         seed=0,
         smoke=False,
         thoughts=False,
+        rooms="small",
         preset="",
     )
-    c = games(config.base(), thoughts=v.thoughts)
+    c = games(config.base(), thoughts=v.thoughts, rooms=v.rooms)
     if v.preset:
         c.update_from_flattened_dict(presets.overrides(v.preset))
     c.seed = v.seed

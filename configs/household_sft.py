@@ -6,9 +6,12 @@ Stages (run in this order; launch/household_models.sh runs them all):
     student_base   a small model learns the expert's moves on clean and disturbed play
     student        the same model, un-sharpened on very noisy play (label = what was played):
                    weak at the game, but every sub-skill is there to be sharpened again
+    student_weak   a small model that has only ever seen very noisy play: weak from the start
+    student_early  the base, stopped before it is any good
     teacher_good   a larger model on strongly disturbed play with the expert's labels
     teacher_mid    the same, stopped early
-With `thoughts` every answer is a short thought and a command.
+With `thoughts` every answer is a short thought and a command, with `turned` the thought begins with
+its conclusion; `rooms=large` plays rooms of 12 receptacles for 40 turns.
 """
 
 from ml_collections import ConfigDict
@@ -28,9 +31,18 @@ SIZES = {
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of one stage."""
     v = config.parse_arg(
-        arg, stage="student_base", start="", export="", steps=0, seed=0, thoughts=False
+        arg,
+        stage="student_base",
+        start="",
+        export="",
+        steps=0,
+        seed=0,
+        thoughts=False,
+        turned=False,
+        rooms="small",
     )
-    c = household.games(config.base(), thoughts=v.thoughts)
+    c = household.games(config.base(), thoughts=v.thoughts, rooms=v.rooms)
+    c.demos.wording = "turned" if v.turned else "plain"
     c.seed = v.seed
     c.algorithm.name = "sft"
     c.rollout.source = "expert"
@@ -68,6 +80,21 @@ def student(c: ConfigDict) -> None:
     c.demos.label = "executed"
 
 
+def student_weak(c: ConfigDict) -> None:
+    """Mistakes and all: the label is the command that was played, one to nine in ten random."""
+    _fresh(c, "student")
+    c.total_steps = 250
+    c.optim.lr = 3e-3
+    c.demos.noise = (0.3, 0.9)
+    c.demos.label = "executed"
+
+
+def student_early(c: ConfigDict) -> None:
+    """The skilled base, stopped after a sixth of its steps."""
+    student_base(c)
+    c.total_steps = 40
+
+
 def teacher_mid(c: ConfigDict) -> None:
     """A mediocre teacher: the good one's recipe, stopped early."""
     teacher_good(c)
@@ -87,4 +114,7 @@ def _fresh(c: ConfigDict, size: str) -> None:
     c.student.fresh.update(SIZES[size])
 
 
-STAGES = {f.__name__: f for f in (student_base, student, teacher_mid, teacher_good)}
+STAGES = {
+    f.__name__: f
+    for f in (student_base, student, student_weak, student_early, teacher_mid, teacher_good)
+}

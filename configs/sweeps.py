@@ -4,7 +4,7 @@
 
 Options that are not known here go to every command. Every command is its own workdir and resumes
 where it stopped, so a sweep can be printed and run again; sweeps share the runs they have in
-common. launch/README.md says how to hand the lines to a cluster.
+common. atod_jax/guides/a_pod.md says how to hand the lines to a cluster.
 """
 
 import argparse

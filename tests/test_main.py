@@ -50,7 +50,9 @@ def test_the_list_is_there_at_once():
     assert run.stdout == "False\n"
 
 
-@pytest.mark.parametrize("name", sorted({*__main__.PROGRAMS} - {"bench", "compare", "view"}))
+@pytest.mark.parametrize(
+    "name", sorted({*__main__.PROGRAMS} - {"bench", "compare", "study", "view"})
+)
 def test_help_prints_the_flags_and_every_option(name, capsys):
     code, out, err = said(capsys, name, "--help")
     assert (code, err) == (0, "")
@@ -66,7 +68,8 @@ def test_help_shows_the_values_of_a_config(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "flag"), [("compare", "--out"), ("bench", "--hardware"), ("view", "--most")]
+    ("name", "flag"),
+    [("compare", "--out"), ("bench", "--hardware"), ("view", "--most"), ("study", "--plan")],
 )
 def test_programs_without_a_run_have_flags_only(name, flag, capsys):
     code, out, _ = said(capsys, name, "--help")

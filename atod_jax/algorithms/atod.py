@@ -8,6 +8,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from atod_jax.algorithms import sod
 from atod_jax.algorithms.base import (
     Algorithm,
     Step,
@@ -24,7 +25,7 @@ from atod_jax.core.tdur import TdurConfig
 from atod_jax.options.field import check, one_of, option, within
 from atod_jax.types import Signal
 
-WEIGHTINGS = ("tdur", "token", "uniform")
+WEIGHTINGS = ("tdur", "token", "uniform", "sod")
 TOKEN_SIGNALS = ("gap", "return_to_go", "exact")
 
 
@@ -33,9 +34,11 @@ class Config:
     """Options of the method; the defaults are `preset("released")`."""
 
     weighting: str = option(
-        "tdur", "tdur (per turn); ablations: token (per token) | uniform (all 1)",
+        "tdur",
+        "tdur (per turn); ablations: token (per token) | uniform (all 1) | sod (the weights of "
+        "algorithm sod, of the other sign)",
         one_of(*WEIGHTINGS),
-    )  # fmt: skip
+    )
     token_quantile: float = option(
         0.98, "weighting=token cuts the uncertainty at this quantile", within(0, 1)
     )
@@ -136,6 +139,8 @@ def turn_weights(cfg: Config, step: Step) -> Float[Array, "N"]:
         return jnp.ones(rows.traj.shape)
     if cfg.weighting == "token":
         return masked.row_mean(_per_token(cfg, step), rows.action_mask)
+    if cfg.weighting == "sod":
+        return sod.turn_weights(sod.Config(), step)
     divergence, uncertainty = tdur.turn_signals(
         step.student.logp, teacher_of(step).logp, action_mask=rows.action_mask
     )

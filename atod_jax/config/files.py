@@ -12,12 +12,13 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from atod_jax.options import tree
 
+T = TypeVar("T")
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -43,8 +44,26 @@ def load(name: str) -> ConfigDict:
       FileNotFoundError: there is no such file, with the nearest shipped name.
       ValueError: it defines no config, has no such variant, or fails, with the line.
     """
+    return made_by(
+        name,
+        "get_config",
+        kind=ConfigDict,
+        otherwise="let it return atod_jax.config.base(), changed",
+    )
+
+
+def made_by(name: str, function: str, *, kind: type[T], otherwise: str) -> T:
+    """What a function of a config file returns for its variant; `otherwise` says what to do where
+    that is something else.
+
+    Raises:
+      FileNotFoundError, ValueError: see `load`.
+    """
     try:
-        return _load(name)
+        made = _call(name, function)
+        if isinstance(made, kind):
+            return made
+        raise ValueError(f"--config={name}: {function}() returns {made!r}; {otherwise}")
     except (ValueError, FileNotFoundError):
         raise
     except Exception as error:  # whatever the file does
@@ -61,20 +80,15 @@ def load(name: str) -> ConfigDict:
         ) from error
 
 
-def _load(name: str) -> ConfigDict:
+def _call(name: str, function: str) -> Any:
     file, colon, variant = name.partition(":")
     module = _imported(find(file))
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"--config={file}: the file defines no get_config()")
-    if colon and not inspect.signature(module.get_config).parameters:
+    if not hasattr(module, function):
+        raise ValueError(f"--config={file}: the file defines no {function}()")
+    call = getattr(module, function)
+    if colon and not inspect.signature(call).parameters:
         raise ValueError(f"--config={name}: the file has no variants; leave out ':{variant}'")
-    c = module.get_config(variant) if colon else module.get_config()
-    if not isinstance(c, ConfigDict):
-        raise ValueError(
-            f"--config={file}: get_config() returns {c!r}; let it change and return what "
-            "atod_jax.config.base() gives"
-        )
-    return c
+    return call(variant) if colon else call()
 
 
 def find(file: str) -> Path:

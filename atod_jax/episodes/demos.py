@@ -41,6 +41,9 @@ class DemoConfig:
         0.3, "share of random commands that name a receptacle which may be absent", within(0, 1)
     )
     thoughts: bool = option(False, "write a short thought before the command")
+    wording: str = option(
+        "plain", "of thoughts: plain | turned (the conclusion first)", one_of("plain", "turned")
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -107,6 +110,8 @@ class _Stage(NamedTuple):
             executed = self.expert.disturb(self.rng, commands, absent=self.cfg.absent)
         label = best if self.cfg.label == "expert" else executed
         thought = self.expert.thought(slot.episode, label) if self.cfg.thoughts else ""
+        if self.cfg.wording == "turned":
+            thought = turned(thought)
         action = self.renderer.target(label, thought)
         (result,) = self.pool.step([(slot.number, executed)])
         turn = Turn(
@@ -120,3 +125,12 @@ class _Stage(NamedTuple):
             reward=0.0,
         )
         slot.record(turn, result, self.max_turns)
+
+
+def turned(thought: str) -> str:
+    """The same thought in another order, from its conclusion to its reason.
+
+    >>> turned("need a mug. shelf 1 has nothing, no mug, so go on to shelf 2")
+    'go on to shelf 2. shelf 1 has nothing, no mug. need a mug'
+    """
+    return ". ".join(thought.replace(", so ", ". ").split(". ")[::-1])

@@ -38,6 +38,17 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def to_come(cfg: Run, done: int, *, curve: int, final: int) -> int:
+    """Episodes of the evaluations after `done` steps: `curve` tasks for each point and the last,
+    `final` ones per seed and temperature at the end."""
+    ev = cfg.eval
+    points = 0
+    if ev.every:
+        first = -(-done // ev.every) * ev.every
+        points = len(range(first, cfg.total_steps, ev.every)) + 1
+    return points * curve + final * ev.passes * len(ev.temperatures)
+
+
 class Observer:
     """Evaluates while training and keeps what it found in the workdir."""
 
@@ -62,6 +73,7 @@ class Observer:
         self._evaluators: dict[tuple[Any, float], Evaluator] = {}  # compiled once each
         self._curve = self._evaluator(student, cfg.eval.curve_temperature)
         self._tasks = env.tasks(cfg.eval.split, cfg.eval.tasks)
+        self._final_tasks = env.tasks(cfg.eval.split, cfg.eval.final_tasks)
         self._tracer = teacher and Tracer(
             cfg, mesh, student=student, teacher=teacher, algorithm=algorithm
         )
@@ -94,10 +106,7 @@ class Observer:
 
     def coming(self, done: int) -> int:
         """Episodes of the evaluations that follow once `done` steps are done."""
-        ev = self._cfg.eval
-        points = len([s for s in range(done, self._cfg.total_steps) if due(s, ev.every)])
-        final = len(self._env.tasks(ev.split, ev.final_tasks)) * ev.passes * len(ev.temperatures)
-        return (points + bool(ev.every)) * len(self._tasks) + final
+        return to_come(self._cfg, done, curve=len(self._tasks), final=len(self._final_tasks))
 
     def _teacher_at(self, temperature: float) -> EvalResult | None:
         return self.references.get("teacher", {}).get(temperature)
@@ -123,7 +132,7 @@ class Observer:
     ) -> None:
         """Evaluates, and keeps and tells what was found."""
         evaluator, passes = self._evaluator(model, temperature), self._cfg.eval.passes
-        tasks = self._env.tasks(self._cfg.eval.split, self._cfg.eval.final_tasks)
+        tasks = self._final_tasks
         what, again = f"{name} at T={temperature:g}", name != "teacher"
         with self._progress.evaluation(what, len(tasks) * passes, again=again) as ended:
             result, played = evaluator.run(params, tasks, passes=passes, ended=ended)

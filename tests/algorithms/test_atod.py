@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atod_jax.algorithms import atod, grpo, opd
+from atod_jax.algorithms import atod, grpo, opd, sod
 from atod_jax.algorithms.base import Step
 from atod_jax.core.advantages import RewardConfig
 from atod_jax.core.schedules import AnnealConfig, CurriculumConfig
@@ -19,7 +19,7 @@ from atod_jax.core.tdur import TdurConfig
 ALGORITHM = atod.ALGORITHM
 ONLY_REWARD = atod.Config(anneal=AnnealConfig(kind="constant", kappa_start=0.0))
 ONLY_TEACHER = atod.Config(anneal=AnnealConfig(kind="constant", rho_start=0.0), weighting="uniform")
-compiled = {m: jax.jit(m.signal, static_argnums=0) for m in (atod, grpo, opd)}
+compiled = {m: jax.jit(m.signal, static_argnums=0) for m in (atod, grpo, opd, sod)}
 
 
 def signal(cfg, *step, module=atod):
@@ -95,6 +95,14 @@ def test_equal_returns_leave_exactly_the_teacher_term():
     no_reward = annealed(atod.Config(), rho_start=0.0, rho_end=0.0)
     expected = signal(no_reward, batch, student, teacher, jnp.array(0))
     np.testing.assert_array_equal(got.advantage, expected.advantage)
+
+
+def test_with_the_weights_of_sod_and_no_annealing_it_is_sod():
+    batch, student, teacher = oracles.ragged_batch(3)
+    cfg = atod.Config(weighting="sod", anneal=AnnealConfig(kind="constant"))
+    got = signal(cfg, batch, student, teacher, jnp.array(7))
+    expected = signal(sod.Config(), batch, student, teacher, jnp.array(7), module=sod)
+    np.testing.assert_allclose(got.advantage, expected.advantage, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_touch_only_the_teacher_term():

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import random
 
+import numpy as np
 import pytest
 
 from atod_jax.envs import alfworld
@@ -182,6 +183,18 @@ def test_tasks_are_lazy_and_indexable():
     assert len(alfworld.tasks(alfworld.Config(), "valid_unseen")) == 2048
     with pytest.raises(IndexError):
         tasks[100_000]
+
+
+def test_large_rooms_are_larger_and_take_longer():
+    small, large = (
+        [alfworld.game_of(t) for t in alfworld.tasks(alfworld.Config(rooms=rooms), "train")[:60]]
+        for rooms in ("small", "large")
+    )
+    assert {len(game.receptacles) for game in large} == {12}
+    assert {len(game.items) for game in large} == {8}
+    assert max(len(game.plan) for game in large) <= 40
+    lengths = [np.mean([len(game.plan) for game in games]) for games in (small, large)]
+    assert lengths[1] > lengths[0] + 3
 
 
 def test_unknown_split_lists_the_known_ones():

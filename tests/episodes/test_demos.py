@@ -1,5 +1,7 @@
 """Supervised turns: labels, disturbance and reproducibility."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,9 @@ RENDERER = Renderer(
 )
 
 
-def collect(noise=(0.0, 0.0), label="expert", thoughts=False, seed=0, expert=EXPERT):
+def collect(
+    noise=(0.0, 0.0), label="expert", thoughts=False, seed=0, expert=EXPERT, wording="plain"
+):
     tasks = alfworld.tasks(SETTINGS, "train")[:12]
     return collect_demos(
         expert,
@@ -28,7 +32,7 @@ def collect(noise=(0.0, 0.0), label="expert", thoughts=False, seed=0, expert=EXP
         EnvPool(lambda: alfworld.make(SETTINGS)),
         tasks=tasks,
         max_turns=20,
-        cfg=DemoConfig(noise=noise, label=label, absent=0.3, thoughts=thoughts),
+        cfg=DemoConfig(noise=noise, label=label, absent=0.3, thoughts=thoughts, wording=wording),
         rng=np.random.default_rng(seed),
     )
 
@@ -54,6 +58,16 @@ def test_thoughts_come_before_the_command():
     projection = RENDERER.project(turn.response, [turn.command])
     assert (projection.command, projection.valid) == (turn.command, True)
     assert len(turn.action) > 8
+
+
+def test_a_turned_thought_says_the_same_in_another_order():
+    plain, turned = (collect(thoughts=True, wording=wording)[3] for wording in ("plain", "turned"))
+    assert [u.command for u in plain.turns] == [u.command for u in turned.turns]
+    for one, other in zip(plain.turns, turned.turns, strict=True):
+        said, again = (re.findall(r"[a-z0-9]+", u.response) for u in (one, other))
+        said = [word for word in said if word != "so"]
+        assert sorted(said) == sorted(again)
+        assert said != again
 
 
 @pytest.mark.parametrize("noise", [(0.0, 0.0), (0.2, 0.6)])

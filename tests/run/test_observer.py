@@ -11,6 +11,7 @@ from atod_jax.records import CUT, StopReason, Task, Trace, Trajectory, Turn
 from atod_jax.run.batch import pack
 from atod_jax.run.iteration_metrics import rollout_scalars
 from atod_jax.run.layouts import layouts_of
+from atod_jax.run.observer import due, to_come
 from atod_jax.run.parts import algorithm
 from atod_jax.run.traces import CHOICES, DISAGREE, Tracer, to_show
 from configs import household
@@ -97,6 +98,15 @@ def test_the_teachers_choice_is_what_it_would_have_said(config, cfg, mesh):
     assert values == sorted(values, reverse=True)
     assert len(values) == CHOICES
     assert not {i for i, _ in asked.choices} & set(student.tokens.silent)
+
+
+@pytest.mark.parametrize("every", [0, 1, 3, 5, 50])
+def test_episodes_to_come_are_those_that_will_be_played(cfg, every):
+    ev = dataclasses.replace(cfg.eval, every=every, temperatures=(1.0, 0.4), passes=2)
+    cfg = dataclasses.replace(cfg, eval=ev, total_steps=10)
+    for done in range(11):
+        points = sum(due(step, every) for step in range(done, 10)) + (every > 0)
+        assert to_come(cfg, done, curve=7, final=5) == 7 * points + 5 * 2 * 2
 
 
 def test_failures_and_successes_are_shown_in_turn_the_surprising_ones_first():

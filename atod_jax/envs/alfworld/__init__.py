@@ -13,7 +13,7 @@ from atod_jax.envs.alfworld import expert, generate
 from atod_jax.envs.alfworld.engine import Engine
 from atod_jax.envs.alfworld.game import Game
 from atod_jax.envs.alfworld.games import read_games
-from atod_jax.envs.alfworld.generate import SPLITS
+from atod_jax.envs.alfworld.generate import SIZES, SPLITS
 from atod_jax.envs.alfworld.official import Trial, find_trials, read_trial
 from atod_jax.envs.alfworld.prompts import TEMPLATES
 from atod_jax.envs.base import FINITE, Environment, Expert, Observation, StepResult, TextEnv
@@ -38,6 +38,11 @@ class Config:
         one_of("native", "textworld"),
     )
     seed: int = option(0, "of the generated games", SEED)
+    rooms: str = option(
+        "small",
+        "of generated games: small (8 receptacles, won within 20 turns) | large (12, within 40)",
+        one_of(*SIZES),
+    )
     win_reward: float = option(10.0, "paid on the winning step; every other step pays 0", FINITE)
 
     def __post_init__(self):
@@ -75,13 +80,13 @@ def tasks(cfg: Config, split: str) -> Sequence[Task]:
             " env.alfworld.engine=native"
         )
     if not cfg.games:
-        build = functools.partial(_generated_task, split, seed=cfg.seed)
+        build = functools.partial(_generated_task, split, seed=cfg.seed, size=SIZES[cfg.rooms])
         return LazyTasks(build, range(GENERATED[split]))
     return _file_tasks(cfg.games, split)
 
 
-def _generated_task(split: str, number: int, *, seed: int) -> Task:
-    return make_task(generate.generate(split, number, seed=seed))
+def _generated_task(split: str, number: int, *, seed: int, size: generate.Size) -> Task:
+    return make_task(generate.generate(split, number, seed=seed, size=size))
 
 
 @functools.cache

@@ -37,6 +37,7 @@ class Size:
 
 
 DEFAULT_SIZE = Size()
+SIZES = {"small": DEFAULT_SIZE, "large": Size(receptacles=12, items=8, max_turns=40)}
 
 # ---------------------------------------------------------------------------------------- the tasks
 

@@ -1,0 +1,1 @@
+"""Studies: many runs that answer questions together, planned, made and read as one."""

@@ -1,0 +1,167 @@
+"""Makes the runs of a study that are missing, several side by side, each a process of its own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atod_jax.results.files import write_text
+from atod_jax.results.runs import read_evaluation
+from atod_jax.studies.plan import Job
+
+# One thread per run: tiny matrices gain nothing from two, two runs do.
+ALONE = "--xla_cpu_multi_thread_eigen=false"
+POLL = 0.5  # seconds
+TRAIN = (sys.executable, "-m", "atod_jax.train")
+
+
+def is_done(out: Path, job: Job) -> bool:
+    """Whether a run has come to its end, its export included."""
+    return _mark(out, job.name).is_file()
+
+
+def _mark(out: Path, name: str) -> Path:
+    return out / "finished" / name.replace("/", "--")
+
+
+def chosen(out: Path, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
+    """The values of the options that are tuned: of the jobs that tried them, those of the best.
+
+    Raises:
+      FileNotFoundError: one of those is not finished.
+    """
+    return {
+        option: named[max(tried, key=lambda name: final_rate(out, name))].options[option]
+        for option, tried in job.tuned.items()
+    }
+
+
+def final_rate(out: Path, name: str) -> float:
+    """Mean success of a finished run over its temperatures."""
+    paths = sorted((out / "runs" / name / "evaluations").glob("final-T*.json"))
+    if not paths:
+        raise FileNotFoundError(f"{out / 'runs' / name} is not finished")
+    return sum(read_evaluation(path).rate().value for path in paths) / len(paths)
+
+
+def make(
+    out: Path, jobs: Sequence[Job], *, side_by_side: int, tell: Callable[[str], None]
+) -> list[str]:
+    """Makes what is missing; returns the names of the runs that failed or could not begin.
+
+    Where it is interrupted the runs save and end; the same command goes on with them.
+
+    Args:
+      out: the folder of the study.
+      jobs: in an order in which each comes after what it needs.
+      side_by_side: how many run at a time.
+      tell: told a line whenever a run ends.
+
+    Raises:
+      KeyboardInterrupt: after the runs have ended.
+    """
+    work = _Work(out, {job.name: job for job in jobs}, side_by_side, tell)
+    try:
+        while work.waiting or work.running:
+            work.leave_out()
+            work.begin()
+            time.sleep(POLL)
+            work.end()
+    finally:
+        _stop([process for process, _ in work.running.values()])
+    return work.failed
+
+
+class _Work:
+    """What is done, under way and left."""
+
+    def __init__(
+        self,
+        out: Path,
+        named: Mapping[str, Job],
+        side_by_side: int,
+        tell: Callable[[str], None],
+    ):
+        self._out, self._named, self._side_by_side, self._tell = out, named, side_by_side, tell
+        self.waiting = [job for job in named.values() if not is_done(out, job)]
+        self.running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self.failed: list[str] = []
+        self._done = set(named) - {job.name for job in self.waiting}
+        self._took: list[float] = []
+
+    def leave_out(self) -> None:
+        """What needs a run that failed cannot begin."""
+        for job in [job for job in self.waiting if set(job.before) & set(self.failed)]:
+            self.waiting.remove(job)
+            self.failed.append(job.name)
+            self._tell(f"left out: {job.name}, which needs a run that failed")
+
+    def begin(self) -> None:
+        """Starts what is ready, as far as there is room."""
+        ready = [job for job in self.waiting if set(job.before) <= self._done]
+        for job in ready[: self._side_by_side - len(self.running)]:
+            self.waiting.remove(job)
+            process = _start(self._out, job, chosen(self._out, job, self._named))
+            self.running[job.name] = process, time.monotonic()
+
+    def end(self) -> None:
+        """Books what has ended."""
+        ended = [name for name, (process, _) in self.running.items() if process.poll() is not None]
+        for name in ended:
+            process, began = self.running.pop(name)
+            if process.returncode:
+                self.failed.append(name)
+                self._tell(f"failed: {name}: {_last_line(_log(self._out, name))}")
+                continue
+            write_text(_mark(self._out, name), "")
+            self._done.add(name)
+            self._took.append(time.monotonic() - began)
+            self._tell(f"{name} done, {len(self._done)} of {len(self._named)}{self._left()}")
+
+    def _left(self) -> str:
+        """Said of the time left, from the mean of the runs so far."""
+        runs = len(self.waiting) + len(self.running)
+        minutes = sum(self._took) / len(self._took) * runs / self._side_by_side / 60
+        if not runs:
+            return ""
+        return f", {minutes / 60:.1f} hours left" if minutes > 90 else f", {minutes:.0f} min left"
+
+
+def _log(out: Path, name: str) -> Path:
+    return out / "logs" / f"{name.replace('/', '--')}.log"
+
+
+def _start(out: Path, job: Job, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    log = _log(out, job.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [*TRAIN, *job.command(str(out), values)]
+    flags = f"{ALONE} {os.environ.get('XLA_FLAGS', '')}".strip()
+    with log.open("ab") as file:
+        file.write(f"+ {' '.join(command)}\n".encode())
+        file.flush()
+        return subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"XLA_FLAGS": flags},
+            start_new_session=True,  # a Ctrl-C reaches it once, from here
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Has runs save and end."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"{lines[-1][:300]} ({log})" if lines else str(log)

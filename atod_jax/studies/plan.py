@@ -1,0 +1,125 @@
+"""What a study consists of: runs of `train`, which of them belong together, what is compared."""
+
+import dataclasses
+import graphlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from atod_jax.options.tree import show
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run of `train`.
+
+    In its config and options `{out}` stands for the folder of the study.
+    """
+
+    name: str  # its folder below OUT/runs
+    config: str  # FILE:variant, as for train
+    seed: int  # everything that depends on one seed can be made apart from the others
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    needs: tuple[str, ...] = ()  # jobs whose results it starts from
+    # option -> jobs that tried a value of it, the best of which on its evaluation is taken
+    tuned: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """All jobs that have to be finished first."""
+        return self.needs + tuple(name for tried in self.tuned.values() for name in tried)
+
+    def command(self, out: str, chosen: Mapping[str, Any]) -> list[str]:
+        """The arguments of `train`; `chosen` are the values of the options that are tuned."""
+        options = {**self.options, **chosen}
+        return [
+            f"--config={self.config.format(out=out)}",
+            *(f"--config.{k}={show(v).format(out=out)}" for k, v in options.items()),
+            f"--workdir={out}/runs/{self.name}",
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One method in one setting: a job per seed."""
+
+    setting: str
+    method: str
+    jobs: Mapping[int, str]  # seed -> name
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Runs from the same student and teacher, which may be compared."""
+
+    name: str
+    about: str  # a sentence
+    # pairs of methods whose difference is asked for
+    contrasts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What `get_study` of a file such as configs/study.py returns.
+
+    Raises:
+      ValueError: two jobs have one name, or something names a job or setting that is not there.
+    """
+
+    title: str
+    about: str
+    settings: tuple[Setting, ...]
+    jobs: tuple[Job, ...]
+    cells: tuple[Cell, ...]
+    spread: float = 5.0  # points between equal runs of two seeds that are planned for, paired
+
+    def __post_init__(self) -> None:
+        names = [job.name for job in self.jobs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"a study needs a name for every job; twice there: {twice[0]}")
+        wanted = {name for job in self.jobs for name in job.before}
+        wanted |= {name for cell in self.cells for name in cell.jobs.values()}
+        if unknown := sorted(wanted - set(names)):
+            raise ValueError(f"a study names the job {unknown[0]!r}, which it does not have")
+        known = {setting.name for setting in self.settings}
+        if unknown := sorted({cell.setting for cell in self.cells} - known):
+            raise ValueError(f"a study names the setting {unknown[0]!r}, which it does not have")
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those of all jobs."""
+        return sorted({job.seed for job in self.jobs})
+
+    def cells_of(self, setting: str) -> list[Cell]:
+        """The methods of a setting."""
+        return [cell for cell in self.cells if cell.setting == setting]
+
+
+def in_order(jobs: Sequence[Job], seeds: Iterable[int] = ()) -> list[Job]:
+    """The jobs of some seeds, or of all, and all that they need, each after what it needs.
+
+    Raises:
+      ValueError: jobs that wait for each other.
+    """
+    named, wanted = {job.name: job for job in jobs}, set(seeds)
+    chosen = {job.name for job in jobs if not wanted or job.seed in wanted}
+    waiting = list(chosen)
+    while waiting:
+        more = set(named[waiting.pop()].before) - chosen
+        chosen |= more
+        waiting += more
+    kept = [job for job in jobs if job.name in chosen]
+    try:
+        order = list(graphlib.TopologicalSorter({j.name: j.before for j in kept}).static_order())
+    except graphlib.CycleError as error:
+        raise ValueError(f"jobs of a study wait for each other: {error.args[1]}") from error
+    rank = {name: n for n, name in enumerate(order)}
+    depth = _depths(named, order)
+    # seed by seed, so that an interrupted study has whole seeds
+    return sorted(kept, key=lambda job: (job.seed, depth[job.name], rank[job.name]))
+
+
+def _depths(named: Mapping[str, Job], order: Sequence[str]) -> dict[str, int]:
+    depth: dict[str, int] = {}
+    for name in order:
+        depth[name] = 1 + max((depth[other] for other in named[name].before), default=-1)
+    return depth

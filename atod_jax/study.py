@@ -1,0 +1,128 @@
+"""Many runs that answer questions together: made where they are missing, and read as one.
+
+    python -m atod_jax.study --config=configs/study.py:quick --out=runs/study
+    python -m atod_jax.study --config=configs/study.py --out=runs/study --plan
+
+Every run is an ordinary one of `train` below OUT/runs. The same command goes on where it was
+interrupted. Several machines share the work by `--seeds` and a shared folder, or take the commands
+that `--plan` prints. Ends with study.md, pictures and study.html.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import atod_jax
+from atod_jax.config import files
+from atod_jax.results.page import write_page
+from atod_jax.results.runs import RunRecord
+from atod_jax.run import cli
+from atod_jax.run.workdir import read_record
+from atod_jax.studies.evidence import detectable
+from atod_jax.studies.making import is_done, make
+from atod_jax.studies.page import write_study
+from atod_jax.studies.plan import Job, Study, in_order
+
+
+def report(out: Path, study: Study) -> Path:
+    """Writes what has been found so far."""
+    jobs = {job.name: job for job in study.jobs}
+
+    def read(name: str) -> RunRecord | None:
+        return read_record(str(out / "runs" / name)) if is_done(out, jobs[name]) else None
+
+    path = write_study(out, study, read)
+    runs = [
+        f"{cell.setting}, {cell.method}, seed {seed}={out / 'runs' / name}"
+        for cell in study.cells
+        for seed, name in list(cell.jobs.items())[:1]
+        if is_done(out, jobs[name])
+    ]
+    if runs:
+        write_page(out / "study.html", [read_record(run) for run in runs])
+    return path
+
+
+def plan(out: Path, study: Study, jobs: list[Job]) -> None:
+    """Prints what would be made, and what the design could see."""
+    done = sum(is_done(out, job) for job in jobs)
+    print(f"# {study.title}: {len(jobs)} runs, {done} of them finished", file=sys.stderr)
+    for n in sorted({len(cell.jobs) for cell in study.cells}):
+        seen = f"{detectable(study.spread, n):.1f} points" if n > 1 else "nothing"
+        print(f"# {n} paired seeds that spread by {study.spread:g} show {seen}", file=sys.stderr)
+    for job in jobs:
+        if not is_done(out, job):
+            tuned = "".join(f"  # {option}: the best of {', '.join(tried)}"
+                            for option, tried in job.tuned.items())  # fmt: skip
+            print(f"python -m atod_jax.train {shlex.join(job.command(str(out), {}))}{tuned}")
+
+
+def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m atod_jax.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE[:variant]", help="a file with get_study()")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side; one per core")
+    add("--seeds", default="", help="only these, such as 0,2; all that they need is made too")
+    add("--plan", action="store_true", help="print the commands of what is missing, and stop")
+    add("--report", action="store_true", help="write what has been found so far, and stop")
+    add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
+    return parser.parse_args(None if arguments is None else list(arguments))
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Command line."""
+    given = parse(arguments)
+    with cli.short_errors():
+        study = files.made_by(
+            given.config, "get_study", kind=Study, otherwise="let it return a Study"
+        )
+        if given.jobs < 1:
+            raise ValueError(f"--jobs={given.jobs}: give at least 1")
+        seeds = _seeds(given.seeds, study)
+        jobs, out = in_order(study.jobs, seeds), given.out.expanduser()
+        if given.plan:
+            return plan(out, study, jobs)
+        failed: list[str] = []
+        if not given.report:
+            out.mkdir(parents=True, exist_ok=True)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            try:
+                failed = make(out, jobs, side_by_side=given.jobs, tell=_tell)
+            except KeyboardInterrupt:
+                print(
+                    f"interrupted; {report(out, study)}; the same command goes on", file=sys.stderr
+                )
+                sys.exit(130)
+        print(report(out, study))
+        if failed:
+            raise ValueError(f"{len(failed)} runs failed, {failed[0]} first; the same command "
+                             "tries them again")  # fmt: skip
+
+
+def _seeds(text: str, study: Study) -> list[int]:
+    try:
+        seeds = [int(word) for word in text.split(",") if word]
+    except ValueError:
+        raise ValueError(f"--seeds={text}: give whole numbers, as in 0,2") from None
+    if unknown := sorted(set(seeds) - set(study.seeds)):
+        raise ValueError(f"--seeds={text}: the study has no seed {unknown[0]}, only "
+                         f"{', '.join(map(str, study.seeds))}")  # fmt: skip
+    return seeds
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

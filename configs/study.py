@@ -1,0 +1,209 @@
+"""Where the claims of the paper hold, on generated household games: runs of many seeds.
+
+    python -m atod_jax.study --config=configs/study.py:quick --out=runs/study
+
+Every seed has a student and teachers of its own, made from nothing by the shipped recipes, and
+training games in an order of its own. Variants: quick (one setting, GRPO, OPD and ATOD, three
+seeds), seeds=N, steps=N.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from atod_jax import config
+from atod_jax.studies.plan import Cell, Job, Setting, Study
+
+Options = Mapping[str, Any]
+
+# ------------------------------------------------------------------------------ students, teachers
+
+SFT, RL = "configs/household_sft.py", "configs/household_teacher.py"
+# name -> config, what it starts from, more options
+MODELS: dict[str, tuple[str, str, Options]] = {
+    "base": (f"{SFT}:stage=student_base", "", {}),
+    "student": (f"{SFT}:stage=student", "base", {}),
+    "weak": (f"{SFT}:stage=student_weak", "", {}),
+    "early": (f"{SFT}:stage=student_early", "", {}),
+    "good-sft": (f"{SFT}:stage=teacher_good", "", {}),
+    "good": (f"{RL}:steps=24", "good-sft", {"algorithm.grpo.reward.invalid_penalty": 0.1}),
+    "stopped": (f"{SFT}:stage=teacher_mid", "", {}),
+    "mid": (f"{RL}:steps=70", "stopped", {}),
+    "base-thoughts": (f"{SFT}:stage=student_base,thoughts", "", {}),
+    "student-thoughts": (f"{SFT}:stage=student,thoughts", "base-thoughts", {}),
+    "base-turned": (f"{SFT}:stage=student_base,thoughts,turned", "", {}),
+    "student-turned": (f"{SFT}:stage=student,thoughts,turned", "base-turned", {}),
+    "teacher-thoughts": (f"{SFT}:stage=teacher_mid,thoughts", "", {}),
+    "base-large": (f"{SFT}:stage=student_base,rooms=large", "", {}),
+    "student-large": (f"{SFT}:stage=student,rooms=large", "base-large", {}),
+    "teacher-large": (f"{SFT}:stage=teacher_mid,rooms=large", "", {}),
+}
+
+
+def model(name: str, seed: int) -> Iterator[Job]:
+    """The run that makes a model, after those that make what it starts from."""
+    recipe, start, options = MODELS[name]
+    if start:
+        yield from model(start, seed)
+    begin = f",start={place(start, seed)}" if start else ""
+    yield Job(
+        f"models/{name}-{seed}",
+        f"{recipe},seed={seed}{begin}",
+        seed,
+        {"export": place(name, seed), "eval.every": 0, **options},
+        (f"models/{start}-{seed}",) if start else (),
+    )
+
+
+def place(name: str, seed: int) -> str:
+    """Where a model is."""
+    return f"{{out}}/models/{name}-{seed}"
+
+
+# ----------------------------------------------------------------------------------------- methods
+
+METHODS: dict[str, Options] = {
+    "GRPO": {"algorithm.name": "grpo", "teacher.path": ""},
+    "OPD": {"algorithm.name": "opd"},
+    "OPD, exact KL": {"algorithm.name": "opd", "algorithm.opd.exact": True},
+    "ATOD": {"algorithm.name": "atod"},
+    "ATOD, not annealed": {"algorithm.name": "atod", "algorithm.atod.anneal.kind": "constant"},
+    "ATOD, uniform": {"algorithm.name": "atod", "algorithm.atod.weighting": "uniform"},
+    "ATOD, mean kept": {"algorithm.name": "atod", "algorithm.atod.tdur.mean_preserving": True},
+    "ATOD, token weights": {"algorithm.name": "atod", "algorithm.atod.weighting": "token"},
+    "ATOD, other sign": {"algorithm.name": "atod", "algorithm.atod.weighting": "sod"},
+}
+CLAIMS = (
+    ("ATOD", "OPD"),
+    ("ATOD", "GRPO"),
+    ("GRPO", "OPD"),
+    ("ATOD", "teacher"),
+    ("OPD", "teacher"),
+)
+ANNEALING = (("ATOD", "ATOD, not annealed"),)
+KINDS = ("ATOD, uniform", "ATOD, mean kept", "ATOD, token weights", "ATOD, other sign")
+TDUR = tuple((method, "ATOD, uniform") for method in ("ATOD", *KINDS[1:]))
+PLAIN, TAUGHT = ("GRPO", "OPD", "ATOD"), ("OPD", "ATOD")
+EXACT = (("OPD, exact KL", "OPD"),)
+
+# setting -> (about it, student, teacher, variant of the task, steps, methods, contrasts)
+SETTINGS: dict[str, tuple[str, str, str, str, int, Sequence[str], Sequence[tuple[str, str]]]] = {
+    "mid": (
+        "An un-sharpened student and a mediocre teacher; answers are commands of 3 to 6 tokens.",
+        "student", "mid", "", 100,
+        (*PLAIN, "OPD, exact KL", "ATOD, not annealed", *KINDS),
+        (*CLAIMS, *EXACT, *ANNEALING, *TDUR),
+    ),
+    "stopped": (
+        "The same student, and a teacher that was stopped early.",
+        "student", "stopped", "", 100,
+        (*TAUGHT, "OPD, exact KL", "ATOD, not annealed"),
+        (CLAIMS[0], *CLAIMS[3:], *EXACT, *ANNEALING),
+    ),
+    "good": (
+        "The same student and a good teacher.",
+        "student", "good", "", 100,
+        (*TAUGHT, "OPD, exact KL", "ATOD, not annealed"),
+        (CLAIMS[0], *CLAIMS[3:], *EXACT, *ANNEALING),
+    ),
+    "weak": (
+        "A student that has only seen messy play, and the mediocre teacher.",
+        "weak", "mid", "", 100, (*PLAIN, "OPD, exact KL"), (*CLAIMS, *EXACT),
+    ),
+    "early": (
+        "A student that was stopped early, and the mediocre teacher.",
+        "early", "mid", "", 100, PLAIN, CLAIMS,
+    ),
+    "thoughts": (
+        "Answers are a short thought and a command, about 20 tokens.",
+        "student-thoughts", "teacher-thoughts", "thoughts,", 60,
+        (*PLAIN, *KINDS), (*CLAIMS, *TDUR),
+    ),
+    "turned": (
+        "The same, but the student's thoughts begin with the conclusion and the teacher's end with "
+        "it: harmless disagreement on every turn.",
+        "student-turned", "teacher-thoughts", "thoughts,", 60,
+        (*PLAIN, *KINDS), (*CLAIMS, *TDUR),
+    ),
+    "large": (
+        "Rooms of 12 receptacles and 40 turns, most of them routine search.",
+        "student-large", "teacher-large", "rooms=large,", 60,
+        (*PLAIN, *KINDS), (*CLAIMS, *TDUR),
+    ),
+}  # fmt: skip
+RATES = (2e-4, 5e-4, 1e-3)  # learning rates that are tried
+TUNED = ("GRPO", "OPD", "ATOD")  # other variants take the rate of the method they vary
+VALIDATION = {"eval.split": "valid_seen", "eval.final_tasks": 512, "eval.every": 0}
+
+
+def run(setting: str, method: str, seed: int, steps: int, **more: Any) -> Job:
+    """One method in one setting, before anything is tuned."""
+    _, student, teacher, task, _, _, _ = SETTINGS[setting]
+    options = {
+        "student.path": place(student, seed),
+        "teacher.path": place(teacher, seed),
+        "eval.final_tasks": 1024,
+        "eval.every": max(1, steps // 5),
+        **METHODS[method],
+        **more,
+    }
+    models = (student,) if not options["teacher.path"] else (student, teacher)
+    slug = method.lower().replace(", ", "-").replace(" ", "-")
+    return Job(
+        f"{setting}/{slug}-{seed}",
+        f"configs/household.py:{task}steps={steps},seed={seed}",
+        seed,
+        options,
+        tuple(f"models/{name}-{seed}" for name in models),
+    )
+
+
+def sweep(method: str, seed: int, steps: int) -> list[Job]:
+    """The mediocre teacher's setting with every learning rate, on validation tasks."""
+    made = [run("mid", method, seed, steps, **VALIDATION, **{"optim.lr": rate}) for rate in RATES]
+    return [
+        Job(f"tuning/{method.lower()}-{rate:g}", job.config, seed, job.options, job.needs)
+        for job, rate in zip(made, RATES, strict=True)
+    ]
+
+
+def get_study(arg: str | None = None) -> Study:
+    """The study of one variant."""
+    v = config.parse_arg(arg, quick=False, seeds=0, steps=0)
+    seeds = range(v.seeds or (3 if v.quick else 5))
+    names = ["mid"] if v.quick else list(SETTINGS)
+    jobs: dict[str, Job] = {}
+    cells = []
+    for setting in names:
+        _, student, teacher, _, steps, methods, _ = SETTINGS[setting]
+        steps = v.steps or (60 if v.quick else steps)
+        for method in PLAIN if v.quick else methods:
+            made = {seed: run(setting, method, seed, steps) for seed in seeds}
+            if not v.quick:
+                made = {seed: tuned(job, method) for seed, job in made.items()}
+            cells.append(Cell(setting, method, {seed: job.name for seed, job in made.items()}))
+            jobs |= {job.name: job for job in made.values()}
+        models = [job for seed in seeds for m in (student, teacher) for job in model(m, seed)]
+        jobs |= {job.name: job for job in models}
+    tried = [] if v.quick else [job for m in TUNED for job in sweep(m, 0, v.steps or 60)]
+    jobs |= {job.name: job for job in tried}
+    return Study(
+        "ATOD, OPD and GRPO on generated household games",
+        "Generated rooms with ALFWorld's rules and texts, tiny models: what is found here says how "
+        "the methods behave here, not how they do on the benchmark.",
+        tuple(_setting(name, quick=v.quick) for name in names),
+        tuple(jobs.values()),
+        tuple(cells),
+    )
+
+
+def tuned(job: Job, method: str) -> Job:
+    """With the learning rate that was best on validation tasks for the method, or the one that it
+    is a variant of."""
+    of = method.partition(",")[0]
+    names = tuple(f"tuning/{of.lower()}-{rate:g}" for rate in RATES)
+    return Job(job.name, job.config, job.seed, job.options, job.needs, {"optim.lr": names})
+
+
+def _setting(name: str, *, quick: bool) -> Setting:
+    about, *_, contrasts = SETTINGS[name]
+    return Setting(name, about, CLAIMS if quick else tuple(contrasts))

@@ -1,0 +1,154 @@
+"""Runs of a study: made once each, in order, side by side; failures, interruptions, choices.
+
+A stand-in takes the place of `train`: it writes the folder of a run, as its options say.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from atod_jax import study
+from atod_jax.studies import making
+from atod_jax.studies.plan import Job
+
+STAND_IN = """
+import json, os, signal, sys, time
+sys.path[:0] = [{tests!r}, {repo!r}]
+from made_runs import make_run
+given = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:])
+folder, word = given["workdir"], given["config"]
+os.makedirs(os.path.dirname(folder), exist_ok=True)
+signal.signal(signal.SIGTERM, lambda *a: (open(folder + ".saved", "w").close(), os._exit(143)))
+with open(os.environ["TOLD"], "a") as file:
+    file.write(json.dumps([word, given, os.environ["XLA_FLAGS"]]) + chr(10))
+if word == "slow":
+    time.sleep(60)
+if word == "bad":
+    sys.exit("error: it went wrong")
+if not os.path.isdir(folder):
+    from pathlib import Path
+    solved = float(given.get("config.solved", 0.5))
+    make_run(Path(folder), seed=int(given.get("config.seed", 0)), solved=solved, algorithm=word)
+"""
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """Stands in for train; returns what it was told so far: (config, flags, XLA flags)."""
+    script, log = tmp_path / "train.py", tmp_path / "told"
+    tests = Path(__file__).resolve().parents[1]
+    script.write_text(STAND_IN.format(tests=str(tests), repo=str(tests.parent)))
+    monkeypatch.setattr(making, "TRAIN", (sys.executable, str(script)))
+    monkeypatch.setattr(making, "POLL", 0.05)
+    monkeypatch.setenv("TOLD", str(log))
+    return lambda: [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
+
+
+def test_what_is_missing_is_made_once_and_the_best_value_is_taken(told, tmp_path):
+    tried = [
+        Job(f"lr-{rate:g}", "grpo", 0, {"optim.lr": rate, "solved": solved}, needs=("base",))
+        for rate, solved in ((1e-4, 0.3), (5e-4, 0.6), (1e-3, 0.4))
+    ]
+    last = Job("s/run-0", "atod", 0, tuned={"optim.lr": tuple(job.name for job in tried)})
+    jobs, said = [Job("base", "sft", 0), *tried, last], []
+    assert making.make(tmp_path, jobs, side_by_side=2, tell=said.append) == []
+    order = [word for word, _, _ in told()]
+    assert order == ["sft", "grpo", "grpo", "grpo", "atod"]
+    assert told()[-1][1]["config.optim.lr"] == "0.0005"
+    assert all(making.ALONE in flags for _, _, flags in told())
+    assert said[-1] == "s/run-0 done, 5 of 5"
+    assert making.make(tmp_path, jobs, side_by_side=2, tell=said.append) == []
+    assert len(told()) == 5
+
+
+def test_a_failure_costs_only_what_needs_it(told, tmp_path):
+    jobs = [Job("a", "bad", 0), Job("b", "atod", 0, needs=("a",)), Job("c", "atod", 0)]
+    said = []
+    assert making.make(tmp_path, jobs, side_by_side=1, tell=said.append) == ["a", "b"]
+    assert "failed: a: error: it went wrong" in said[0]
+    assert any(line.startswith("left out: b") for line in said)
+    assert [word for word, _, _ in told()] == ["bad", "atod"]
+    making.make(tmp_path, jobs, side_by_side=1, tell=said.append)  # tried again
+    assert [word for word, _, _ in told()] == ["bad", "atod", "bad"]
+
+
+STUDY = """
+from atod_jax.studies.plan import Cell, Job, Setting, Study
+def get_study(arg=None):
+    words = {"grpo": 0.3, "opd": 0.5, "atod": 0.7}
+    jobs = tuple(
+        Job(f"s/{w}-{seed}", arg or w, seed, {"solved": x + 0.02 * seed, "seed": seed})
+        for w, x in words.items() for seed in (0, 1, 2)
+    )
+    cells = tuple(Cell("s", w, {seed: f"s/{w}-{seed}" for seed in (0, 1, 2)}) for w in words)
+    pairs = (("atod", "opd"), ("atod", "teacher"))
+    return Study("A study", "About it.", (Setting("s", "One student.", pairs),), jobs, cells)
+"""
+
+
+def test_a_study_ends_with_tables_of_both_doubts_and_a_page(told, tmp_path, capsys):
+    (tmp_path / "three.py").write_text(STUDY)
+    arguments = [f"--config={tmp_path / 'three.py'}", f"--out={tmp_path / 'out'}"]
+    study.main([*arguments, "--plan"])
+    shown = capsys.readouterr()
+    assert shown.out.count("python -m atod_jax.train --config=") == 9
+    assert "3 paired seeds that spread by 5 show 15.5 points" in shown.err
+    assert told() == []
+    study.main([*arguments, "--seeds=0,2", "--jobs=3"])
+    page = (tmp_path / "out" / "study.md").read_text()
+    assert "6 of 9 runs are finished." in page
+    study.main(arguments)
+    page = (tmp_path / "out" / "study.md").read_text()
+    assert "| atod | 72.5 [" in page
+    assert "| 70.0 / 72.5 / 75.0 |" in page
+    assert "| atod - opd | +20.0 [" in page
+    assert "| atod - teacher | +22.5 [" in page
+    assert "| *teacher* | 50.0 [" in page
+    assert "{+20.0, +20.0}" in page  # the same for every seed
+    for name in ("s.png", "study.html"):
+        assert (tmp_path / "out" / name).stat().st_size > 5000
+    assert len(told()) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds=7"], "--seeds=7: the study has no seed 7, only 0, 1, 2"),
+        (["--seeds=x"], "--seeds=x: give whole numbers"),
+        (["--jobs=0"], "--jobs=0: give at least 1"),
+        (["--config=household"], "the file defines no get_study()"),
+        (["--config=nothing.py"], "no such file"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(tmp_path, capsys, arguments, words):
+    (tmp_path / "three.py").write_text(STUDY)
+    with pytest.raises(SystemExit) as ended:
+        study.main([f"--config={tmp_path / 'three.py'}", f"--out={tmp_path}", *arguments])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_reaches_the_runs_once(told, tmp_path, number):
+    (tmp_path / "three.py").write_text(STUDY)
+    code = textwrap.dedent(f"""
+        from atod_jax import study
+        from atod_jax.studies import making
+        making.TRAIN = {making.TRAIN!r}
+        study.main(["--config={tmp_path}/three.py:slow", "--out={tmp_path}/out", "--jobs=2"])
+    """)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while len(told()) < 2:
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in err
+    assert len(list((tmp_path / "out" / "runs" / "s").glob("*.saved"))) == 2
