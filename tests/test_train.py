@@ -48,10 +48,12 @@ def test_a_run_leaves_a_report_metrics_transcripts_and_a_loadable_student(
     said, log = capsys.readouterr(), (run / "run.log").read_text()
     assert "step 2: 0 % [0, 32] at T=1, 8 tasks" in said.out
     assert re.search(r"\| after - before +\| \+0.0 \[\+0.0, \+0.0\] \|\n", said.out)
-    assert f"evaluate --checkpoint={run} " in said.out.partition("next:")[2]
+    assert f" -m atod_jax evaluate --checkpoint={run} " in said.out.partition("next:")[2]
     lines = [line[20:] for line in log.splitlines()[1:]]
     assert set(lines) == {*said.out.splitlines(), *said.err.splitlines()}
-    assert (run / "success_curve.png").stat().st_size > 10_000
+    for picture in ("success_curve.png", "episode.png"):
+        assert f"]({picture})" in report
+        assert (run / picture).stat().st_size > 10_000
     steps = [r["step"] for r in records(run) if "loss/total" in r]
     assert steps == [0, 1, 2]
     curve = [r["step"] for r in records(run) if "eval/success" in r]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours for all kinds of colour vision, their pale yellow replaced by a plum.
 COLOURS = (
@@ -38,6 +39,7 @@ def success_figure(what: str, height: float = 4.6) -> tuple[Figure, Axes]:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_xlabel("training step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(what)
     axes.set_ylim(0, 100)
     axes.grid(axis="y", color="0.88", lw=0.8)

@@ -39,6 +39,7 @@ def write_report(
     artifacts: Mapping[str, str],
     chosen: Mapping[str, Any] | None = None,
     example: str = "",
+    picture: str = "",
 ) -> Path:
     """Writes `report.md` and, with a curve, `success_curve.png`; returns the report's path.
 
@@ -54,6 +55,7 @@ def write_report(
       artifacts: what -> where, e.g. {"transcripts": "transcripts/"}.
       chosen: options that are not as they are by default, path -> value.
       example: an episode to read.
+      picture: file of the workdir that shows the same episode.
 
     Raises:
       ValueError: a role is unknown or missing, or two results are on different tasks.
@@ -83,6 +85,7 @@ def write_report(
         more = ["…"] if len(shown) > EXAMPLE_LINES else []
         lines = (f"    {line}" for line in shown[:EXAMPLE_LINES] + more)
         parts += ["## An episode", EXAMPLE, "\n".join(lines)]
+        parts += [f"![The same episode, its tokens coloured]({picture})"] if picture else []
     parts += ["## How it was made", f"```\n{command}\n```", _list(settings, "setting", "value")]
     if chosen:
         parts += ["Options that are not as they are by default:", _list(chosen, "option", "value")]

@@ -35,6 +35,7 @@ EXPECTED = (
     BrokenWorkers,
 )
 Flags = argparse.Namespace
+SCRIPT = "atod"  # as pyproject.toml installs it; other scripts, and notebooks, are no programs
 _FULL = "RESOURCE_EXHAUSTED"  # what XLA says of a device without room
 _NO_ROOM = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
 NO_ROOM = os.EX_IOERR  # exit code: the disk is full or read-only
@@ -234,14 +235,16 @@ def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
 
 
 def command_line() -> str:
-    """What was typed, to be copied."""
+    """What was typed, to be copied; of a notebook no more than that it was one."""
+    if os.path.basename(sys.argv[0]) == "ipykernel_launcher.py":
+        return "a cell of a notebook"
     return shlex.join([*_program(), *sys.argv[1:]])
 
 
 def command(name: str, *arguments: object) -> str:
     """The command line of another program, to be copied here."""
-    if getattr(sys.modules["__main__"], "__spec__", None) is None:  # a script, such as `atod`
-        start = [os.path.basename(sys.argv[0])]
+    if os.path.basename(sys.argv[0]) == SCRIPT:
+        start = [SCRIPT]
     else:
         python = shutil.which("python")
         python = "python" if python and os.path.samefile(python, sys.executable) else _here()

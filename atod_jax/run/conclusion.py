@@ -1,5 +1,6 @@
 """The end of a run: its report and, if asked for, the student as a Hugging Face folder."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from atod_jax.models.checkpoint_io import save_hf
 from atod_jax.models.written import require_place
 from atod_jax.results.metrics import read_records
 from atod_jax.results.page import write_page
+from atod_jax.results.picture import draw_episode
+from atod_jax.results.plots import save
 from atod_jax.results.provenance import config_digest, git_commit, package_versions, took
 from atod_jax.results.report import curve_of, write_report
 from atod_jax.run.cli import command_line
@@ -20,6 +23,8 @@ from atod_jax.run.closing import References, farewell
 from atod_jax.run.models import Model
 from atod_jax.run.workdir import LEFT_BY_A_START, read_record
 from atod_jax.sharding import to_host
+
+PICTURE = "episode.png"
 
 
 def require_export(cfg: Run, workdir: Path) -> None:
@@ -76,6 +81,7 @@ def _report(cfg: Run, out: Path, references: References, *, exported: bool) -> N
         artifacts=_artifacts(cfg, exported=exported),
         chosen=chosen(cfg),
         example=_example(out),
+        picture=_picture(out),
     )
 
 
@@ -84,6 +90,17 @@ def _example(out: Path) -> str:
     shown = sorted((out / "transcripts").glob("*-eval.txt"))
     text = shown[-1].read_text(encoding="utf-8", errors="replace") if shown else ""
     return text.split("\n\n=====")[0]
+
+
+def _picture(out: Path) -> str:
+    """Draws the same episode; the picture's name, "" where there is no episode to be read."""
+    try:
+        with sorted((out / "transcripts").glob("*-eval.jsonl"))[-1].open(encoding="utf-8") as file:
+            record = json.loads(next(file))
+    except (IndexError, StopIteration, ValueError, OSError):
+        return ""
+    save(draw_episode(record), out / PICTURE)
+    return PICTURE
 
 
 def _write_page(out: Path) -> None:

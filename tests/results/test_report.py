@@ -61,10 +61,10 @@ def test_what_made_a_run_and_an_episode_to_read(tmp_path):
     assert git_commit(tmp_path) == ""
     text = report(
         tmp_path, make_evaluations(2, 30, 20), chosen={"optim.lr": 1e-4},
-        example="task <b>\n" * 100,
+        example="task <b>\n" * 100, picture="episode.png",
     )  # fmt: skip
     assert text.count("\n    task <b>") == 60
-    assert "\n    …\n" in text
+    assert "\n    …\n\n![The same episode, its tokens coloured](episode.png)\n" in text
     assert "| optim.lr | 0.0001 |" in text
 
 
