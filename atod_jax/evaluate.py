@@ -75,7 +75,7 @@ def evaluate(cfg: Run, checkpoint: str, workdir: str) -> dict[str, EvalResult]:
         return results
     table = evaluation_table(results)
     print(f"\n{cfg.env.name}, {cfg.eval.split}: {len(tasks)} tasks, seed {cfg.seed}\n\n{table}")
-    for warning in warnings_of(results):
+    for warning in warnings_of({f"at {name}": result for name, result in results.items()}):
         print(warning)
     if workdir:
         out = Path(workdir)

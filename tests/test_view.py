@@ -13,11 +13,13 @@ from made_runs import make_run
 from runs import page_content
 
 from atod_jax.records import Instead, Speller, StopReason, Task, Trace, Trajectory, Turn
+from atod_jax.results.page import Batch, write_page
+from atod_jax.results.runs import RunRecord
 from atod_jax.results.transcripts import records, write_records, write_transcripts
 from atod_jax.view import main
 
 HOSTILE = (
-    "</script><img src=x onerror=\"document.body.dataset.hacked='1'\"><b>bold</b>\x1b[31m\u2028\x85"
+    "</script><img src=x onerror=\"document.body.dataset.hacked='1'\"><b>bold</b>\x1b[31m\u2028\x85\u202e\ud83d"
 )
 SPELLER = Speller(
     lambda ids: f"prompt of {len(ids)} {HOSTILE}", lambda ids: [f" w{i}" for i in ids]
@@ -118,7 +120,7 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
 def test_a_page_that_cannot_be_made_is_one_line(tmp_path, capsys, arguments, words):
     runs = {name: Path(make_run(tmp_path / name)) for name in "ab"}
     fill(runs["b"])
-    for damage in ('{"task": "t', "[" * 100_000):
+    for damage in ('{"task": "t', "[" * 100_000, '{"task": "t"}', '{"turns": [], "score": NaN}'):
         (runs["b"] / "transcripts" / "000000-train.jsonl").write_text(damage)
         with pytest.raises(SystemExit, match="2"):
             main([a.format(**runs) for a in arguments])
@@ -164,10 +166,20 @@ def test_a_link_opens_its_turn_and_hostile_text_stays_text(folder, tmp_path):
     assert "<img" not in found.replace("&lt;img", "")
     assert '<article class="turn now" data-turn="1">' in found
     assert "✗ not admissible" in found
+    assert r"\u001b[31m\u2028\u0085\u202e" in found  # shown, not obeyed
     assert found.count("&lt;b&gt;bold&lt;/b&gt;") >= 6  # observations and prompts, as text
     assert "advantage 0.75 = teacher's part 1 + reward's part -0.25" in found
     assert "log p: student -0.2, teacher -1.2, gap -1 nats" in found
     assert 'the teacher would rather have said: " w7" 60.7 %, " w8" 22.3 %' in found
+
+
+def test_a_page_of_episodes_alone_opens_with_them(tmp_path):
+    run = RunRecord(tmp_path, {}, (), {}, name="one")
+    told = list(records([make_episode("t-0", success=False)], None, SPELLER))
+    write_page(tmp_path / "page.html", [run], batches=[Batch("T1", "held out", None, told)])
+    found = in_browser(tmp_path / "page.html", tmp_path)
+    assert '<main id="curves" hidden="">' in found
+    assert '<main id="episodes">' in found
 
 
 def test_keys_walk_through_the_episodes(folder, tmp_path):
@@ -187,7 +199,7 @@ def test_filters_orders_and_two_episodes_of_a_task(folder, tmp_path):
         .find((l) => l.textContent.startsWith(label)).querySelector('select');
         s.value = [...s.options].find((o) => o.textContent.startsWith(value)).value;
         s.dispatchEvent(new Event('change')); };
-      pick('outcome', 'won'); pick('played for', 'final'); pick('order', 'surprise');
+      pick('outcome', 'won'); pick('played for', 'final'); pick('order', 'surprise'); pick('turns', '1 to 5');
       location.hash = 'e=0.final-T1.jsonl.gz.0&t=1';
       setTimeout(() => pick('beside it', 'atod · start'), 100);"""
     found = in_browser(folder / "run.html", tmp_path, script=script)

@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -78,7 +79,9 @@ def write_page(
         "runs": [_run(run, name) for run, name in zip(runs, _names(runs), strict=True)],
         "episodes": found,
     }
-    packed = gzip.compress(json.dumps(data, ensure_ascii=False).encode(), mtime=0)
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    # half a surrogate pair becomes its escape sequence, which is also its form in JSON
+    packed = gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0)
     page = (ASSETS / "page.html").read_text(encoding="utf-8")
     for place, content in (
         ("/*STYLE*/", (ASSETS / "page.css").read_text(encoding="utf-8")),
@@ -123,10 +126,14 @@ def _thinned(points: list[Any]) -> list[Any]:
 def _metrics(run: RunRecord) -> dict[str, list[list[float]]]:
     names = {name for record in run.training for name in record if name.startswith("seconds/")}
     lines = {
-        name: [[r["step"], r[name]] for r in run.training if r.get(name) is not None]
+        name: [[r["step"], r[name]] for r in run.training if _is_finite(r.get(name))]
         for name in (*METRICS, *sorted(names))
     }
     return {name: _thinned(points) for name, points in lines.items() if points}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _teacher(run: RunRecord) -> float | None:
@@ -153,9 +160,9 @@ def _results(run: RunRecord) -> list[dict[str, str]]:
 def _gaps(workdir: Path) -> Iterator[tuple[int, list[float | None]]]:
     """Per step that was shown, the mean disagreement of the turns of each number."""
     for path in sorted((workdir / "transcripts").glob("*-turns.json")):
-        gap = _read(path)[0]["gap"]
-        if gap:
-            yield int(path.stem.partition("-")[0]), gap
+        step, told = path.stem.partition("-")[0], _read(path, "gap")
+        if step.isdecimal() and told and told[0]["gap"]:
+            yield int(step), told[0]["gap"]
 
 
 # ----------------------------------------------------------------------------------------- episodes
@@ -182,14 +189,15 @@ def _kept(number: int, run: RunRecord) -> Iterator[Batch]:
     """What a run has kept in its folder."""
     for path in sorted((run.workdir / "transcripts").glob("[0-9]*-*.jsonl")):
         step, _, name = path.stem.partition("-")
-        yield Batch(path.name, name, int(step), _read(path), number)
+        if step.isdecimal():
+            yield Batch(path.name, name, int(step), _read(path, "turns"), number)
     for path in sorted((run.workdir / "evaluations").glob("*-T*.jsonl.gz")):
         name, _, temperature = path.name.removesuffix(".jsonl.gz").rpartition("-T")
-        yield Batch(path.name, f"{name} at T={temperature}", None, _read(path), number)
+        yield Batch(path.name, f"{name} at T={temperature}", None, _read(path, "turns"), number)
 
 
-def _read(path: Path) -> list[Mapping[str, Any]]:
-    """The JSON lines of a file.
+def _read(path: Path, holds: str) -> list[Mapping[str, Any]]:
+    """The JSON lines of a file, objects that have a list of this name.
 
     Raises:
       ValueError: it is damaged.
@@ -197,11 +205,15 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
     try:
         content = path.read_bytes()
         lines = (gzip.decompress(content) if path.suffix == ".gz" else content).split(b"\n")
-        records = [json.loads(line) for line in lines if line.strip()]
-        if not all(isinstance(record, dict) for record in records):
-            raise ValueError("a line is no object")
+        records = [json.loads(line, parse_constant=_refuse) for line in lines if line.strip()]
+        if not all(isinstance(r, dict) and isinstance(r.get(holds), list) for r in records):
+            raise ValueError(f"a line has no list of {holds}")
     except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:
         raise ValueError(
             f"{path} is damaged ({str(error)[:100]}); delete it to see the others"
         ) from error
     return records
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")

@@ -171,8 +171,8 @@ def _warnings(result: EvalResult, who: str, *, invalid: bool) -> list[str]:
         ),
         (
             sum(shares.values()) if invalid else 0.0,
-            f"of the responses {who} held no valid action ({kinds}); `python -m atod_jax.play "
-            "--player=model` shows some.",
+            f"of the responses {who} held no valid action ({kinds}); `python -m atod_jax play "
+            "--player=model --checkpoint=RUN` shows some.",
         ),
     )
     unplayed = (

@@ -10,10 +10,15 @@ function make(kind, attributes, ...children) {
     ? document.createElementNS(SVG, kind.slice(4)) : document.createElement(kind);
   for (const [name, value] of Object.entries(attributes || {})) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== false && value !== null) node.setAttribute(name, value);
+    else if (value !== false && value !== null) node.setAttribute(name, name === "title" ? visible(value) : value);
   }
-  for (const child of children.flat()) if (child !== null) node.append(child);
+  for (const child of children.flat()) if (child !== null) node.append(typeof child === "string" ? visible(child) : child);
   return node;
+}
+// What a browser obeys rather than shows, such as marks that turn a line around, as \u202e.
+function visible(text) {
+  return text.replaceAll("\r\n", "\n").replace(/[\ud800-\udfff]/gu, "\ufffd").replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
 }
 const number = (x) => x === null || x === undefined || !isFinite(x) ? "–"
   : Math.abs(x) >= 1000 || (x !== 0 && Math.abs(x) < 0.001) ? x.toExponential(1) : String(+x.toPrecision(3));
@@ -107,9 +112,11 @@ function curves(data) {
   ];
   const names = legend(data.runs.map((run, r) => ({ name: `${run.name} (${run.folder})`, style: style(r, 0) })));
   const rows = data.runs.flatMap((run) => run.results.map((r) => make("tr", {}, [run.name, r.temperature, r.before, r.after, r.teacher].map((v) => make("td", {}, v ?? "–")))));
-  $("curves").replaceChildren(names, make("div", { class: "charts" }, charts),
+  $("curves").replaceChildren(...[names, make("div", { class: "charts" }, charts),
+    charts.some((c) => c) || rows.length ? null : make("p", { class: "soft" }, "Nothing of a training is known here."),
     ...(rows.length ? [make("h2", {}, "Before and after, % of the final tasks [95 % interval]"), make("table", {},
-      make("tr", {}, ["run", "temperature", "before", "after", "teacher"].map((t) => make("th", {}, t))), rows)] : []));
+      make("tr", {}, ["run", "temperature", "before", "after", "teacher"].map((t) => make("th", {}, t))), rows)] : [])].filter((part) => part));
+  return charts.some((c) => c) || rows.length > 0;
 }
 
 // ---------------------------------------------------------------------------- episodes
@@ -126,7 +133,7 @@ const MODES = {
   "ratio to the sampler - 1": (t) => (minus(stream(t, "student"), stream(t, "sampler")) || []).map((v) => v === null ? null : Math.exp(v) - 1),
   "log p when it was sampled": (t) => stream(t, "sampler"),
 };
-let data, shown = [], state = { episode: null, turn: 0, beside: "", mode: "" };
+let data, drawn = true, shown = [], state = { episode: null, turn: 0, beside: "", mode: "" };
 const filters = {};
 
 const spreadOf = (e) => Math.max(0, ...e.turns.map((t) => t.d ?? 0));
@@ -135,6 +142,8 @@ const repeats = (e) => {
   for (const { command } of e.turns) counts.set(command, (counts.get(command) || 0) + 1);
   return Math.max(0, ...counts.values());
 };
+const LENGTHS = ["1 to 5", "6 to 10", "11 to 20", "21 to 40", "more than 40"]; // turns
+const lengthOf = (e) => LENGTHS[[5, 10, 20, 40].filter((most) => e.turns.length > most).length];
 const OFTEN = 4; // times the same command, from which the list says so
 const where = (e) => `${data.runs[e.run].name} · ${e.set}${e.step === null ? "" : ` step ${e.step}`}`;
 
@@ -156,6 +165,7 @@ function setUp() {
   addFilter("outcome", ["won", "lost"]);
   addFilter("stopped by", values((e) => e.stop));
   addFilter("problem", ["any", ...values((e) => e.turns.map((t) => t.problem || "")).sort()]);
+  addFilter("turns", LENGTHS.filter((name) => data.episodes.some((e) => lengthOf(e) === name)));
   const order = make("select", { onchange: refill });
   for (const name of ["as recorded", "surprise: largest disagreement", "longest", "shortest", "most invalid actions", "one command most often"]) order.append(make("option", {}, name));
   filters.order = order;
@@ -168,6 +178,7 @@ function refill() {
   shown = data.episodes.filter((e) =>
     (!is("run") || e.run === +is("run")) && (!is("played for") || e.set === is("played for")) &&
     (!is("step") || String(e.step) === is("step")) && (!is("task type") || e.kind === is("task type")) &&
+    (!is("turns") || lengthOf(e) === is("turns")) &&
     (!is("outcome") || e.success === (is("outcome") === "won")) && (!is("stopped by") || e.stop === is("stopped by")) &&
     (!is("problem") || e.turns.some((t) => is("problem") === "any" ? t.problem : t.problem === is("problem"))));
   const by = [null, (e) => -spreadOf(e), (e) => -e.turns.length, (e) => e.turns.length, (e) => -invalid(e), (e) => -repeats(e)][filters.order.selectedIndex];
@@ -261,7 +272,7 @@ function column(e) {
 
 function detail() {
   const e = state.episode;
-  if (!e) { $("detail").replaceChildren(make("p", { class: "soft" }, "No episode is chosen.")); return; }
+  if (!e) { $("detail").replaceChildren(make("p", { class: "soft" }, "No episode is chosen: click one, or press j.")); return; }
   const usable = Object.keys(MODES).filter((name) => e.turns.some((t) => (MODES[name](t) || []).length));
   if (!usable.includes(state.mode)) state.mode = usable.find((n) => n !== "teacher's part: kappa w (log p_teacher - log p_student)") || "";
   const modes = make("select", { onchange: (event) => { state.mode = event.target.value; detail(); } },
@@ -290,17 +301,17 @@ function view(name) {
 function follow() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   const e = data.episodes.find((o) => o.id === wanted.get("e"));
-  if (!e) { view(location.hash === "#episodes" ? "episodes" : "curves"); if (!state.episode) detail(); return; }
+  if (!e) { view(location.hash === "#episodes" || (!drawn && location.hash !== "#curves") ? "episodes" : "curves"); if (!state.episode) detail(); return; }
   const same = state.episode === e;
   state.episode = e;
   state.turn = Math.max(0, Math.min(e.turns.length - 1, (+wanted.get("t") || 1) - 1));
   view("episodes");
+  mark(); // before the turn, which stays in sight where list and turns share one column
   if (same && $("detail").querySelector("[data-turn]")) {
     for (const card of $("detail").querySelectorAll(".turn.now")) card.classList.remove("now");
     const card = $("detail").querySelector(`[data-turn="${state.turn}"]`);
     if (card) { card.classList.add("now"); card.scrollIntoView({ block: "start" }); }
   } else detail();
-  mark();
 }
 
 function next(by, wanted = () => true) {
@@ -319,14 +330,14 @@ function dark(on) { document.documentElement.classList.toggle("dark", on); }
 
 unpacked($("data").textContent).then((found) => {
   data = found;
-  $("title").textContent = data.title;
-  document.title = data.title;
+  $("title").textContent = document.title = visible(data.title);
   $("note").textContent = data.note;
   dark(matchMedia("(prefers-color-scheme: dark)").matches);
   $("theme").addEventListener("click", () => dark(!document.documentElement.classList.contains("dark")));
   $("show-curves").addEventListener("click", KEYS.c);
   $("show-episodes").addEventListener("click", KEYS.e);
-  curves(data); setUp(); refill(); follow();
+  drawn = curves(data);
+  setUp(); refill(); follow();
   addEventListener("hashchange", follow);
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || /SELECT|INPUT/.test(event.target.tagName)) return;
