@@ -114,7 +114,7 @@ def play(
     if outcomes:
         print(f"{cfg.env.name}, {split}: {len(outcomes)} tasks from number {first}\n")
         result = summarize(outcomes)
-        warnings = warnings_of({"of the model": result}) if player == "model" else []
+        warnings = warnings_of({"of the model": result}, responses=()) if player == "model" else []
         print("\n".join([evaluation_table({player: result}), *warnings]))
     return outcomes
 

@@ -24,6 +24,7 @@ from atod_jax.device.scoring import teacher_rows
 from atod_jax.episodes.recordings import EpisodeReader
 from atod_jax.episodes.render import speller_of
 from atod_jax.records import Speller, Trajectory
+from atod_jax.results.files import require_place
 from atod_jax.results.page import Batch, write_page
 from atod_jax.results.runs import RunRecord
 from atod_jax.results.transcripts import episode_text, records
@@ -106,7 +107,7 @@ def replay(
 
     Raises:
       FileNotFoundError: there are no recordings.
-      ValueError: no such step, damage, or another tokenizer.
+      ValueError: no such step, damage, another tokenizer, or no place for a page.
     """
     recording = EpisodeReader(episodes)
     if not recording.steps:
@@ -115,6 +116,10 @@ def replay(
         raise ValueError(f"--checkpoint={checkpoint} needs a --config that describes the models")
     if page and cfg is None:
         raise ValueError(f"--page={page} needs --checkpoint or --config: whose tokens they are")
+    if limit < 0:
+        raise ValueError(f"--limit={limit}: give a number of episodes, or 0 for all")
+    if page:
+        require_place(Path(page), "--page")
     step = recording.steps[-1] if step is None else step
     trajectories, traces = recording.read(step)
     rescored = None if cfg is None else _rescore(recording, step, trajectories, cfg, checkpoint)

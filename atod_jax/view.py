@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import atod_jax
+from atod_jax.results.files import require_place
 from atod_jax.results.page import MOST, write_page
 from atod_jax.run import cli
 from atod_jax.run.workdir import read_record
@@ -37,6 +38,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
         runs = [read_record(argument) for argument in given.runs]
         if given.out is None and len(runs) > 1:
             raise ValueError("--out is missing: say where the page of several runs goes")
+        if given.out is not None:
+            require_place(given.out, "--out")
         page = write_page(given.out or runs[0].workdir / "run.html", runs, most=given.most)
         left = f", {page.left_out} left out (--most={given.most})" if page.left_out else ""
         print(f"{page.path}: {page.shown} episodes{left}, {page.path.stat().st_size / 1e6:.1f} MB")

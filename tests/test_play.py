@@ -72,9 +72,9 @@ def test_numbers_choose_and_nothing_is_shown_twice(monkeypatch, capsys):
         numbers.append(offers.index(command) + 1)
         observation = env.step(command).observation
         offers, shown = observation.commands, [*shown, observation.text]
-    typing(monkeypatch, *numbers)
+    typing(monkeypatch, "0", "999", *numbers)  # numbers that are not there cost no turn
     (outcome,) = play.play(small_config(), "human", first=3)
-    assert outcome.won
+    assert (outcome.won, outcome.turns) == (True, len(commands))
     said = capsys.readouterr().out
     assert all(said.count(text) == shown.count(text) for text in set(shown))
     assert f"[{numbers[0]}] {commands[0]}" in said

@@ -19,7 +19,8 @@ from atod_jax.results.transcripts import records, write_records, write_transcrip
 from atod_jax.view import main
 
 HOSTILE = (
-    "</script><img src=x onerror=\"document.body.dataset.hacked='1'\"><b>bold</b>\x1b[31m\u2028\x85\u202e\ud83d"
+    "</script><img src=x onerror=\"document.body.dataset.hacked='1'\"><b>bold</b>"
+    "\x1b[31m\u2028\x85\u202e\ud83d"
 )
 SPELLER = Speller(
     lambda ids: f"prompt of {len(ids)} {HOSTILE}", lambda ids: [f" w{i}" for i in ids]
@@ -94,6 +95,13 @@ def test_a_page_holds_curves_and_episodes(tmp_path, capsys):
     assert len({e["id"] for e in data["episodes"]}) == 16
 
 
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    folders = [make_run(tmp_path / name) for name in "ab"]
+    main([*folders, f"--out={tmp_path / 'p.html'}"])
+    names = [run["name"] for run in page_content(tmp_path / "p.html")["runs"]]
+    assert names == ["atod, a", "atod, b"]
+
+
 def test_what_is_left_out_is_said(tmp_path, capsys):
     folder = Path(make_run(tmp_path / "a"))
     fill(folder, steps=range(0, 80, 10))
@@ -114,6 +122,11 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
         (["nowhere"], "nowhere"),
         (["{a}", "{a}"], "--out is missing"),
         (["{a}", "--most=0"], "--most=0: give at least 1"),
+        (["{a}", "--out=/"], "--out=/ is a folder; name a file"),
+        (
+            ["{a}", "--out={a}/run_config.json/x"],
+            "run_config.json/x cannot be written (File exists)",
+        ),
         (["{b}"], "000000-train.jsonl is damaged"),
     ],
 )
@@ -199,7 +212,8 @@ def test_filters_orders_and_two_episodes_of_a_task(folder, tmp_path):
         .find((l) => l.textContent.startsWith(label)).querySelector('select');
         s.value = [...s.options].find((o) => o.textContent.startsWith(value)).value;
         s.dispatchEvent(new Event('change')); };
-      pick('outcome', 'won'); pick('played for', 'final'); pick('order', 'surprise'); pick('turns', '1 to 5');
+      pick('outcome', 'won'); pick('played for', 'final'); pick('order', 'surprise');
+      pick('turns', '1 to 5');
       location.hash = 'e=0.final-T1.jsonl.gz.0&t=1';
       setTimeout(() => pick('beside it', 'atod · start'), 100);"""
     found = in_browser(folder / "run.html", tmp_path, script=script)

@@ -34,3 +34,17 @@ def make_folder(path: Path) -> None:
     """
     path.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=path).close()
+
+
+def require_place(file: Path, flag: str) -> None:
+    """Tries whether a file can be written there: before the work, not after it.
+
+    Raises:
+      ValueError: it cannot; names the flag.
+    """
+    if file.is_dir():
+        raise ValueError(f"{flag}={file} is a folder; name a file")
+    try:
+        make_folder(file.parent)
+    except OSError as error:
+        raise ValueError(f"{flag}={file} cannot be written ({error.strerror})") from error

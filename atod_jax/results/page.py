@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atod_jax.results.files import write_text
-from atod_jax.results.runs import RunRecord, curve_temperature, labels
+from atod_jax.results.runs import RunRecord, curve_temperature, labels, short
 from atod_jax.results.tables import percent
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "view"
@@ -101,7 +101,12 @@ def _title(runs: Sequence[RunRecord]) -> str:
 
 def _names(runs: Sequence[RunRecord]) -> list[str]:
     found = labels([run.definition for run in runs])
-    return [run.name or label for run, label in zip(runs, found, strict=True)]
+    names = [run.name or label for run, label in zip(runs, found, strict=True)]
+    folders = short([str(run.workdir) for run in runs], "/")
+    return [
+        f"{name}, {folder}" if names.count(name) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]
 
 
 # ------------------------------------------------------------------------------------------- curves

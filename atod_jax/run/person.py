@@ -34,8 +34,9 @@ def ask(template: Template, prompt: str, episode: Episode) -> str:
     commands = offered(episode)
     numbered = [Text(f"[{n}] {one_line(command)}") for n, command in enumerate(commands, 1)]
     Console().print(Columns(numbered, padding=(0, 2), column_first=True))
-    while not (typed := whole(input("> ")).strip()):
-        print(f"\n{visible(prompt)}\n")
+    while not (typed := whole(input("> ")).strip()) or _is_beyond(typed, commands):
+        again = f"there are the numbers 1 to {len(commands)}" if typed else f"\n{visible(prompt)}\n"
+        print(again)
     return as_response(template, chosen(typed, commands), episode.current.commands)
 
 
@@ -49,6 +50,11 @@ def chosen(typed: str, commands: Sequence[str]) -> str:
     if typed in commands or not re.fullmatch("[0-9]{1,4}", typed):
         return typed
     return commands[int(typed) - 1] if 1 <= int(typed) <= len(commands) else typed
+
+
+def _is_beyond(typed: str, commands: Sequence[str]) -> bool:
+    """Whether it is a number, and none of those shown: a slip, which shall cost no turn."""
+    return bool(commands and re.fullmatch("[0-9]{1,4}", typed)) and chosen(typed, commands) == typed
 
 
 def as_response(template: Template, typed: str, commands: Sequence[str]) -> str:
