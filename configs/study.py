@@ -244,6 +244,40 @@ def sweep(method: str, seed: int, steps: int) -> list[Job]:
     ]
 
 
+MICRO_ROWS = (8, 16, 64, 128, 256)  # of one pass; they change the order of sums and nothing else
+APART = (
+    Setting(
+        "rounding",
+        "Seed 0 of ATOD in the first setting once more with other micro-batches each: what differs "
+        "is the order of sums.",
+    ),
+    Setting(
+        "quickstart",
+        "`configs/quickstart.py` with other seeds: one student, one teacher.",
+        (("ATOD", "teacher"),),
+    ),
+)
+
+
+def apart(steps: int, seeds: Sequence[int]) -> tuple[list[Job], list[Cell]]:
+    """The runs of the settings that ask how far a run moves by itself."""
+    first = tuned(run("mid", "ATOD", 0, steps), "ATOD")
+    again = [
+        Job(f"rounding/atod-{rows}", first.config, 0, {**first.options, "packing.micro_rows": rows},
+            first.needs, first.tuned)
+        for rows in MICRO_ROWS
+    ]  # fmt: skip
+    quick = [
+        Job(f"quickstart/atod-{seed}", "quickstart", seed, {"seed": seed, "eval.final_tasks": 1024})
+        for seed in seeds
+    ]
+    cells = [
+        Cell("rounding", "ATOD", dict(zip(MICRO_ROWS, (job.name for job in again), strict=True))),
+        Cell("quickstart", "ATOD", {job.seed: job.name for job in quick}),
+    ]
+    return [*again, *quick], cells
+
+
 def tuned(job: Job, method: str) -> Job:
     """With the learning rate that was best on validation tasks for the method, or the one that it
     is a variant of."""
@@ -258,7 +292,7 @@ def get_study(arg: str | None = None) -> Study:
     seeds = range(v.seeds or (3 if v.quick else 5))
     names = ["mid"] if v.quick else list(SETTINGS)
     jobs: list[Job] = []
-    cells = []
+    cells: list[Cell] = []
     for setting in names:
         plan = SETTINGS[setting]
         steps = v.steps or (60 if v.quick else plan.steps)
@@ -272,11 +306,13 @@ def get_study(arg: str | None = None) -> Study:
         jobs += [job for seed in seeds for name in sorted(models) for job in model(name, seed)]
     if not v.quick:
         jobs += [job for method in TUNED for job in sweep(method, 0, v.steps or 60)]
+        more, their = apart(v.steps or SETTINGS["mid"].steps, seeds)
+        jobs, cells = [*jobs, *more], [*cells, *their]
     return Study(
         "ATOD, OPD and GRPO on generated household games",
         "Generated rooms with ALFWorld's rules and texts, tiny models: what is found here says how "
         "the methods behave here, not how they do on the benchmark.",
-        tuple(_setting(name, quick=v.quick) for name in names),
+        tuple(_setting(name, quick=v.quick) for name in names) + (() if v.quick else APART),
         tuple({job.name: job for job in jobs}.values()),
         tuple(cells),
     )
