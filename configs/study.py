@@ -8,7 +8,8 @@ seeds), seeds=N, steps=N.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from atod_jax import config
 from atod_jax.studies.plan import Cell, Job, Setting, Study
@@ -56,7 +57,7 @@ def model(name: str, seed: int) -> Iterator[Job]:
 
 def place(name: str, seed: int) -> str:
     """Where a model is."""
-    return f"{{out}}/models/{name}-{seed}"
+    return f"{{out}}/models/{name}-{seed}" if name in MODELS else name
 
 
 # ----------------------------------------------------------------------------------------- methods
@@ -79,81 +80,158 @@ CLAIMS = (
     ("ATOD", "teacher"),
     ("OPD", "teacher"),
 )
+AGAINST = (CLAIMS[0], *CLAIMS[3:])  # without GRPO, which has no teacher to differ by
 ANNEALING = (("ATOD", "ATOD, not annealed"),)
 KINDS = ("ATOD, uniform", "ATOD, mean kept", "ATOD, token weights", "ATOD, other sign")
 TDUR = tuple((method, "ATOD, uniform") for method in ("ATOD", *KINDS[1:]))
 PLAIN, TAUGHT = ("GRPO", "OPD", "ATOD"), ("OPD", "ATOD")
 EXACT = (("OPD, exact KL", "OPD"),)
 
-# setting -> (about it, student, teacher, variant of the task, steps, methods, contrasts)
-SETTINGS: dict[str, tuple[str, str, str, str, int, Sequence[str], Sequence[tuple[str, str]]]] = {
-    "mid": (
+
+class Plan(NamedTuple):
+    """What is run in a setting."""
+
+    about: str
+    student: str  # of MODELS, or a shipped one
+    teacher: str
+    methods: Sequence[str]
+    contrasts: Sequence[tuple[str, str]]
+    steps: int = 100
+    config: str = "configs/household.py:"
+    options: Options = MappingProxyType({})
+    seeds: int = 99  # at most
+
+
+THINKING = "configs/household.py:thoughts,"
+ALL = ("GRPO", "OPD", "ATOD", *KINDS)
+TERSE = {  # what a shop and a world of questions have in common
+    "rollout.group": 8,
+    "packing.minibatch_rows": 256,
+    "optim.lr": 5e-4,
+    "optim.weight_decay": 0.0,
+    "algorithm.atod.anneal.steps": 30,
+    "algorithm.atod.reward.invalid_penalty": 0.0,
+    "algorithm.grpo.reward.invalid_penalty": 0.0,
+    "eval.temperatures": (1.0, 0.4),
+    "eval.final_tasks": 0,
+    "eval.tasks": 128,
+    "eval.slots": 128,
+    "total_steps": 60,
+}
+SETTINGS = {
+    "mid": Plan(
         "An un-sharpened student and a mediocre teacher; answers are commands of 3 to 6 tokens.",
-        "student", "mid", "", 100,
+        "student",
+        "mid",
         (*PLAIN, "OPD, exact KL", "ATOD, not annealed", *KINDS),
         (*CLAIMS, *EXACT, *ANNEALING, *TDUR),
     ),
-    "stopped": (
+    "stopped": Plan(
         "The same student, and a teacher that was stopped early.",
-        "student", "stopped", "", 100,
+        "student",
+        "stopped",
         (*TAUGHT, "OPD, exact KL", "ATOD, not annealed"),
-        (CLAIMS[0], *CLAIMS[3:], *EXACT, *ANNEALING),
+        (*AGAINST, *EXACT, *ANNEALING),
     ),
-    "good": (
+    "good": Plan(
         "The same student and a good teacher.",
-        "student", "good", "", 100,
+        "student",
+        "good",
         (*TAUGHT, "OPD, exact KL", "ATOD, not annealed"),
-        (CLAIMS[0], *CLAIMS[3:], *EXACT, *ANNEALING),
+        (*AGAINST, *EXACT, *ANNEALING),
     ),
-    "weak": (
+    "weak": Plan(
         "A student that has only seen messy play, and the mediocre teacher.",
-        "weak", "mid", "", 100, (*PLAIN, "OPD, exact KL"), (*CLAIMS, *EXACT),
+        "weak",
+        "mid",
+        (*PLAIN, "OPD, exact KL"),
+        (*CLAIMS, *EXACT),
     ),
-    "early": (
+    "early": Plan(
         "A student that was stopped early, and the mediocre teacher.",
-        "early", "mid", "", 100, PLAIN, CLAIMS,
+        "early",
+        "mid",
+        PLAIN,
+        CLAIMS,
     ),
-    "thoughts": (
+    "thoughts": Plan(
         "Answers are a short thought and a command, about 20 tokens.",
-        "student-thoughts", "teacher-thoughts", "thoughts,", 60,
-        (*PLAIN, *KINDS), (*CLAIMS, *TDUR),
+        "student-thoughts",
+        "teacher-thoughts",
+        ALL,
+        (*CLAIMS, *TDUR),
+        steps=60,
+        config=THINKING,
     ),
-    "turned": (
+    "turned": Plan(
         "The same, but the student's thoughts begin with the conclusion and the teacher's end with "
         "it: harmless disagreement on every turn.",
-        "student-turned", "teacher-thoughts", "thoughts,", 60,
-        (*PLAIN, *KINDS), (*CLAIMS, *TDUR),
+        "student-turned",
+        "teacher-thoughts",
+        ALL,
+        (*CLAIMS, *TDUR),
+        steps=60,
+        config=THINKING,
     ),
-    "large": (
+    "large": Plan(
         "Rooms of 12 receptacles and 40 turns, most of them routine search.",
-        "student-large", "teacher-large", "rooms=large,", 60,
-        (*PLAIN, *KINDS), (*CLAIMS, *TDUR),
+        "student-large",
+        "teacher-large",
+        ALL,
+        (*CLAIMS, *TDUR),
+        steps=60,
+        config="configs/household.py:rooms=large,",
     ),
-}  # fmt: skip
+    "shop": Plan(
+        "The built-in shop with its shipped models; seeds differ in training alone.",
+        "webshop/student",
+        "webshop/teacher",
+        PLAIN,
+        CLAIMS,
+        steps=60,
+        config="configs/webshop.py:smoke,",
+        options={**TERSE, "rollout.tasks": 8},
+        seeds=3,
+    ),
+    "questions": Plan(
+        "The built-in world of questions with its shipped models; seeds differ in training alone.",
+        "searchqa/student",
+        "searchqa/teacher",
+        PLAIN,
+        CLAIMS,
+        steps=60,
+        config="configs/searchqa.py:smoke,",
+        options={**TERSE, "rollout.tasks": 12},
+        seeds=3,
+    ),
+}
 RATES = (2e-4, 5e-4, 1e-3)  # learning rates that are tried
-TUNED = ("GRPO", "OPD", "ATOD")  # other variants take the rate of the method they vary
+TUNED = ("GRPO", "OPD", "ATOD")  # their variants take the rate of the method they vary
 VALIDATION = {"eval.split": "valid_seen", "eval.final_tasks": 512, "eval.every": 0}
 
 
 def run(setting: str, method: str, seed: int, steps: int, **more: Any) -> Job:
     """One method in one setting, before anything is tuned."""
-    _, student, teacher, task, _, _, _ = SETTINGS[setting]
+    plan = SETTINGS[setting]
+    household = "household" in plan.config
+    teacher = METHODS[method].get("teacher.path", place(plan.teacher, seed))
     options = {
-        "student.path": place(student, seed),
-        "teacher.path": place(teacher, seed),
+        "student.path": place(plan.student, seed),
+        "teacher.path": teacher,
         "eval.final_tasks": 1024,
         "eval.every": max(1, steps // 5),
+        **plan.options,
         **METHODS[method],
         **more,
     }
-    models = (student,) if not options["teacher.path"] else (student, teacher)
+    models = [plan.student] + [plan.teacher] * bool(teacher)
     slug = method.lower().replace(", ", "-").replace(" ", "-")
     return Job(
         f"{setting}/{slug}-{seed}",
-        f"configs/household.py:{task}steps={steps},seed={seed}",
+        f"{plan.config}{f'steps={steps},' if household else ''}seed={seed}",
         seed,
-        options,
-        tuple(f"models/{name}-{seed}" for name in models),
+        options if household else {**options, "total_steps": steps},
+        tuple(f"models/{name}-{seed}" for name in models if name in MODELS),
     )
 
 
@@ -166,34 +244,38 @@ def sweep(method: str, seed: int, steps: int) -> list[Job]:
     ]
 
 
-def get_study(arg: str | None = None) -> Study:
-    """The study of one variant."""
-    v = config.parse_arg(arg, quick=False, seeds=0, steps=0)
-    seeds = range(v.seeds or (3 if v.quick else 5))
-    names = ["mid"] if v.quick else list(SETTINGS)
-    jobs: dict[str, Job] = {}
-    cells = []
-    for setting in names:
-        _, student, teacher, _, steps, methods, _ = SETTINGS[setting]
-        steps = v.steps or (60 if v.quick else steps)
-        for method in PLAIN if v.quick else methods:
-            made = {seed: run(setting, method, seed, steps) for seed in seeds}
-            if not v.quick:
-                made = {seed: tuned(job, method) for seed, job in made.items()}
-            cells.append(Cell(setting, method, {seed: job.name for seed, job in made.items()}))
-            jobs |= {job.name: job for job in made.values()}
-        models = [job for seed in seeds for m in (student, teacher) for job in model(m, seed)]
-        jobs |= {job.name: job for job in models}
-    tried = [] if v.quick else [job for m in TUNED for job in sweep(m, 0, v.steps or 60)]
-    jobs |= {job.name: job for job in tried}
-    return Study(
-        "ATOD, OPD and GRPO on generated household games",
-        "Generated rooms with ALFWorld's rules and texts, tiny models: what is found here says how "
-        "the methods behave here, not how they do on the benchmark.",
-        tuple(_setting(name, quick=v.quick) for name in names),
-        tuple(jobs.values()),
-        tuple(cells),
-    )
+MICRO_ROWS = (8, 16, 64, 128, 256)  # of one pass; they change the order of sums and nothing else
+APART = (
+    Setting(
+        "rounding",
+        "Seed 0 of ATOD in the first setting once more with other micro-batches each: what differs "
+        "is the order of sums.",
+    ),
+    Setting(
+        "quickstart",
+        "`configs/quickstart.py` with other seeds: one student, one teacher.",
+        (("ATOD", "teacher"),),
+    ),
+)
+
+
+def apart(steps: int, seeds: Sequence[int]) -> tuple[list[Job], list[Cell]]:
+    """The runs of the settings that ask how far a run moves by itself."""
+    first = tuned(run("mid", "ATOD", 0, steps), "ATOD")
+    again = [
+        Job(f"rounding/atod-{rows}", first.config, 0, {**first.options, "packing.micro_rows": rows},
+            first.needs, first.tuned)
+        for rows in MICRO_ROWS
+    ]  # fmt: skip
+    quick = [
+        Job(f"quickstart/atod-{seed}", "quickstart", seed, {"seed": seed, "eval.final_tasks": 1024})
+        for seed in seeds
+    ]
+    cells = [
+        Cell("rounding", "ATOD", dict(zip(MICRO_ROWS, (job.name for job in again), strict=True))),
+        Cell("quickstart", "ATOD", {job.seed: job.name for job in quick}),
+    ]
+    return [*again, *quick], cells
 
 
 def tuned(job: Job, method: str) -> Job:
@@ -204,6 +286,38 @@ def tuned(job: Job, method: str) -> Job:
     return Job(job.name, job.config, job.seed, job.options, job.needs, {"optim.lr": names})
 
 
+def get_study(arg: str | None = None) -> Study:
+    """The study of one variant."""
+    v = config.parse_arg(arg, quick=False, seeds=0, steps=0)
+    seeds = range(v.seeds or (3 if v.quick else 5))
+    names = ["mid"] if v.quick else list(SETTINGS)
+    jobs: list[Job] = []
+    cells: list[Cell] = []
+    for setting in names:
+        plan = SETTINGS[setting]
+        steps = v.steps or (60 if v.quick else plan.steps)
+        for method in PLAIN if v.quick else plan.methods:
+            made = [run(setting, method, seed, steps) for seed in seeds[: plan.seeds]]
+            if not v.quick and "household" in plan.config:
+                made = [tuned(job, method) for job in made]
+            cells.append(Cell(setting, method, {job.seed: job.name for job in made}))
+            jobs += made
+        models = {plan.student, plan.teacher} & MODELS.keys()
+        jobs += [job for seed in seeds for name in sorted(models) for job in model(name, seed)]
+    if not v.quick:
+        jobs += [job for method in TUNED for job in sweep(method, 0, v.steps or 60)]
+        more, their = apart(v.steps or SETTINGS["mid"].steps, seeds)
+        jobs, cells = [*jobs, *more], [*cells, *their]
+    return Study(
+        "ATOD, OPD and GRPO on generated household games",
+        "Generated rooms with ALFWorld's rules and texts, tiny models: what is found here says how "
+        "the methods behave here, not how they do on the benchmark.",
+        tuple(_setting(name, quick=v.quick) for name in names) + (() if v.quick else APART),
+        tuple({job.name: job for job in jobs}.values()),
+        tuple(cells),
+    )
+
+
 def _setting(name: str, *, quick: bool) -> Setting:
-    about, *_, contrasts = SETTINGS[name]
-    return Setting(name, about, CLAIMS if quick else tuple(contrasts))
+    plan = SETTINGS[name]
+    return Setting(name, plan.about, CLAIMS if quick else tuple(plan.contrasts))

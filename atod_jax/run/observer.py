@@ -77,7 +77,7 @@ class Observer:
         self._tracer = teacher and Tracer(
             cfg, mesh, student=student, teacher=teacher, algorithm=algorithm
         )
-        self._row_table = make_row_table(algorithm)
+        self._row_table = self._tracer.row_table if self._tracer else make_row_table(algorithm)
         digest = tokenizer_digest(student.tokenizer)
         self._recorder = EpisodeWriter(out / "episodes", digest) if cfg.record else None
         self.references: dict[str, dict[float, EvalResult]] = {}

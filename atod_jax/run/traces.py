@@ -81,7 +81,7 @@ class Tracer:
         self._cfg, self._student, self._teacher = cfg, student, teacher
         self._score_student = BatchScorer(student, cfg, mesh)
         self._score_teacher = BatchScorer(teacher, cfg, mesh, keep_states=True, whose="teacher")
-        self._table = make_row_table(algorithm)
+        self.row_table = make_row_table(algorithm)
         self._matrix = head_at(teacher, mesh)
         self._likeliest = make_likeliest(head_config(cfg, teacher.tokens, mesh), CHOICES)
 
@@ -102,7 +102,7 @@ class Tracer:
         rows = teacher_rows(packed.batch)
         teacher = self._score_teacher(self._teacher.params, packed, rows)
         scored = Step(packed.batch, student, teacher, step)
-        found = traces_of(self._table, packed, trajectories, scored=scored)
+        found = traces_of(self.row_table, packed, trajectories, scored=scored)
         gap = np.where(packed.mask, np.abs(to_host(student.logp) - to_host(teacher.logp)), 0)
         instead = self._instead(packed, teacher.states, gap=gap)
         return [

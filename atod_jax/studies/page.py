@@ -18,10 +18,12 @@ from atod_jax.studies.plan import Cell, Job, Setting, Study
 
 Read = Callable[[str], RunRecord | None]  # job -> its run, None where it is not finished
 HOW = (
-    "Percent of the held-out tasks solved after the last step, mean over seeds; every seed has a "
-    "student, teachers and training games of its own. In brackets the interval over new **tasks** "
-    "for these very runs, in braces the one over new **seeds** (Student's t): a claim about a "
-    "method needs the second. Differences are paired by seed and task. 95 % each."
+    "Percent of the held-out tasks solved after the last step, mean over seeds; where a setting "
+    "does not say otherwise, every seed has a student, teachers and training games of its own. In "
+    "brackets the interval over new **tasks** for these very runs, in braces the one over new "
+    "**seeds** (Student's t): a claim about a method needs the second. 95 % each. Differences are "
+    "paired by seed and task; *spread* is the standard deviation over seeds, *smallest seen* what "
+    "so many seeds of that spread would show four times in five."
 )
 SIGNS = {
     "kl/verb": "gap on the first token",
@@ -101,38 +103,51 @@ def _temperatures(found: Sequence[Found]) -> list[float]:
 
 
 def _levels(found: Sequence[Found], temperature: float) -> str:
-    rows = []
-    for f in found:
-        final = f.results("final", temperature)
-        if final:
-            estimate = share([r.success for r in final.values()])
-            rows.append([f.cell.method, _cell(estimate), _seeds(estimate)])
-    for role, name in (("start", "before training"), ("teacher", "teacher")):
-        by_seed = next((r for f in found if (r := f.results(role, temperature))), {})
-        if by_seed:
-            estimate = share([r.success for r in by_seed.values()])
-            rows.append([f"*{name}*", _cell(estimate), _seeds(estimate)])
-    return markdown_table(["method", "solved [tasks] {seeds}", "per seed"], rows)
+    named = {f.cell.method: f.results("final", temperature) for f in found}
+    for role, name in (("start", "*before training*"), ("teacher", "*teacher*")):
+        named[name] = next((r for f in found if (r := f.results(role, temperature))), {})
+    estimates = {
+        name: share([result.success for result in by_seed.values()])
+        for name, by_seed in named.items()
+        if by_seed
+    }
+    rows = [[name, _cell(e), _seeds(e), _spread(e)] for name, e in estimates.items()]
+    return markdown_table(["method", "solved [tasks] {seeds}", "per seed", "spread"], rows)
 
 
 def _differences(setting: Setting, found: Sequence[Found], temperature: float) -> str:
     named = {f.cell.method: f for f in found}
     rows = []
     for one, other in setting.contrasts:
-        if one in named:
-            first = named[one].results("final", temperature)
-            role = "teacher" if other == "teacher" else "final"
-            against = named[one] if other == "teacher" else named.get(other)
-            second = against.results(role, temperature) if against else {}
-            both = sorted(first.keys() & second.keys())
-            if both:
-                sides = [[side[seed].success for seed in both] for side in (first, second)]
-                estimate = difference(*sides)
-                spread = 100 * float(np.std(estimate.per_seed, ddof=1)) if len(both) > 1 else None
-                seen = "" if spread is None else f"{detectable(spread, len(both)):.1f}"
-                rows.append([f"{one} - {other}", _cell(estimate, "+"), _seeds(estimate, "+"), seen])
+        estimate = _difference(named, one, other, temperature=temperature)
+        if estimate:
+            spread, seeds = _spread(estimate), len(estimate.per_seed)
+            seen = f"{detectable(float(spread), seeds):.1f}" if spread else ""
+            rows.append([f"{one} - {other}", _cell(estimate, "+"), _seeds(estimate, "+"), seen])
     head = ["difference, points", "value [tasks] {seeds}", "per seed", "smallest seen"]
     return markdown_table(head, rows) if rows else ""
+
+
+def _difference(
+    named: Mapping[str, Found], one: str, other: str, *, temperature: float
+) -> Estimate | None:
+    """Of two methods, or of one and its teacher, on the seeds that both have."""
+    teacher = other == "teacher"
+    sides = named.get(one), named.get(one if teacher else other)
+    if sides[0] is None or sides[1] is None:
+        return None
+    first = sides[0].results("final", temperature)
+    second = sides[1].results("teacher" if teacher else "final", temperature)
+    both = sorted(first.keys() & second.keys())
+    if not both:
+        return None
+    return difference([first[s].success for s in both], [second[s].success for s in both])
+
+
+def _spread(estimate: Estimate) -> str:
+    """The standard deviation over seeds, points."""
+    values = estimate.per_seed
+    return f"{100 * float(np.std(values, ddof=1)):.1f}" if len(values) > 1 else ""
 
 
 def _cell(estimate: Estimate, sign: str = "") -> str:

@@ -69,4 +69,6 @@ def test_every_run_of_the_shipped_study_is_a_valid_one(arg):
         methods = {cell.method for cell in study.cells_of(setting.name)} | {"teacher"}
         assert {method for pair in setting.contrasts for method in pair} <= methods
         assert len(budgets[setting.name]) == 1
+    ends = {cell.setting for cell in study.cells}
+    assert ends == {setting.name for setting in study.settings}
     assert arg == "quick" or budgets["mid"] == budgets["tuning"] == {(7, 12, 8)}
