@@ -95,7 +95,7 @@ def test_an_outage_is_said_beside_the_number_and_is_no_number(monkeypatch, tmp_p
     page, shown = (tmp_path / "a" / "evaluation.md").read_text(), capsys.readouterr().out
     for text in (page, shown):
         assert "(5.0 % not played)" in text
-    assert "5.0 % of the episodes T=1.0 could not be played and count as not solved" in shown
+    assert "5.0 % of the episodes at T=1.0 could not be played and count as not solved" in shown
     broken |= {"look_at_obj_in_light/valid_unseen-0-7"}
     with pytest.raises(BrokenEnvironment, match=r"2 of 20 episodes could not be played .* 5%"):
         evaluate(cfg, "household/teacher-good", str(tmp_path / "b"))
