@@ -1,15 +1,17 @@
 """Many runs that answer questions together: made where they are missing, and read as one.
 
-    python -m atod_jax.study --config=configs/study.py:quick --out=runs/study
-    python -m atod_jax.study --config=configs/study.py --out=runs/study --plan
+    python -m atod_jax.study --config=configs/study.py:quick
+    python -m atod_jax.study --config=configs/study.py --plan
 
-Every run is an ordinary one of `train` below OUT/runs. The same command goes on where it was
-interrupted. Several machines share the work by `--seeds` and a shared folder, or take the commands
-that `--plan` prints. Ends with study.md, pictures and study.html.
+Every run is an ordinary one of `train` below OUT/runs; OUT is runs/study-quick for the first. The
+same command goes on where it was interrupted. Several machines share the work by `--seeds` and a
+shared folder, or take the commands that `--plan` prints. Ends with study.md, pictures and
+study.html.
 """
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import sys
@@ -70,7 +72,7 @@ def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--config", required=True, metavar="FILE[:variant]", help="a file with get_study()")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
+    add("--out", type=Path, metavar="DIR", help="folder of the study; named after it below runs")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side; one per core")
     add("--seeds", default="", help="only these, such as 0,2; all that they need is made too")
     add("--plan", action="store_true", help="print the commands of what is missing, and stop")
@@ -89,7 +91,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
         if given.jobs < 1:
             raise ValueError(f"--jobs={given.jobs}: give at least 1")
         seeds = _seeds(given.seeds, study)
-        jobs, out = in_order(study.jobs, seeds), given.out.expanduser()
+        jobs, out = in_order(study.jobs, seeds), (given.out or _named(given.config)).expanduser()
         if given.plan:
             return plan(out, study, jobs)
         failed: list[str] = []
@@ -107,6 +109,14 @@ def main(arguments: Iterable[str] | None = None) -> None:
         if failed:
             raise ValueError(f"{len(failed)} runs failed, {failed[0]} first; the same command "
                              "tries them again")  # fmt: skip
+
+
+def _named(name: str) -> Path:
+    """runs/FILE-variant: other variants are other runs."""
+    file, _, variant = name.partition(":")
+    return Path("runs") / "-".join(
+        filter(None, [Path(file).stem, re.sub(r"[^\w.]+", "-", variant)])
+    )
 
 
 def _seeds(text: str, study: Study) -> list[int]:

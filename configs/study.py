@@ -1,6 +1,6 @@
 """Where the claims of the paper hold, on generated household games: runs of many seeds.
 
-    python -m atod_jax.study --config=configs/study.py:quick --out=runs/study
+    python -m atod_jax.study --config=configs/study.py:quick
 
 Every seed has a student and teachers of its own, made from nothing by the shipped recipes, and
 training games in an order of its own. Variants: quick (one setting, GRPO, OPD and ATOD, three

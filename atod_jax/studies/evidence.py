@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import stats  # comes with JAX
 
 from atod_jax.results.intervals import Interval, clustered, paired_difference
 

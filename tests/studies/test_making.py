@@ -117,6 +117,13 @@ def test_a_study_ends_with_tables_of_both_doubts_and_a_page(told, tmp_path, caps
     assert len(told()) == 9
 
 
+def test_a_study_has_a_folder_named_after_it(told, tmp_path, monkeypatch, capsys):
+    (tmp_path / "three.py").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    study.main(["--config=three.py:opd", "--plan"])
+    assert "--workdir=runs/three-opd/runs/s/grpo-0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
