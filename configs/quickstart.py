@@ -2,7 +2,7 @@
 
     bash launch/quickstart.sh
 
-Two CPU cores: 3 to 5 minutes after installation. No download. On 512 held-out games, whose room
+Two CPU cores: 2 to 4 minutes after installation. No download. On 512 held-out games, whose room
 layouts and object-receptacle pairs never occur in training, the student comes to solve more than
 its teacher; README has the numbers.
 """
