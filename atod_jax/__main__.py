@@ -11,6 +11,7 @@ import atod_jax
 PROGRAMS = (
     "train", "evaluate", "compare", "view", "study", "play", "replay", "export", "doctor", "bench",
 )  # fmt: skip
+WITHOUT_OPTIONS = ("bench", "compare", "study", "view")  # they configure no run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,12 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 def start(name: str, arguments: list[str]) -> None:
     """Hands the command line to a program, which is imported only now: JAX takes seconds."""
     module = importlib.import_module(f"atod_jax.{name}")
-    if name in (
-        "bench",
-        "compare",
-        "study",
-        "view",
-    ):  # they configure no run, so they have no options
+    if name in WITHOUT_OPTIONS:
         module.main(arguments)
         return
     from atod_jax.run import cli

@@ -24,7 +24,9 @@ from atod_jax.results.runs import (
     Group,
     RunRecord,
     Section,
+    curve_points,
     curve_temperature,
+    mean_of,
     repeated_seeds,
     sections,
     short,
@@ -167,11 +169,7 @@ def _curve_table(section: Section) -> str:
 
 def _mean_curve(group: Group) -> list[tuple[int, float]]:
     """(step, percent): the mean over the seeds that have the step."""
-    by_step: dict[int, list[float]] = {}
-    for run in group.runs:
-        for step, rate in run.curve:
-            by_step.setdefault(step, []).append(100 * rate.value)
-    return [(step, statistics.fmean(values)) for step, values in sorted(by_step.items())]
+    return [(step, statistics.fmean(x)) for step, x in curve_points(group.runs).items()]
 
 
 def _some(steps: Sequence[int], count: int) -> list[int]:
@@ -184,26 +182,14 @@ def _some(steps: Sequence[int], count: int) -> list[int]:
 def _diagnostics_table(section: Section) -> str:
     spans = {"steps 0-9": (0, 10), "10-19": (10, 20), "20-29": (20, 30)}
     rows = [
-        [group.label, name, *(_cell(_mean(group, name, *span), ".2f") for span in spans.values()),
-         _cell(_mean(group, name, -10, None), ".2f")]
+        [group.label, name,
+         *(_cell(mean_of(group.runs, name, first=a, end=b), ".2f") for a, b in spans.values()),
+         _cell(mean_of(group.runs, name, first=-10), ".2f")]
         for group in section.groups
         for name in DIAGNOSTICS
         if any(record.get(name) is not None for run in group.runs for record in run.training)
     ]  # fmt: skip
     return markdown_table(["line", "", *spans, "last 10"], rows) if rows else ""
-
-
-def _mean(group: Group, name: str, first: int, end: int | None) -> float | None:
-    """Over the steps of a span and the seeds; a first step below 0 counts from a run's end."""
-    values = [
-        record[name]
-        for run in group.runs
-        for record in run.training
-        if record["step"] >= (first if first >= 0 else run.steps + first)
-        and (end is None or record["step"] < end)
-        and record.get(name) is not None
-    ]
-    return statistics.fmean(values) if values else None
 
 
 def _cell(value: float | None, form: str) -> str:

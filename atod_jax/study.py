@@ -10,6 +10,8 @@ study.html.
 """
 
 import argparse
+import dataclasses
+import functools
 import os
 import re
 import shlex
@@ -34,18 +36,19 @@ def report(out: Path, study: Study) -> Path:
     """Writes what has been found so far."""
     jobs = {job.name: job for job in study.jobs}
 
+    @functools.cache
     def read(name: str) -> RunRecord | None:
         return read_record(str(out / "runs" / name)) if is_done(out, jobs[name]) else None
 
     path = write_study(out, study, read)
     runs = [
-        f"{cell.setting}, {cell.method}, seed {seed}={out / 'runs' / name}"
+        dataclasses.replace(run, name=f"{cell.setting}, {cell.method}, seed {seed}")
         for cell in study.cells
         for seed, name in list(cell.jobs.items())[:1]
-        if is_done(out, jobs[name])
+        if (run := read(name))
     ]
     if runs:
-        write_page(out / "study.html", [read_record(run) for run in runs])
+        write_page(out / "study.html", runs)
     return path
 
 
@@ -53,7 +56,7 @@ def plan(out: Path, study: Study, jobs: list[Job]) -> None:
     """Prints what would be made, and what the design could see."""
     done = sum(is_done(out, job) for job in jobs)
     print(f"# {study.title}: {len(jobs)} runs, {done} of them finished", file=sys.stderr)
-    for n in sorted({len(cell.jobs) for cell in study.cells}):
+    for n in study.sizes:
         seen = f"{detectable(study.spread, n):.1f} points" if n > 1 else "nothing"
         print(f"# {n} paired seeds that spread by {study.spread:g} show {seen}", file=sys.stderr)
     for job in jobs:
@@ -99,7 +102,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
             out.mkdir(parents=True, exist_ok=True)
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
-                failed = make(out, jobs, side_by_side=given.jobs, tell=_tell)
+                tell = functools.partial(print, flush=True)
+                failed = make(out, jobs, side_by_side=given.jobs, tell=tell)
             except KeyboardInterrupt:
                 print(
                     f"interrupted; {report(out, study)}; the same command goes on", file=sys.stderr
@@ -128,10 +132,6 @@ def _seeds(text: str, study: Study) -> list[int]:
         raise ValueError(f"--seeds={text}: the study has no seed {unknown[0]}, only "
                          f"{', '.join(map(str, study.seeds))}")  # fmt: skip
     return seeds
-
-
-def _tell(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

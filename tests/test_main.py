@@ -50,9 +50,7 @@ def test_the_list_is_there_at_once():
     assert run.stdout == "False\n"
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*__main__.PROGRAMS} - {"bench", "compare", "study", "view"})
-)
+@pytest.mark.parametrize("name", sorted({*__main__.PROGRAMS} - {*__main__.WITHOUT_OPTIONS}))
 def test_help_prints_the_flags_and_every_option(name, capsys):
     code, out, err = said(capsys, name, "--help")
     assert (code, err) == (0, "")

@@ -7,6 +7,7 @@ is called says in what it differs from the other groups.
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -202,6 +203,31 @@ def curve_temperature(run: RunRecord, there: Collection[float]) -> tuple[float, 
     """(that of the run's curve, the one next to it of those that are there)."""
     wanted = run.definition.get("eval.curve_temperature", max(there))
     return wanted, min(there, key=lambda t: abs(t - wanted))
+
+
+def curve_points(runs: Iterable[RunRecord]) -> dict[int, list[float]]:
+    """Step -> percent solved, of the runs that have the step; in order of steps."""
+    by_step: dict[int, list[float]] = {}
+    for run in runs:
+        for step, rate in run.curve:
+            by_step.setdefault(step, []).append(100 * rate.value)
+    return dict(sorted(by_step.items()))
+
+
+def mean_of(
+    runs: Iterable[RunRecord], name: str, *, first: int, end: int | None = None
+) -> float | None:
+    """A metric over the steps of a span and all runs; a first step below 0 counts from a run's
+    end. None where no run has it."""
+    values = [
+        record[name]
+        for run in runs
+        for record in run.training
+        if record["step"] >= (first if first >= 0 else run.steps + first)
+        and (end is None or record["step"] < end)
+        and record.get(name) is not None
+    ]
+    return statistics.fmean(values) if values else None
 
 
 def repeated_seeds(group: Group) -> dict[int, list[RunRecord]]:

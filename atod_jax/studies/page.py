@@ -1,6 +1,7 @@
 """What a study has found so far: study.md with a table per setting, and its pictures."""
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from atod_jax.results import plots
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult, Interval
-from atod_jax.results.runs import RunRecord
+from atod_jax.results.runs import RunRecord, curve_points, mean_of
 from atod_jax.results.tables import markdown_table
 from atod_jax.studies.evidence import Estimate, detectable, difference, share
 from atod_jax.studies.making import final_rate
@@ -72,8 +73,8 @@ def _found(cell: Cell, read: Read) -> Found:
 
 def _power(study: Study) -> str:
     """What the design can see, said before anything has run."""
-    counts = sorted({len(cell.jobs) for cell in study.cells})
-    seen = [f"{detectable(study.spread, n):.1f} points with {n} seeds" for n in counts if n > 1]
+    sizes = [n for n in study.sizes if n > 1]
+    seen = [f"{detectable(study.spread, n):.1f} points with {n} seeds" for n in sizes]
     if not seen:
         return "With one seed a cell nothing can be said of methods, only of these runs."
     return (
@@ -171,36 +172,24 @@ def _signs(setting: Setting, found: Sequence[Found]) -> str:
     for f in found:
         cells: list[Any] = [f.cell.method]
         for name in SIGNS:
-            early, later = (_mean(f, name, first) for first in (0, 10))
+            runs = f.runs.values()
+            early, later = (mean_of(runs, name, first=k, end=k + 10) for k in (0, 10))
             cells.append("" if early is None or later is None else f"{early:.2g} → {later:.2g}")
         rows.append(cells)
     head = ["steps 0-9 → 10-19", *SIGNS.values()]
     return f"### {setting.name}: early signs\n\n{markdown_table(head, rows)}"
 
 
-def _mean(found: Found, name: str, first: int) -> float | None:
-    values = [
-        record[name]
-        for run in found.runs.values()
-        for record in run.training
-        if first <= record["step"] < first + 10 and record.get(name) is not None
-    ]
-    return float(np.mean(values)) if values else None
-
-
 def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:
     """Mean curves over seeds with the range of the seeds, and the teacher's mean as a level."""
     figure, axes = plots.success_figure("held-out tasks solved (%)", 4.6)
     for number, f in enumerate(found):
-        by_step: dict[int, list[float]] = {}
-        for run in f.runs.values():
-            for step, rate in run.curve:
-                by_step.setdefault(step, []).append(100 * rate.value)
-        steps = sorted(by_step)
-        if steps:
-            style = plots.line_style(number)
-            low, high = ([end(by_step[s]) for s in steps] for end in (min, max))
-            mean = [float(np.mean(by_step[s])) for s in steps]
+        by_step = curve_points(f.runs.values())
+        if by_step:
+            steps, style = list(by_step), plots.line_style(number)
+            low, high, mean = (
+                list(map(of, by_step.values())) for of in (min, max, statistics.fmean)
+            )
             axes.fill_between(steps, low, high, color=style.colour, alpha=0.12, lw=0)
             axes.plot(steps, mean, color=style.colour, ls=style.dashes, label=f.cell.method)
     teachers = [

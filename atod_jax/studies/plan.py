@@ -89,6 +89,11 @@ class Study:
         """Those of all jobs."""
         return sorted({job.seed for job in self.jobs})
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many jobs cells have."""
+        return sorted({len(cell.jobs) for cell in self.cells})
+
     def cells_of(self, setting: str) -> list[Cell]:
         """The methods of a setting."""
         return [cell for cell in self.cells if cell.setting == setting]
