@@ -4,7 +4,7 @@
     python -m atod_jax.study --config=configs/study.py --plan
 
 Every run is an ordinary one of `train` below OUT/runs; OUT is runs/study-quick for the first. The
-same command goes on where it was interrupted. Several machines share the work by `--seeds` and a
+same command goes on where it was interrupted. Several machines share the work by `--only` and a
 shared folder, or take the commands that `--plan` prints. Ends with study.md, pictures and
 study.html.
 """
@@ -77,7 +77,7 @@ def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     add("--config", required=True, metavar="FILE[:variant]", help="a file with get_study()")
     add("--out", type=Path, metavar="DIR", help="folder of the study; named after it below runs")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side; one per core")
-    add("--seeds", default="", help="only these, such as 0,2; all that they need is made too")
+    add("--only", default="*", metavar="NAMES", help="runs such as mid/*,*-0, and what they need")
     add("--plan", action="store_true", help="print the commands of what is missing, and stop")
     add("--report", action="store_true", help="write what has been found so far, and stop")
     add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
@@ -93,8 +93,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
         )
         if given.jobs < 1:
             raise ValueError(f"--jobs={given.jobs}: give at least 1")
-        seeds = _seeds(given.seeds, study)
-        jobs, out = in_order(study.jobs, seeds), (given.out or _named(given.config)).expanduser()
+        jobs = in_order(study.jobs, given.only.split(","))
+        out = (given.out or _named(given.config)).expanduser()
         if given.plan:
             return plan(out, study, jobs)
         failed: list[str] = []
@@ -121,17 +121,6 @@ def _named(name: str) -> Path:
     return Path("runs") / "-".join(
         filter(None, [Path(file).stem, re.sub(r"[^\w.]+", "-", variant)])
     )
-
-
-def _seeds(text: str, study: Study) -> list[int]:
-    try:
-        seeds = [int(word) for word in text.split(",") if word]
-    except ValueError:
-        raise ValueError(f"--seeds={text}: give whole numbers, as in 0,2") from None
-    if unknown := sorted(set(seeds) - set(study.seeds)):
-        raise ValueError(f"--seeds={text}: the study has no seed {unknown[0]}, only "
-                         f"{', '.join(map(str, study.seeds))}")  # fmt: skip
-    return seeds
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from atod_jax.run.collectors import make_collector
 from atod_jax.run.compiling import PROGRAMS, Compiling
 from atod_jax.run.conclusion import conclude, require_export
 from atod_jax.run.iteration_metrics import Clock, finite_scalars, iteration_scalars, require_finite
+from atod_jax.run.known import require_known
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.learning import Learner
 from atod_jax.run.models import fresh_state, load_student, load_teacher
@@ -39,6 +40,7 @@ from atod_jax.run.scorers import SignalMaker, require_teacher
 def main(cfg: Run, folder: str) -> None:
     """Runs a whole training run, or what is left of it, in a folder that is no other run's."""
     require_export(cfg, Path(folder))
+    require_known(cfg)
     with workdir.claimed(folder) as out:
         workdir.open_workdir(out, cfg)
         train(cfg, out)

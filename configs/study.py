@@ -7,6 +7,7 @@ training games in an order of its own. Variants: quick (one setting, GRPO, OPD a
 seeds), seeds=N, steps=N.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -96,7 +97,7 @@ class Plan(NamedTuple):
     teacher: str
     methods: Sequence[str]
     contrasts: Sequence[tuple[str, str]]
-    steps: int = 100
+    steps: int = 60
     config: str = "configs/household.py:"
     options: Options = MappingProxyType({})
     seeds: int = 99  # at most
@@ -126,15 +127,23 @@ SETTINGS = {
         (*PLAIN, "OPD, exact KL", "ATOD, not annealed", *KINDS),
         (*CLAIMS, *EXACT, *ANNEALING, *TDUR),
     ),
+    "long": Plan(
+        "The same with three times the steps.",
+        "student",
+        "mid",
+        PLAIN,
+        CLAIMS,
+        steps=180,
+    ),
     "stopped": Plan(
-        "The same student, and a teacher that was stopped early.",
+        "The student and a budget as in mid, and a teacher that was stopped early.",
         "student",
         "stopped",
         (*TAUGHT, "OPD, exact KL", "ATOD, not annealed"),
         (*AGAINST, *EXACT, *ANNEALING),
     ),
     "good": Plan(
-        "The same student and a good teacher.",
+        "The student and the budget of mid, and a good teacher.",
         "student",
         "good",
         (*TAUGHT, "OPD, exact KL", "ATOD, not annealed"),
@@ -160,7 +169,6 @@ SETTINGS = {
         "teacher-thoughts",
         ALL,
         (*CLAIMS, *TDUR),
-        steps=60,
         config=THINKING,
     ),
     "turned": Plan(
@@ -170,7 +178,6 @@ SETTINGS = {
         "teacher-thoughts",
         ALL,
         (*CLAIMS, *TDUR),
-        steps=60,
         config=THINKING,
     ),
     "large": Plan(
@@ -179,7 +186,6 @@ SETTINGS = {
         "teacher-large",
         ALL,
         (*CLAIMS, *TDUR),
-        steps=60,
         config="configs/household.py:rooms=large,",
     ),
     "shop": Plan(
@@ -188,7 +194,6 @@ SETTINGS = {
         "webshop/teacher",
         PLAIN,
         CLAIMS,
-        steps=60,
         config="configs/webshop.py:smoke,",
         options={**TERSE, "rollout.tasks": 8},
         seeds=3,
@@ -199,7 +204,6 @@ SETTINGS = {
         "searchqa/teacher",
         PLAIN,
         CLAIMS,
-        steps=60,
         config="configs/searchqa.py:smoke,",
         options={**TERSE, "rollout.tasks": 12},
         seeds=3,
@@ -225,14 +229,20 @@ def run(setting: str, method: str, seed: int, steps: int, **more: Any) -> Job:
         **more,
     }
     models = [plan.student] + [plan.teacher] * bool(teacher)
-    slug = method.lower().replace(", ", "-").replace(" ", "-")
+    taught = sorted(plan.methods, key="GRPO".__eq__)  # GRPO last, which evaluates no teacher
     return Job(
-        f"{setting}/{slug}-{seed}",
+        named(setting, method, seed),
         f"{plan.config}{f'steps={steps},' if household else ''}seed={seed}",
         seed,
         options if household else {**options, "total_steps": steps},
         tuple(f"models/{name}-{seed}" for name in models if name in MODELS),
+        like=tuple(named(setting, other, seed) for other in taught if other != method),
     )
+
+
+def named(setting: str, method: str, seed: int) -> str:
+    """The folder of a run."""
+    return f"{setting}/{method.lower().replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def sweep(method: str, seed: int, steps: int) -> list[Job]:
@@ -264,7 +274,7 @@ def apart(steps: int, seeds: Sequence[int]) -> tuple[list[Job], list[Cell]]:
     first = tuned(run("mid", "ATOD", 0, steps), "ATOD")
     again = [
         Job(f"rounding/atod-{rows}", first.config, 0, {**first.options, "packing.micro_rows": rows},
-            first.needs, first.tuned)
+            first.needs, first.tuned, (first.name,))
         for rows in MICRO_ROWS
     ]  # fmt: skip
     quick = [
@@ -283,7 +293,7 @@ def tuned(job: Job, method: str) -> Job:
     is a variant of."""
     of = method.partition(",")[0]
     names = tuple(f"tuning/{of.lower()}-{rate:g}" for rate in RATES)
-    return Job(job.name, job.config, job.seed, job.options, job.needs, {"optim.lr": names})
+    return dataclasses.replace(job, tuned={"optim.lr": names})
 
 
 def get_study(arg: str | None = None) -> Study:
@@ -295,7 +305,7 @@ def get_study(arg: str | None = None) -> Study:
     cells: list[Cell] = []
     for setting in names:
         plan = SETTINGS[setting]
-        steps = v.steps or (60 if v.quick else plan.steps)
+        steps = v.steps or plan.steps
         for method in PLAIN if v.quick else plan.methods:
             made = [run(setting, method, seed, steps) for seed in seeds[: plan.seeds]]
             if not v.quick and "household" in plan.config:

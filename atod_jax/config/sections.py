@@ -187,6 +187,10 @@ class Eval:
     curve_temperature: float = option(0.4, "of the evaluations while training", at_least(0))
     slots: int = option(128, "episodes played side by side", at_least(1), pins=False)
     every: int = option(5, "iterations between evaluations; 0 = none while training", at_least(0))
+    known: str = option(
+        "", "workdir of a run with the same models and tasks; its evaluations at the start and of "
+        "the teacher are taken, not played again", pins=False,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

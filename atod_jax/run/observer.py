@@ -25,6 +25,7 @@ from atod_jax.results.transcripts import records, write_records, write_transcrip
 from atod_jax.run.batch import Packed
 from atod_jax.run.closing import outcome
 from atod_jax.run.evaluation import Evaluator
+from atod_jax.run.known import take_known
 from atod_jax.run.models import Model
 from atod_jax.run.parts import Algorithm, Environment
 from atod_jax.run.traces import Tracer, make_row_table, surprise, to_show, traces_of
@@ -122,7 +123,7 @@ class Observer:
         self.references[name] = {}
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
-            if not cluster.first_says(path.is_file()):
+            if not cluster.first_says(path.is_file() or take_known(self._cfg, name, path)):
                 self._play(name, model, params, temperature=temperature, path=path)
             found = cluster.first_says(read_evaluation(path) if cluster.is_first() else None)
             self.references[name][temperature] = found

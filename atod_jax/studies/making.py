@@ -41,6 +41,12 @@ def chosen(out: Path, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
     }
 
 
+def known(out: Path, job: Job) -> dict[str, Any]:
+    """Where evaluations of the same models are that need not be made again."""
+    done = [name for name in job.like if _mark(out, name).is_file()]
+    return {"eval.known": f"{out}/runs/{done[0]}"} if done else {}
+
+
 def final_rate(out: Path, name: str) -> float:
     """Mean success of a finished run over its temperatures."""
     paths = sorted((out / "runs" / name / "evaluations").glob("final-T*.json"))
@@ -106,7 +112,8 @@ class _Work:
         ready = [job for job in self.waiting if set(job.before) <= self._done]
         for job in ready[: self._side_by_side - len(self.running)]:
             self.waiting.remove(job)
-            process = _start(self._out, job, chosen(self._out, job, self._named))
+            options = chosen(self._out, job, self._named) | known(self._out, job)
+            process = _start(self._out, job, options)
             self.running[job.name] = process, time.monotonic()
 
     def end(self) -> None:
@@ -118,9 +125,9 @@ class _Work:
                 self.failed.append(name)
                 self._tell(f"failed: {name}: {_last_line(_log(self._out, name))}")
                 continue
-            write_text(_mark(self._out, name), "")
-            self._done.add(name)
             self._took.append(time.monotonic() - began)
+            write_text(_mark(self._out, name), f"{self._took[-1]:.0f} seconds\n")
+            self._done.add(name)
             self._tell(f"{name} done, {len(self._done)} of {len(self._named)}{self._left()}")
 
     def _left(self) -> str:

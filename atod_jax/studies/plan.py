@@ -1,6 +1,7 @@
 """What a study consists of: runs of `train`, which of them belong together, what is compared."""
 
 import dataclasses
+import fnmatch
 import graphlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ class Job:
     needs: tuple[str, ...] = ()  # jobs whose results it starts from
     # option -> jobs that tried a value of it, the best of which on its evaluation is taken
     tuned: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    # jobs from the same models: what the first finished one found before training is taken over
+    like: tuple[str, ...] = ()
 
     @property
     def before(self) -> tuple[str, ...]:
@@ -99,14 +102,21 @@ class Study:
         return [cell for cell in self.cells if cell.setting == setting]
 
 
-def in_order(jobs: Sequence[Job], seeds: Iterable[int] = ()) -> list[Job]:
-    """The jobs of some seeds, or of all, and all that they need, each after what it needs.
+def in_order(jobs: Sequence[Job], only: Iterable[str] = ("*",)) -> list[Job]:
+    """The jobs whose names match a pattern and all that they need, each after what it needs.
 
     Raises:
-      ValueError: jobs that wait for each other.
+      ValueError: a pattern that no name matches, or jobs that wait for each other.
     """
-    named, wanted = {job.name: job for job in jobs}, set(seeds)
-    chosen = {job.name for job in jobs if not wanted or job.seed in wanted}
+    named = {job.name: job for job in jobs}
+    chosen: set[str] = set()
+    for pattern in only:
+        found = fnmatch.filter(named, pattern)
+        if not found:
+            raise ValueError(
+                f"--only: {pattern!r} is the name of no run of the study, such as {jobs[0].name}"
+            )
+        chosen.update(found)
     waiting = list(chosen)
     while waiting:
         more = set(named[waiting.pop()].before) - chosen
@@ -117,10 +127,9 @@ def in_order(jobs: Sequence[Job], seeds: Iterable[int] = ()) -> list[Job]:
         order = list(graphlib.TopologicalSorter({j.name: j.before for j in kept}).static_order())
     except graphlib.CycleError as error:
         raise ValueError(f"jobs of a study wait for each other: {error.args[1]}") from error
-    rank = {name: n for n, name in enumerate(order)}
     depth = _depths(named, order)
     # seed by seed, so that an interrupted study has whole seeds
-    return sorted(kept, key=lambda job: (job.seed, depth[job.name], rank[job.name]))
+    return sorted(kept, key=lambda job: (job.seed, depth[job.name]))
 
 
 def _depths(named: Mapping[str, Job], order: Sequence[str]) -> dict[str, int]:

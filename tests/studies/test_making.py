@@ -68,6 +68,14 @@ def test_what_is_missing_is_made_once_and_the_best_value_is_taken(told, tmp_path
     assert len(told()) == 5
 
 
+def test_what_a_run_from_the_same_models_has_evaluated_is_taken_over(told, tmp_path):
+    jobs = [Job(f"s/{name}-0", "atod", 0, like=("s/a-0", "s/b-0")) for name in "ba"]
+    making.make(tmp_path, jobs, side_by_side=1, tell=str)
+    first, second = (given.get("config.eval.known") for _, given, _ in told())
+    assert first is None
+    assert second == f"{tmp_path}/runs/s/b-0"
+
+
 def test_a_failure_costs_only_what_needs_it(told, tmp_path):
     jobs = [Job("a", "bad", 0), Job("b", "atod", 0, needs=("a",)), Job("c", "atod", 0)]
     said = []
@@ -101,7 +109,7 @@ def test_a_study_ends_with_tables_of_both_doubts_and_a_page(told, tmp_path, caps
     assert shown.out.count("python -m atod_jax.train --config=") == 9
     assert "3 paired seeds that spread by 5 show 15.5 points" in shown.err
     assert told() == []
-    study.main([*arguments, "--seeds=0,2", "--jobs=3"])
+    study.main([*arguments, "--only=*-0,*-2", "--jobs=3"])
     page = (tmp_path / "out" / "study.md").read_text()
     assert "6 of 9 runs are finished." in page
     study.main(arguments)
@@ -127,8 +135,7 @@ def test_a_study_has_a_folder_named_after_it(told, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--seeds=7"], "--seeds=7: the study has no seed 7, only 0, 1, 2"),
-        (["--seeds=x"], "--seeds=x: give whole numbers"),
+        (["--only=*-7"], "'*-7' is the name of no run of the study, such as s/grpo-0"),
         (["--jobs=0"], "--jobs=0: give at least 1"),
         (["--config=household"], "the file defines no get_study()"),
         (["--config=nothing.py"], "no such file"),

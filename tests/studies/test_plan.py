@@ -20,8 +20,10 @@ def test_every_run_comes_after_what_it_needs_and_seed_by_seed():
     ]  # fmt: skip
     names = [job.name for job in in_order(jobs)]
     assert names == ["a-0", "b-0", "tried", "a-1", "b-1", "c-1"]
-    only = [job.name for job in in_order(jobs, [1])]
+    only = [job.name for job in in_order(jobs, ["*-1"])]
     assert only == ["a-0", "tried", "a-1", "b-1", "c-1"]  # what it needs of another seed too
+    with pytest.raises(ValueError, match=r"'d-\*' is the name of no run of the study, such as b-1"):
+        in_order(jobs, ["a-0", "d-*"])
     waiting = [Job("x", "c", 0, needs=("y",)), Job("y", "c", 0, needs=("x",))]
     with pytest.raises(ValueError, match="wait for each other"):
         in_order(waiting)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from atod_jax.envs.base import Episode
 from atod_jax.envs.scripted import Decision, Uniform, pick
-from atod_jax.envs.webshop.generate import AISLES, PRODUCTS, product_id
+from atod_jax.envs.webshop.generate import AISLES, COLOURS, PRODUCTS, SIZES, product_id
 from atod_jax.envs.webshop.prompts import is_useful
 from atod_jax.envs.webshop.view import Offer, View, make_view
 
 _WORD = re.compile(r"\w+")
 _LAST_PAGE = 5
+VALUES = (*COLOURS, *dict.fromkeys(size for sizes in SIZES.values() for size in sizes))
 
 
 def decide(view: View) -> Decision:
@@ -75,11 +76,14 @@ def disturb(rng: Uniform, commands: Sequence[str], *, absent: float = 0.3) -> st
     """A random exploratory command, for noisy demonstrations.
 
     With a search bar it looks for any kind of product of the generated shop. Else, with probability
-    `absent`, it clicks any product of that shop, which may not be listed; else what can be clicked.
+    `absent`, it clicks what may not be there: an option of any product on the page of one, a
+    product of that shop elsewhere; else what can be clicked.
     """
     usable = [c for c in commands if c.startswith("click[") and is_useful(c, commands)]
     if not usable:
         return f"search[{pick(rng, [kind for aisle in AISLES for kind in aisle.kinds])}]"
     if rng.random() < absent:
+        if "click[buy now]" in commands:
+            return f"click[{pick(rng, VALUES)}]"
         return f"click[{product_id(int(rng.random() * PRODUCTS)).lower()}]"
     return pick(rng, usable)
