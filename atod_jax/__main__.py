@@ -9,7 +9,8 @@ from pathlib import Path
 import atod_jax
 
 PROGRAMS = (
-    "train", "evaluate", "compare", "view", "study", "play", "replay", "export", "doctor", "bench",
+    "train", "evaluate", "compare", "view", "signals", "study", "play", "replay", "export",
+    "doctor", "bench",
 )  # fmt: skip
 WITHOUT_OPTIONS = ("bench", "compare", "study", "view")  # they configure no run
 

@@ -63,7 +63,9 @@ def plan(out: Path, study: Study, jobs: list[Job]) -> None:
         if not is_done(out, job):
             tuned = "".join(f"  # {option}: the best of {', '.join(tried)}"
                             for option, tried in job.tuned.items())  # fmt: skip
-            print(f"python -m atod_jax.train {shlex.join(job.command(str(out), {}))}{tuned}")
+            print(
+                f"python -m atod_jax.{job.program} {shlex.join(job.command(str(out), {}))}{tuned}"
+            )
 
 
 def parse(arguments: Iterable[str] | None) -> argparse.Namespace:

@@ -8,58 +8,14 @@ seeds), seeds=N, steps=N.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from atod_jax import config
 from atod_jax.studies.plan import Cell, Job, Setting, Study
 
-Options = Mapping[str, Any]
-
-# ------------------------------------------------------------------------------ students, teachers
-
-SFT, RL = "configs/household_sft.py", "configs/household_teacher.py"
-# name -> config, what it starts from, more options
-MODELS: dict[str, tuple[str, str, Options]] = {
-    "base": (f"{SFT}:stage=student_base", "", {}),
-    "student": (f"{SFT}:stage=student", "base", {}),
-    "weak": (f"{SFT}:stage=student_weak", "", {}),
-    "early": (f"{SFT}:stage=student_early", "", {}),
-    "good-sft": (f"{SFT}:stage=teacher_good", "", {}),
-    "good": (f"{RL}:steps=24", "good-sft", {"algorithm.grpo.reward.invalid_penalty": 0.1}),
-    "stopped": (f"{SFT}:stage=teacher_mid", "", {}),
-    "mid": (f"{RL}:steps=70", "stopped", {}),
-    "base-thoughts": (f"{SFT}:stage=student_base,thoughts", "", {}),
-    "student-thoughts": (f"{SFT}:stage=student,thoughts", "base-thoughts", {}),
-    "base-turned": (f"{SFT}:stage=student_base,thoughts,turned", "", {}),
-    "student-turned": (f"{SFT}:stage=student,thoughts,turned", "base-turned", {}),
-    "teacher-thoughts": (f"{SFT}:stage=teacher_mid,thoughts", "", {}),
-    "base-large": (f"{SFT}:stage=student_base,rooms=large", "", {}),
-    "student-large": (f"{SFT}:stage=student,rooms=large", "base-large", {}),
-    "teacher-large": (f"{SFT}:stage=teacher_mid,rooms=large", "", {}),
-}
-
-
-def model(name: str, seed: int) -> Iterator[Job]:
-    """The run that makes a model, after those that make what it starts from."""
-    recipe, start, options = MODELS[name]
-    if start:
-        yield from model(start, seed)
-    begin = f",start={place(start, seed)}" if start else ""
-    yield Job(
-        f"models/{name}-{seed}",
-        f"{recipe},seed={seed}{begin}",
-        seed,
-        {"export": place(name, seed), "eval.every": 0, **options},
-        (f"models/{start}-{seed}",) if start else (),
-    )
-
-
-def place(name: str, seed: int) -> str:
-    """Where a model is."""
-    return f"{{out}}/models/{name}-{seed}" if name in MODELS else name
-
+from .study_models import MODELS, Options, model, place
 
 # ----------------------------------------------------------------------------------------- methods
 
@@ -67,7 +23,8 @@ METHODS: dict[str, Options] = {
     "GRPO": {"algorithm.name": "grpo", "teacher.path": ""},
     "OPD": {"algorithm.name": "opd"},
     "OPD, exact KL": {"algorithm.name": "opd", "algorithm.opd.exact": True},
-    "ATOD": {"algorithm.name": "atod"},
+    # its steps are kept, for what `signals` says of them
+    "ATOD": {"algorithm.name": "atod", "save_every": 10, "keep_checkpoints": 99},
     "ATOD, not annealed": {"algorithm.name": "atod", "algorithm.atod.anneal.kind": "constant"},
     "ATOD, uniform": {"algorithm.name": "atod", "algorithm.atod.weighting": "uniform"},
     "ATOD, mean kept": {"algorithm.name": "atod", "algorithm.atod.tdur.mean_preserving": True},
@@ -254,6 +211,28 @@ def sweep(method: str, seed: int, steps: int) -> list[Job]:
     ]
 
 
+SIGNALS_AT = (20, 60)  # steps
+TOLD = ("mid", "stopped", "good", "thoughts", "turned", "large")  # settings
+
+
+def told(setting: str, steps: int) -> list[Job]:
+    """What the signals of ATOD's first seed are, early and late, in the settings that tell them."""
+    name = named(setting, "ATOD", 0)
+    at = [step for step in SIGNALS_AT if step <= steps] if setting in TOLD else []
+    return [
+        Job(
+            f"{setting}/signals-{step}",
+            "",
+            0,
+            {"rollout.tasks": 48},
+            (name,),
+            program="signals",
+            checkpoint=f"{{out}}/runs/{name}/checkpoints/{step}",
+        )
+        for step in at
+    ]
+
+
 MICRO_ROWS = (8, 16, 64, 128, 256)  # of one pass; they change the order of sums and nothing else
 APART = (
     Setting(
@@ -312,6 +291,7 @@ def get_study(arg: str | None = None) -> Study:
                 made = [tuned(job, method) for job in made]
             cells.append(Cell(setting, method, {job.seed: job.name for job in made}))
             jobs += made
+        jobs += [] if v.quick else told(setting, steps)
         models = {plan.student, plan.teacher} & MODELS.keys()
         jobs += [job for seed in seeds for name in sorted(models) for job in model(name, seed)]
     if not v.quick:
@@ -322,12 +302,13 @@ def get_study(arg: str | None = None) -> Study:
         "ATOD, OPD and GRPO on generated household games",
         "Generated rooms with ALFWorld's rules and texts, tiny models: what is found here says how "
         "the methods behave here, not how they do on the benchmark.",
-        tuple(_setting(name, quick=v.quick) for name in names) + (() if v.quick else APART),
+        tuple(_setting(name, jobs, quick=v.quick) for name in names) + APART[: 0 if v.quick else 2],
         tuple({job.name: job for job in jobs}.values()),
         tuple(cells),
     )
 
 
-def _setting(name: str, *, quick: bool) -> Setting:
+def _setting(name: str, jobs: Sequence[Job], *, quick: bool) -> Setting:
     plan = SETTINGS[name]
-    return Setting(name, plan.about, CLAIMS if quick else tuple(plan.contrasts))
+    signals = tuple(job.name for job in jobs if job.name.startswith(f"{name}/signals-"))
+    return Setting(name, plan.about, CLAIMS if quick else tuple(plan.contrasts), signals)

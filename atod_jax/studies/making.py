@@ -17,7 +17,11 @@ from atod_jax.studies.plan import Job
 # One thread per run: tiny matrices gain nothing from two, two runs do.
 ALONE = "--xla_cpu_multi_thread_eigen=false"
 POLL = 0.5  # seconds
-TRAIN = (sys.executable, "-m", "atod_jax.train")
+
+
+def program(name: str) -> tuple[str, ...]:
+    """How a program of the package is started."""
+    return sys.executable, "-m", f"atod_jax.{name}"
 
 
 def is_done(out: Path, job: Job) -> bool:
@@ -146,7 +150,7 @@ def _log(out: Path, name: str) -> Path:
 def _start(out: Path, job: Job, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     log = _log(out, job.name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [*TRAIN, *job.command(str(out), values)]
+    command = [*program(job.program), *job.command(str(out), values)]
     flags = f"{ALONE} {os.environ.get('XLA_FLAGS', '')}".strip()
     with log.open("ab") as file:
         file.write(f"+ {' '.join(command)}\n".encode())

@@ -60,6 +60,7 @@ def write_study(out: Path, study: Study, read: Read) -> Path:
             parts.append(f"{there} of {planned} runs are finished.")
         if found:
             parts += _setting(out, setting, found)
+        parts += [_signals(out, name) for name in setting.signals]
     parts += _tuning(study.jobs, out)
     path = out / "study.md"
     write_text(path, "\n\n".join(filter(None, parts)) + "\n")
@@ -178,6 +179,14 @@ def _signs(setting: Setting, found: Sequence[Found]) -> str:
         rows.append(cells)
     head = ["steps 0-9 → 10-19", *SIGNS.values()]
     return f"### {setting.name}: early signs\n\n{markdown_table(head, rows)}"
+
+
+def _signals(out: Path, name: str) -> str:
+    """The tables that a job of `signals` wrote; "" where it is not finished."""
+    path = out / "runs" / name / "signals.md"
+    return (
+        path.read_text(encoding="utf-8").strip().replace("# ", "### ", 1) if path.is_file() else ""
+    )
 
 
 def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:

@@ -1,4 +1,4 @@
-"""What a study consists of: runs of `train`, which of them belong together, what is compared."""
+"""What a study consists of: runs of programs, which of them belong together, what is compared."""
 
 import dataclasses
 import fnmatch
@@ -11,13 +11,13 @@ from atod_jax.options.tree import show
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run of `train`.
+    """One run of `train`, or of another program.
 
-    In its config and options `{out}` stands for the folder of the study.
+    In its config, options and checkpoint `{out}` stands for the folder of the study.
     """
 
     name: str  # its folder below OUT/runs
-    config: str  # FILE:variant, as for train
+    config: str  # FILE:variant, as for train; "" where the checkpoint says it
     seed: int  # everything that depends on one seed can be made apart from the others
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     needs: tuple[str, ...] = ()  # jobs whose results it starts from
@@ -25,6 +25,8 @@ class Job:
     tuned: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     # jobs from the same models: what the first finished one found before training is taken over
     like: tuple[str, ...] = ()
+    program: str = "train"
+    checkpoint: str = ""  # that the program begins with
 
     @property
     def before(self) -> tuple[str, ...]:
@@ -32,10 +34,11 @@ class Job:
         return self.needs + tuple(name for tried in self.tuned.values() for name in tried)
 
     def command(self, out: str, chosen: Mapping[str, Any]) -> list[str]:
-        """The arguments of `train`; `chosen` are the values of the options that are tuned."""
+        """The arguments of the program; `chosen` are more options."""
         options = {**self.options, **chosen}
+        begin = {"config": self.config, "checkpoint": self.checkpoint}
         return [
-            f"--config={self.config.format(out=out)}",
+            *(f"--{flag}={x.format(out=out)}" for flag, x in begin.items() if x),
             *(f"--config.{k}={show(v).format(out=out)}" for k, v in options.items()),
             f"--workdir={out}/runs/{self.name}",
         ]
@@ -58,6 +61,7 @@ class Setting:
     about: str  # a sentence
     # pairs of methods whose difference is asked for
     contrasts: tuple[tuple[str, str], ...] = ()
+    signals: tuple[str, ...] = ()  # jobs of `signals` whose tables are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Study:
             raise ValueError(f"a study needs a name for every job; twice there: {twice[0]}")
         wanted = {name for job in self.jobs for name in job.before}
         wanted |= {name for cell in self.cells for name in cell.jobs.values()}
+        wanted |= {name for setting in self.settings for name in setting.signals}
         if unknown := sorted(wanted - set(names)):
             raise ValueError(f"a study names the job {unknown[0]!r}, which it does not have")
         known = {setting.name for setting in self.settings}

@@ -45,7 +45,7 @@ def told(tmp_path, monkeypatch):
     script, log = tmp_path / "train.py", tmp_path / "told"
     tests = Path(__file__).resolve().parents[1]
     script.write_text(STAND_IN.format(tests=str(tests), repo=str(tests.parent)))
-    monkeypatch.setattr(making, "TRAIN", (sys.executable, str(script)))
+    monkeypatch.setattr(making, "program", lambda name: (sys.executable, str(script)))
     monkeypatch.setattr(making, "POLL", 0.05)
     monkeypatch.setenv("TOLD", str(log))
     return lambda: [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
@@ -155,7 +155,7 @@ def test_an_interruption_reaches_the_runs_once(told, tmp_path, number):
     code = textwrap.dedent(f"""
         from atod_jax import study
         from atod_jax.studies import making
-        making.TRAIN = {making.TRAIN!r}
+        making.program = lambda name: {making.program("train")!r}
         study.main(["--config={tmp_path}/three.py:slow", "--out={tmp_path}/out", "--jobs=2"])
     """)
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)

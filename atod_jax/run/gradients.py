@@ -1,0 +1,85 @@
+"""How noisy the direction is that a token signal gives: gradients of groups of episodes."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from atod_jax.config.sections import Run
+from atod_jax.device.lines import Room
+from atod_jax.device.scoring import make_score, split
+from atod_jax.run.batch import Packed
+from atod_jax.run.models import Model
+from atod_jax.run.parts import head_config
+from atod_jax.types import Rows
+
+
+@dataclasses.dataclass
+class Directions:
+    """Sums over groups of the policy gradients of several signals."""
+
+    total: Float[np.ndarray, "S P"]  # of the gradients
+    squares: Float[np.ndarray, "S"]  # of their squared lengths
+    groups: int
+
+    def length2(self) -> Float[np.ndarray, "S"]:
+        """Squared length of the mean gradient without what noise adds to it; may be negative."""
+        return self._mean2() - self.noise2() / self.groups
+
+    def noise2(self) -> Float[np.ndarray, "S"]:
+        """Trace of the covariance of a group's gradient."""
+        n = self.groups
+        return (self.squares - n * self._mean2()) / (n - 1)
+
+    def noise_scale(self) -> Float[np.ndarray, "S"]:
+        """Groups at which noise and direction of a step are equally long (McCandlish et al. 2018,
+        the simple noise scale); infinite where noise is all there is."""
+        length2 = self.length2()
+        known = length2 > 0
+        return np.where(known, self.noise2() / np.where(known, length2, 1.0), np.inf)
+
+    def cosine(self, one: int, other: int) -> float:
+        """Between two mean gradients, noise included."""
+        a, b = self.total[one], self.total[other]
+        return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30))
+
+    def _mean2(self) -> Float[np.ndarray, "S"]:
+        return np.square(self.total / self.groups).sum(axis=1)
+
+
+class GroupGradient:
+    """A callable (packed, streams) -> f64[S, P]: for every stream A of [N, R], the gradient of
+    sum_t A_t log p(a_t) over the batch, of all the student's weights in one line."""
+
+    def __init__(self, cfg: Run, student: Model):
+        score = make_score(student.lm, head_config(cfg, student.tokens, student.layout.mesh))
+        self._params = student.params
+
+        def objective(params: Any, rows: Rows, stream: Array, room: Room) -> Array:
+            return jnp.sum(
+                jnp.where(rows.action_mask, stream, 0) * score(params, rows, room=room).logp
+            )
+
+        @functools.partial(jax.jit, static_argnames="room")
+        def gradients(params: Any, rows: Rows, streams: Array, room: Room) -> Array:
+            of = jax.vmap(jax.grad(objective), in_axes=(None, None, 0, None))
+            return jax.vmap(lambda tree: ravel_pytree(tree)[0])(of(params, rows, streams, room))
+
+        self._gradients = gradients
+
+    def __call__(self, packed: Packed, streams: Mapping[str, Array]) -> Float[np.ndarray, "S P"]:
+        full = sum(number >= 0 for number in packed.minibatch)
+        by_row = jnp.stack(list(streams.values()), axis=1)  # [N, S, R]
+        pieces = split((packed.batch.rows, by_row), pieces=len(packed.minibatch), first=full)
+        room = packed.room(packed.mesh)
+        found = [
+            np.asarray(self._gradients(self._params, rows, jnp.moveaxis(x, 1, 0), room), np.float64)
+            for rows, x in pieces
+        ]
+        return np.sum(found, axis=0)
