@@ -45,6 +45,7 @@ def make_run(
                           "eval/success_high": min(1, 2 * value)})  # fmt: skip
         if step < done:
             lines.append({"step": step, "loss/total": 1.0, "kl/verb": 30.0 - step,
-                          "rollout/mixed_groups": None, "rollout/valid_actions": 0.9})  # fmt: skip
+                          "rollout/mixed_groups": None, "rollout/valid_actions": 0.9,
+                          "rollout/success": solved})  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     return str(folder)

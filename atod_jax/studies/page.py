@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from atod_jax.results import plots
 from atod_jax.results.files import write_text
@@ -17,6 +18,12 @@ from atod_jax.studies.evidence import Estimate, detectable, difference, share
 from atod_jax.studies.making import final_rate
 from atod_jax.studies.plan import Cell, Job, Setting, Study
 
+FEW = 6  # runs below which no correlation is told
+TELLS = (
+    "Spearman's correlation, over the runs of a setting (their number in brackets), between a sign "
+    "in steps 10 to 19 and the share of held-out tasks solved at the end, mean over temperatures. "
+    "Methods and seeds are mixed: what orders the methods counts as telling."
+)
 Read = Callable[[str], RunRecord | None]  # job -> its run, None where it is not finished
 HOW = (
     "Percent of the held-out tasks solved after the last step, mean over seeds; where a setting "
@@ -27,6 +34,7 @@ HOW = (
     "so many seeds of that spread would show four times in five."
 )
 SIGNS = {
+    "rollout/success": "success in training",
     "kl/verb": "gap on the first token",
     "rollout/mixed_groups": "mixed groups",
     "opd/abs_mean": "teacher's signal",
@@ -61,7 +69,7 @@ def write_study(out: Path, study: Study, read: Read) -> Path:
         if found:
             parts += _setting(out, setting, found)
         parts += [_signals(out, name) for name in setting.signals]
-    parts += _tuning(study.jobs, out)
+    parts += [_outcome(study, read), *_tuning(study.jobs, out)]
     path = out / "study.md"
     write_text(path, "\n\n".join(filter(None, parts)) + "\n")
     return path
@@ -187,6 +195,30 @@ def _signals(out: Path, name: str) -> str:
     return (
         path.read_text(encoding="utf-8").strip().replace("# ", "### ", 1) if path.is_file() else ""
     )
+
+
+def _outcome(study: Study, read: Read) -> str:
+    """How well an early sign orders the runs of a setting by what they come to."""
+    columns = {}
+    for setting in study.settings:
+        found = [_found(cell, read) for cell in study.cells_of(setting.name)]
+        runs = [run for f in found for run in f.runs.values() if "final" in run.results]
+        if len(runs) >= FEW:
+            columns[setting.name] = {name: _rank_correlation(runs, name) for name in SIGNS}
+    if not columns:
+        return ""
+    rows = [[SIGNS[name], *(cells[name] for cells in columns.values())] for name in SIGNS]
+    return f"## What early signs tell\n\n{TELLS}\n\n{markdown_table(['sign', *columns], rows)}"
+
+
+def _rank_correlation(runs: Sequence[RunRecord], name: str) -> str:
+    """Spearman's, between a sign early in training and the success at the end, over runs."""
+    early = [mean_of([run], name, first=10, end=20) for run in runs]
+    ends = [float(np.mean([r.rate().value for r in run.results["final"].values()])) for run in runs]
+    pairs = [(sign, end) for sign, end in zip(early, ends, strict=True) if sign is not None]
+    if len({sign for sign, _ in pairs}) < FEW:
+        return ""
+    return f"{stats.spearmanr(*zip(*pairs, strict=True)).statistic:+.2f} ({len(pairs)})"
 
 
 def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:

@@ -120,6 +120,8 @@ def test_a_study_ends_with_tables_of_both_doubts_and_a_page(told, tmp_path, caps
     assert "| atod - teacher | +22.5 [" in page
     assert "| *teacher* | 50.0 [" in page
     assert "{+20.0, +20.0}" in page  # the same for every seed
+    sign = next(line for line in page.splitlines() if line.startswith("| success in training |"))
+    assert sign == "| success in training | +1.00 (9) |"
     for name in ("s.png", "study.html"):
         assert (tmp_path / "out" / name).stat().st_size > 5000
     assert len(told()) == 9
