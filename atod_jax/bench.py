@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import atod_jax
 from atod_jax.estimate import targets, workload
 from atod_jax.estimate.cost import Cost, Figures, estimated, heaviest, of_executable
 from atod_jax.estimate.entries import TABLE, Part, Setting
@@ -176,11 +175,7 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Command line."""
-    parser = cli.Parser(
-        prog="python -m atod_jax.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser("bench", __doc__)
     add = parser.add_argument
     add("--hardware", default="local", choices=HARDWARE, help="where; local runs, others compile")
     add("--only", default=",".join(TABLE), metavar="NAMES", help="of: " + ", ".join(TABLE))
@@ -200,9 +195,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     add("--json", type=Path, metavar="FILE", help="keeps the table")
     add("--dump_hlo", type=Path, metavar="DIR", help="keeps the compiled programs as NAME.hlo")
     add("--top", type=_at_least(0), default=10, help="kernels shown of each compiled program")
-    add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
     with cli.short_errors():
-        given = parser.parse_args(None if arguments is None else list(arguments))
+        given = parser.read(arguments)
         entries = dict.fromkeys(name.strip() for name in given.only.split(","))
         if unknown := sorted(set(entries) - set(TABLE)):
             raise ValueError(

@@ -7,7 +7,6 @@ differs from the others, or NAME. Environments, splits and sets of tasks each ha
 their own. Runs may still be going on. Writes comparison.md and a picture per section.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-import atod_jax
 from atod_jax.results import plots
 from atod_jax.results.files import write_text
 from atod_jax.results.intervals import EvalResult, Interval, clustered, paired_difference
@@ -32,7 +30,7 @@ from atod_jax.results.runs import (
     short,
 )
 from atod_jax.results.tables import markdown_table, percent, points
-from atod_jax.run.cli import short_errors
+from atod_jax.run import cli
 from atod_jax.run.workdir import read_record
 
 DIAGNOSTICS = ("kl/verb", "kl/token", "rollout/mixed_groups", "rollout/valid_actions")
@@ -258,21 +256,12 @@ def _teacher_levels(section: Section) -> dict[str, Interval]:
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m atod_jax.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for comparison.md and .png"
-    )
-    parser.add_argument(
-        "runs", nargs="+", metavar="[NAME=]WORKDIR",
-        help="folder of a run of train; NAME is what its line is called",
-    )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
-    given = parser.parse_args(None if arguments is None else list(arguments))
-    with short_errors():
+    parser = cli.Parser("compare", __doc__)
+    add, line = parser.add_argument, "folder of a run of train; NAME is what its line is called"
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for comparison.md and .png")
+    add("runs", nargs="+", metavar="[NAME=]WORKDIR", help=line)
+    with cli.short_errors():
+        given = parser.read(arguments)
         runs = [read_record(argument) for argument in given.runs]
         for text in seed_warnings(runs):
             print(f"warning: {text}", file=sys.stderr)

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import atod_jax
 from atod_jax.config import files
 from atod_jax.results.page import write_page
 from atod_jax.results.runs import RunRecord
@@ -70,11 +69,7 @@ def plan(out: Path, study: Study, jobs: list[Job]) -> None:
 
 def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     """The flags."""
-    parser = argparse.ArgumentParser(
-        prog="python -m atod_jax.study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser("study", __doc__)
     add = parser.add_argument
     add("--config", required=True, metavar="FILE[:variant]", help="a file with get_study()")
     add("--out", type=Path, metavar="DIR", help="folder of the study; named after it below runs")
@@ -82,14 +77,13 @@ def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     add("--only", default="*", metavar="NAMES", help="runs such as mid/*,*-0, and what they need")
     add("--plan", action="store_true", help="print the commands of what is missing, and stop")
     add("--report", action="store_true", help="write what has been found so far, and stop")
-    add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
-    return parser.parse_args(None if arguments is None else list(arguments))
+    return parser.read(arguments)
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Command line."""
-    given = parse(arguments)
     with cli.short_errors():
+        given = parse(arguments)
         study = files.made_by(
             given.config, "get_study", kind=Study, otherwise="let it return a Study"
         )

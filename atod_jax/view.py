@@ -8,11 +8,9 @@ it at its end as run.html. Several runs lie on top of each other, and an episode
 another of the same task.
 """
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-import atod_jax
 from atod_jax.results.files import require_place
 from atod_jax.results.page import MOST, write_page
 from atod_jax.run import cli
@@ -21,18 +19,13 @@ from atod_jax.run.workdir import read_record
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m atod_jax.view",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser("view", __doc__)
     add = parser.add_argument
     add("runs", nargs="+", metavar="[NAME=]WORKDIR", help="folder of a run of train")
     add("--out", type=Path, metavar="FILE", help="the page; run.html in the folder of a single run")
     add("--most", type=int, default=MOST, metavar="N", help=f"episodes on the page; {MOST}")
-    add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
-    given = parser.parse_args(None if arguments is None else list(arguments))
     with cli.short_errors():
+        given = parser.read(arguments)
         if given.most < 1:
             raise ValueError(f"--most={given.most}: give at least 1")
         runs = [read_record(argument) for argument in given.runs]

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -190,11 +190,10 @@ def override(c: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
 
 def _parser(program: Program) -> argparse.ArgumentParser:
     parser = Parser(
-        prog=f"python -m atod_jax.{program.name}",
+        program.name,
+        program.doc,
         usage=f"python -m atod_jax.{program.name} [--config=FILE[:variant]] "
         "[--config.section.key=value ...] [flags]",
-        description=program.doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
         allow_abbrev=False,
     )
@@ -211,13 +210,23 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     add("--coordinator", default="", help="HOST:PORT of process 0")
     add("--num_processes", type=int, default=0, help="how many processes there are")
     add("--process_id", type=int, default=-1, help="the number of this one")
-    add("--version", action="version", version=f"atod_jax {atod_jax.__version__}")
     add("--help", "-h", action="store_true", help="this text, and every option")
     return parser
 
 
 class Parser(argparse.ArgumentParser):
-    """One line in place of the usage."""
+    """The flags of a program; one line in place of the usage where they are wrong."""
+
+    def __init__(self, name: str, doc: str | None, **more: Any):
+        form = argparse.RawDescriptionHelpFormatter
+        prog = f"python -m atod_jax.{name}"
+        super().__init__(prog=prog, description=doc, formatter_class=form, **more)
+        version = f"atod_jax {atod_jax.__version__}"
+        self.add_argument("--version", action="version", version=version)
+
+    def read(self, arguments: Iterable[str] | None) -> argparse.Namespace:
+        """Those given; None: those of this process."""
+        return self.parse_args(None if arguments is None else list(arguments))
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; --help lists the flags")
