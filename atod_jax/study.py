@@ -4,8 +4,8 @@
     python -m atod_jax.study --config=configs/study.py --plan
 
 Every run is an ordinary one of `train` below OUT/runs; OUT is runs/study-quick for the first. The
-same command goes on where it was interrupted. Several machines share the work by `--only` and a
-shared folder, or take the commands that `--plan` prints. Ends with study.md, pictures and
+same command goes on where it was interrupted, and given on several machines with a shared folder
+they share the work. Ends with study.md, pictures and
 study.html.
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from atod_jax.config import files
+from atod_jax.results.lock import locked
 from atod_jax.results.page import write_page
 from atod_jax.results.runs import RunRecord
 from atod_jax.run import cli
@@ -39,15 +40,17 @@ def report(out: Path, study: Study) -> Path:
     def read(name: str) -> RunRecord | None:
         return read_record(str(out / "runs" / name)) if is_done(out, jobs[name]) else None
 
-    path = write_study(out, study, read)
-    runs = [
-        dataclasses.replace(run, name=f"{cell.setting}, {cell.method}, seed {seed}")
-        for cell in study.cells
-        for seed, name in list(cell.jobs.items())[:1]
-        if (run := read(name))
-    ]
-    if runs:
-        write_page(out / "study.html", runs)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, wait=True):  # another machine's study may end just now
+        path = write_study(out, study, read)
+        runs = [
+            dataclasses.replace(run, name=f"{cell.setting}, {cell.method}, seed {seed}")
+            for cell in study.cells
+            for seed, name in list(cell.jobs.items())[:1]
+            if (run := read(name))
+        ]
+        if runs:
+            write_page(out / "study.html", runs)
     return path
 
 

@@ -28,7 +28,7 @@ def make_run(
         "env": {"name": env}, "eval": {"split": "valid", "curve_temperature": 1.0},
         "optim": {"lr": lr}, "seed": seed, "total_steps": steps, "student": {},
     }  # fmt: skip
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "run_config.json").write_text(json.dumps(config))
     (folder / "evaluations").mkdir()
     rates = {"start": 0.05, "final": solved, "teacher": 0.5}

@@ -20,7 +20,7 @@ from atod_jax.options.tree import flatten, show
 from atod_jax.results import runs
 from atod_jax.results.checkpoint import require_readable
 from atod_jax.results.files import write_text
-from atod_jax.run.lock import locked
+from atod_jax.results.lock import locked
 from atod_jax.texts import read_object
 
 RECORD, STARTING = "run_config.json", "starting.json"

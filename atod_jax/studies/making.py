@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from atod_jax.results.files import write_text
+from atod_jax.results.lock import is_locked, locked
 from atod_jax.results.runs import read_evaluation
 from atod_jax.studies.plan import Job
 
@@ -30,7 +31,11 @@ def is_done(out: Path, job: Job) -> bool:
 
 
 def _mark(out: Path, name: str) -> Path:
-    return out / "finished" / name.replace("/", "--")
+    return out / "finished" / _flat(name)
+
+
+def _flat(name: str) -> str:
+    return name.replace("/", "--")
 
 
 def chosen(out: Path, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
@@ -79,16 +84,23 @@ def make(
     try:
         while work.waiting or work.running:
             work.leave_out()
+            work.notice()
             work.begin()
             time.sleep(POLL)
             work.end()
     finally:
-        _stop([process for process, _ in work.running.values()])
+        _stop([run.process for run in work.running.values()])
     return work.failed
 
 
+class _Running(NamedTuple):
+    process: subprocess.Popen[bytes]
+    began: float
+    taken: contextlib.ExitStack  # what keeps others from making it too
+
+
 class _Work:
-    """What is done, under way and left."""
+    """What is done, under way and left; several may share the work in one folder."""
 
     def __init__(
         self,
@@ -99,7 +111,7 @@ class _Work:
     ):
         self._out, self._named, self._side_by_side, self._tell = out, named, side_by_side, tell
         self.waiting = [job for job in named.values() if not is_done(out, job)]
-        self.running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self.running: dict[str, _Running] = {}
         self.failed: list[str] = []
         self._done = set(named) - {job.name for job in self.waiting}
         self._took: list[float] = []
@@ -111,28 +123,56 @@ class _Work:
             self.failed.append(job.name)
             self._tell(f"left out: {job.name}, which needs a run that failed")
 
+    def notice(self) -> None:
+        """Books what others have made."""
+        for job in [job for job in self.waiting if is_done(self._out, job)]:
+            self.waiting.remove(job)
+            self._done.add(job.name)
+
     def begin(self) -> None:
-        """Starts what is ready, as far as there is room."""
-        ready = [job for job in self.waiting if set(job.before) <= self._done]
-        for job in ready[: self._side_by_side - len(self.running)]:
+        """Starts what is ready and nobody else makes, as far as there is room."""
+        for job in [job for job in self.waiting if set(job.before) <= self._done]:
+            if len(self.running) == self._side_by_side:
+                return
+            taken = self._take(job)
+            if taken is None:
+                continue
             self.waiting.remove(job)
             options = chosen(self._out, job, self._named) | known(self._out, job)
             process = _start(self._out, job, options)
-            self.running[job.name] = process, time.monotonic()
+            self.running[job.name] = _Running(process, time.monotonic(), taken)
+
+    def _take(self, job: Job) -> contextlib.ExitStack | None:
+        """Keeps a run for this process; None where another one makes it or has just made it, or
+        where one goes on whose study was killed."""
+        if is_locked(self._out / "runs" / job.name):
+            return None
+        claim = self._out / "taken" / _flat(job.name)
+        claim.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(claim))
+            except ValueError:
+                return None
+            return None if is_done(self._out, job) else stack.pop_all()
 
     def end(self) -> None:
         """Books what has ended."""
-        ended = [name for name, (process, _) in self.running.items() if process.poll() is not None]
+        ended = [name for name, run in self.running.items() if run.process.poll() is not None]
         for name in ended:
-            process, began = self.running.pop(name)
-            if process.returncode:
-                self.failed.append(name)
-                self._tell(f"failed: {name}: {_last_line(_log(self._out, name))}")
-                continue
-            self._took.append(time.monotonic() - began)
-            write_text(_mark(self._out, name), f"{self._took[-1]:.0f} seconds\n")
-            self._done.add(name)
-            self._tell(f"{name} done, {len(self._done)} of {len(self._named)}{self._left()}")
+            run = self.running.pop(name)
+            with run.taken:
+                self._book(name, run)
+
+    def _book(self, name: str, run: _Running) -> None:
+        if run.process.returncode:
+            self.failed.append(name)
+            self._tell(f"failed: {name}: {_last_line(_log(self._out, name))}")
+            return
+        self._took.append(time.monotonic() - run.began)
+        write_text(_mark(self._out, name), f"{self._took[-1]:.0f} seconds\n")
+        self._done.add(name)
+        self._tell(f"{name} done, {len(self._done)} of {len(self._named)}{self._left()}")
 
     def _left(self) -> str:
         """Said of the time left, from the mean of the runs so far."""
@@ -144,7 +184,7 @@ class _Work:
 
 
 def _log(out: Path, name: str) -> Path:
-    return out / "logs" / f"{name.replace('/', '--')}.log"
+    return out / "logs" / f"{_flat(name)}.log"
 
 
 def _start(out: Path, job: Job, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:

@@ -218,7 +218,8 @@ def _rank_correlation(runs: Sequence[RunRecord], name: str) -> str:
     pairs = [(sign, end) for sign, end in zip(early, ends, strict=True) if sign is not None]
     if len({sign for sign, _ in pairs}) < FEW:
         return ""
-    return f"{stats.spearmanr(*zip(*pairs, strict=True)).statistic:+.2f} ({len(pairs)})"
+    ranks = [stats.rankdata(side) for side in zip(*pairs, strict=True)]
+    return f"{np.corrcoef(*ranks)[0, 1]:+.2f} ({len(pairs)})"
 
 
 def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from atod_jax import study
+from atod_jax.results.lock import locked
 from atod_jax.studies import making
 from atod_jax.studies.plan import Job
 
@@ -32,7 +33,7 @@ if word == "slow":
     time.sleep(60)
 if word == "bad":
     sys.exit("error: it went wrong")
-if not os.path.isdir(folder):
+if not os.path.isfile(folder + "/run_config.json"):
     from pathlib import Path
     solved = float(given.get("config.solved", 0.5))
     make_run(Path(folder), seed=int(given.get("config.seed", 0)), solved=solved, algorithm=word)
@@ -125,6 +126,29 @@ def test_a_study_ends_with_tables_of_both_doubts_and_a_page(told, tmp_path, caps
     for name in ("s.png", "study.html"):
         assert (tmp_path / "out" / name).stat().st_size > 5000
     assert len(told()) == 9
+
+
+def test_two_studies_share_the_work_in_one_folder(told, tmp_path):
+    (tmp_path / "three.py").write_text(STUDY)
+    (tmp_path / "out/runs/s/opd-1").mkdir(parents=True)
+    code = textwrap.dedent(f"""
+        from atod_jax import study
+        from atod_jax.studies import making
+        making.program, making.POLL = lambda name: {making.program("train")!r}, 0.05
+        study.main(["--config={tmp_path}/three.py", "--out={tmp_path}/out", "--jobs=2"])
+    """)
+    start = [sys.executable, "-c", code]
+    with locked(tmp_path / "out/runs/s/opd-1"):  # a run whose study was killed
+        both = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        while len(told()) < 8:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert len(told()) == 8
+    said = "".join(process.communicate(timeout=60)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(told()) == said.count(" done, ") == 9
+    page = (tmp_path / "out" / "study.md").read_text()
+    assert "runs are finished" not in page  # all are
 
 
 def test_a_study_has_a_folder_named_after_it(told, tmp_path, monkeypatch, capsys):

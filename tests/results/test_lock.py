@@ -16,7 +16,7 @@ HOLD = """
 import os, sys, time
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from atod_jax.run.lock import locked
+from atod_jax.results.lock import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:  # a child that lives longer, as workers of environments may
         os.close(1)

@@ -15,12 +15,16 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes out of a folder until the end of the block, or of this process.
 
     It is a record lock of POSIX: the system lets go of it however the process dies, no child
     inherits it, and NFS and Lustre keep it across machines. Where a file system has no locks, that
     is said.
+
+    Args:
+      folder: it must be there.
+      wait: for another process that holds it, however long that takes.
 
     Raises:
       ValueError: another process holds it, with its host and number.
@@ -29,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
     file = (folder / NAME).open("a+", encoding="utf-8")
     with file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise ValueError(
@@ -46,6 +50,18 @@ def locked(folder: Path) -> Iterator[None]:
         file.flush()
         yield
         file.truncate(0)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds the folder; never where a file system has no locks."""
+    try:
+        with (folder / NAME).open("r+", encoding="utf-8") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno not in NO_LOCKS
+    return False
 
 
 def _holder(file: IO[str]) -> str:
