@@ -211,6 +211,7 @@ def sweep(method: str, seed: int, steps: int) -> list[Job]:
     ]
 
 
+AXIS = ("stopped", "mid", "good")  # teachers
 SIGNALS_AT = (20, 60)  # steps
 TOLD = ("mid", "stopped", "good", "thoughts", "turned", "large")  # settings
 
@@ -305,6 +306,7 @@ def get_study(arg: str | None = None) -> Study:
         tuple(_setting(name, jobs, quick=v.quick) for name in names) + APART[: 0 if v.quick else 2],
         tuple({job.name: job for job in jobs}.values()),
         tuple(cells),
+        axis=() if v.quick else AXIS,
     )
 
 

@@ -15,7 +15,8 @@ from atod_jax.results.lock import is_locked, locked
 from atod_jax.results.runs import read_evaluation
 from atod_jax.studies.plan import Job
 
-# One thread per run: tiny matrices gain nothing from two, two runs do.
+# One thread per run: tiny matrices gain nothing from two, two runs do, and the order of sums does
+# not depend on how many cores a machine has. NPROC is how XLA is told the size of its pool.
 ALONE = "--xla_cpu_multi_thread_eigen=false"
 POLL = 0.5  # seconds
 
@@ -199,7 +200,7 @@ def _start(out: Path, job: Job, values: Mapping[str, Any]) -> subprocess.Popen[b
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"XLA_FLAGS": flags},
+            env=os.environ | {"XLA_FLAGS": flags, "NPROC": "1"},
             start_new_session=True,  # a Ctrl-C reaches it once, from here
         )
 

@@ -77,6 +77,7 @@ class Study:
     settings: tuple[Setting, ...]
     jobs: tuple[Job, ...]
     cells: tuple[Cell, ...]
+    axis: tuple[str, ...] = ()  # settings that differ in their teacher only
     spread: float = 5.0  # points between equal runs of two seeds that are planned for, paired
 
     def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ class Study:
         if unknown := sorted(wanted - set(names)):
             raise ValueError(f"a study names the job {unknown[0]!r}, which it does not have")
         known = {setting.name for setting in self.settings}
-        if unknown := sorted({cell.setting for cell in self.cells} - known):
+        if unknown := sorted({*self.axis, *(cell.setting for cell in self.cells)} - known):
             raise ValueError(f"a study names the setting {unknown[0]!r}, which it does not have")
 
     @property

@@ -1,0 +1,83 @@
+"""How differences between methods change with the teacher's level, over settings that differ in
+their teacher only."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from atod_jax.results import plots
+from atod_jax.results.intervals import Interval
+from atod_jax.results.tables import markdown_table
+from atod_jax.studies.evidence import over_seeds
+from atod_jax.studies.found import TEACHER, Read, contrast, found_in, temperatures
+from atod_jax.studies.plan import Study
+
+PICTURE = "levels.png"
+TITLE = "Against the teacher's level"
+ABOUT = (
+    "Settings that differ in their teacher only, from the worst to the best. Lines join the means "
+    "over seeds, with 95 % intervals over **seeds**, at the teachers' mean level, temperature "
+)
+
+
+class Level(NamedTuple):
+    """A setting: what its teachers solve, and how methods differ there; points, over seeds."""
+
+    setting: str
+    teacher: Interval
+    differences: dict[str, Interval]
+
+
+def levels(out: Path, study: Study, read: Read) -> str:
+    """Draws OUT/levels.png; returns the section, "" where fewer than two settings have runs."""
+    pairs = [s.contrasts for s in study.settings if s.name in study.axis]
+    common = [p for p in pairs[0] if all(p in other for other in pairs)] if pairs else []
+    every = [found_in(study, name, read) for name in study.axis]
+    temperature = max((t for found in every for t in temperatures(found)), default=1.0)
+    known = []
+    for name, found in zip(study.axis, every, strict=True):
+        teacher = {s: r for f in found for s, r in f.results(TEACHER, temperature).items()}
+        estimates = {
+            f"{one} - {other}": over_seeds([100 * x for x in e.per_seed])
+            for one, other in common
+            if (e := contrast(found, one, other, temperature=temperature))
+        }
+        if estimates and teacher:
+            level = over_seeds([100 * r.rate().value for r in teacher.values()])
+            known.append(Level(name, level, estimates))
+    if len(known) < 2:
+        return ""
+    _draw(out / PICTURE, known)
+    names = list(known[0].differences)
+    rows = [
+        [level.setting, _text(level.teacher, ""),
+         *(_text(level.differences[n], "+") if n in level.differences else "" for n in names)]
+        for level in known
+    ]  # fmt: skip
+    table = markdown_table(["setting", "teacher {seeds}", *(f"{n} {{seeds}}" for n in names)], rows)
+    return f"## {TITLE}\n\n{ABOUT}{temperature:g}.\n\n![{TITLE}]({PICTURE})\n\n{table}"
+
+
+def _draw(path: Path, known: Sequence[Level]) -> None:
+    figure, axes = plots.success_figure("difference (points)")
+    for number, name in enumerate(known[0].differences):
+        there = [level for level in known if name in level.differences]
+        each = [level.differences[name] for level in there]
+        half = [x.high - x.value if np.isfinite(x.high) else 0.0 for x in each]
+        style, x = plots.line_style(number), [level.teacher.value for level in there]
+        y = [e.value for e in each]
+        axes.errorbar(x, y, half, color=style.colour, ls=style.dashes, label=name, capsize=3)
+    axes.axhline(0.0, color="0.5", lw=0.8)
+    axes.autoscale(axis="y")
+    axes.set_xlabel("held-out tasks that the teacher solves (%)")
+    axes.set_title(TITLE, fontsize=11)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    plots.save(figure, path)
+
+
+def _text(x: Interval, sign: str) -> str:
+    if not np.isfinite(x.low):
+        return f"{x.value:{sign}.1f}"
+    return f"{x.value:{sign}.1f} {{{x.low:{sign}.1f}, {x.high:{sign}.1f}}}"
