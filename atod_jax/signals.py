@@ -5,8 +5,8 @@
 
 The student plays `rollout.tasks` groups anew. One table says for each way to weigh the teacher's
 signal, and for the reward, how large it is and how many episodes a step needs for its direction to
-be as long as its noise; the other says on which commands disagreement and weights fall. The
-gradients of all weights are held six times: for small models.
+be as long as its noise; the other says on which commands disagreement and weights fall. Gradients
+of all weights are held twelve times in double precision: for small models.
 """
 
 import contextlib
@@ -68,7 +68,6 @@ def by_row(step: Step) -> dict[str, jax.Array]:
 class Group(NamedTuple):
     """What is told of the episodes of one task."""
 
-    gradient: np.ndarray  # f64[S, P], one line per signal
     size: np.ndarray  # f64[S], sums of |A| over action tokens
     tokens: int
     turns: list[tuple[str, np.ndarray]]  # kind of command and what `by_row` says, in its order
@@ -99,14 +98,16 @@ def signals(cfg: Run, checkpoint: str, workdir: str = "") -> str:
         for episode in collect(STEP, student.params):
             alone = dataclasses.replace(episode, group=0)
             groups.setdefault(episode.group, []).append(alone)
-        gradient = GroupGradient(cfg, student)
+        gradient, directions = GroupGradient(cfg, student), Directions()
         make_signal = SignalMaker(cfg, layouts.student.mesh, **roles)
         found = []
         for episodes in groups.values():
             packed = pack(cfg, episodes, student=student, step=0)
             scored, _ = make_signal(0, student.params, packed=packed)
-            found.append(group_of(cfg, packed, episodes, scored=scored, gradient=gradient))
-    text = page(found, cfg, checkpoint)
+            said = streams(scored, getattr(cfg.algorithm.settings, "reward", RewardConfig()))
+            directions.add(gradient(packed, said))
+            found.append(group_of(packed, episodes, scored=scored, said=said))
+    text = page(found, directions, cfg, checkpoint)
     print(text)
     if workdir:
         write_text(Path(workdir, "signals.md"), text + "\n")
@@ -114,15 +115,13 @@ def signals(cfg: Run, checkpoint: str, workdir: str = "") -> str:
 
 
 def group_of(
-    cfg: Run,
     packed: Packed,
     episodes: Sequence[Trajectory],
     *,
     scored: Step,
-    gradient: GroupGradient,
+    said: dict[str, jax.Array],
 ) -> Group:
-    """Measures one group."""
-    said = streams(scored, getattr(cfg.algorithm.settings, "reward", RewardConfig()))
+    """What is told of one group, of which `said` are the streams."""
     size = np.array([float(jnp.abs(x).sum()) for x in said.values()])
     table = {name: np.asarray(x) for name, x in by_row(scored).items()}
     turns = [
@@ -130,7 +129,7 @@ def group_of(
         for episode, columns in zip(episodes, packed.by_turn(table, episodes), strict=True)
         for k, turn in enumerate(episode.turns)
     ]
-    return Group(gradient(packed, said), size, int(packed.mask.sum()), turns)
+    return Group(size, int(packed.mask.sum()), turns)
 
 
 def kind(turn: Turn) -> str:
@@ -139,20 +138,22 @@ def kind(turn: Turn) -> str:
     return word[1] if turn.valid and word else "(not valid)"
 
 
-def page(found: Sequence[Group], cfg: Run, checkpoint: str) -> str:
+def page(found: Sequence[Group], directions: Directions, cfg: Run, checkpoint: str) -> str:
     """Both tables, with what they say."""
     size = cfg.rollout.group
     head = (
         f"# Signals at {checkpoint or cfg.student.path}\n\n{len(found)} groups of {size} episodes, "
         f"sampled at temperature {cfg.sampling.temperature:g}; teacher {cfg.teacher.path}."
     )
-    return "\n\n".join([head, noise_table(found, size), SAID, turn_table(found), FALLS])
+    return "\n\n".join([head, noise_table(found, directions, size), SAID, turn_table(found), FALLS])
 
 
 SAID = (
     "Size: mean |A| of an action token, with kappa = rho = 1. Episodes: those of a step whose "
     "noise is as long as its direction (the simple noise scale); with fewer the noise is longer. "
-    "Cosines are between mean gradients over all groups."
+    "Cosines are between mean gradients, estimated without the noise that all signals of an "
+    "episode share; empty where a direction is lost in it. All are estimates from these groups. "
+    "T-DUR and the others have their default options."
 )
 FALLS = (
     "d: mean |log p_teacher - log p_student| of a turn's tokens, h: mean -log p_student, both "
@@ -161,18 +162,18 @@ FALLS = (
 )
 
 
-def noise_table(found: Sequence[Group], size: int) -> str:
+def noise_table(found: Sequence[Group], directions: Directions, size: int) -> str:
     """How large and how noisy each signal is."""
-    each = np.stack([group.gradient for group in found])
-    directions = Directions(each.sum(0), np.square(each).sum((0, 2)), len(each))
+    cosines, scales = directions.cosines(), directions.noise_scale()
     names, most = [*WEIGHTS, REWARD], 10 * size * len(found)
     means = sum(g.size for g in found) / np.array(sum(g.tokens for g in found))
     rows = []
     for s, name in enumerate(names):
-        episodes = size * directions.noise_scale()[s]
+        episodes = size * scales[s]
         needed = f"{episodes:.0f}" if episodes < most else f"more than {most}"
-        cosines = (directions.cosine(s, other) for other in (0, len(names) - 1))
-        rows.append([name, f"{means[s]:.3g}", needed, *(f"{x:.2f}" for x in cosines)])
+        pair = (cosines[s, 0], cosines[s, -1])
+        each = ("" if np.isnan(x) else f"{x:.2f}" for x in pair)
+        rows.append([name, f"{means[s]:.3g}", needed, *each])
     return markdown_table(["signal", "size", "episodes", "cos uniform", "cos reward"], rows)
 
 

@@ -27,7 +27,7 @@ from atod_jax.results.runs import RunRecord
 from atod_jax.run import cli
 from atod_jax.run.workdir import read_record
 from atod_jax.studies.evidence import detectable
-from atod_jax.studies.making import is_done, make
+from atod_jax.studies.making import ALONE, chosen, is_done, make, require_own
 from atod_jax.studies.page import write_study
 from atod_jax.studies.plan import Job, Study, in_order
 
@@ -61,13 +61,19 @@ def plan(out: Path, study: Study, jobs: list[Job]) -> None:
     for n in study.sizes:
         seen = f"{detectable(study.spread, n):.1f} points" if n > 1 else "nothing"
         print(f"# {n} paired seeds that spread by {study.spread:g} show {seen}", file=sys.stderr)
+    print(f"# {' '.join(f'{name}={value}' for name, value in ALONE.items())} goes before each")
+    named = {job.name: job for job in study.jobs}
     for job in jobs:
-        if not is_done(out, job):
-            tuned = "".join(f"  # {option}: the best of {', '.join(tried)}"
+        if is_done(out, job):
+            continue
+        values, later = {}, ""
+        try:
+            values = chosen(out, job, named)
+        except FileNotFoundError:  # it waits for the runs that try the values
+            later = "".join(f"  # {option} is still missing: the best of {', '.join(tried)}"
                             for option, tried in job.tuned.items())  # fmt: skip
-            print(
-                f"python -m atod_jax.{job.program} {shlex.join(job.command(str(out), {}))}{tuned}"
-            )
+        command = shlex.join(job.command(str(out), values))
+        print(f"{'# ' if later else ''}python -m atod_jax.{job.program} {command}{later}")
 
 
 def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
@@ -76,7 +82,8 @@ def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", required=True, metavar="FILE[:variant]", help="a file with get_study()")
     add("--out", type=Path, metavar="DIR", help="folder of the study; named after it below runs")
-    add("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side; one per core")
+    side = "runs side by side; not given: one per core; give 1 where they share an accelerator"
+    add("--jobs", type=int, default=os.cpu_count() or 1, help=side)
     add("--only", default="*", metavar="NAMES", help="runs such as mid/*,*-0, and what they need")
     add("--plan", action="store_true", help="print the commands of what is missing, and stop")
     add("--report", action="store_true", help="write what has been found so far, and stop")
@@ -94,6 +101,11 @@ def main(arguments: Iterable[str] | None = None) -> None:
             raise ValueError(f"--jobs={given.jobs}: give at least 1")
         jobs = in_order(study.jobs, given.only.split(","))
         out = (given.out or _named(given.config)).expanduser()
+        if "," in str(out):
+            raise ValueError(f"--out={out}: a comma there cannot be written in a config's variant")
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out={out} is a file; name a folder")
+        require_own(out, study.jobs)
         if given.plan:
             return plan(out, study, jobs)
         failed: list[str] = []
@@ -102,7 +114,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
                 tell = functools.partial(print, flush=True)
-                failed = make(out, jobs, side_by_side=given.jobs, tell=tell)
+                failed = make(out, jobs, every=study.jobs, side_by_side=given.jobs, tell=tell)
             except KeyboardInterrupt:
                 print(
                     f"interrupted; {report(out, study)}; the same command goes on", file=sys.stderr

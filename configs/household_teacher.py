@@ -14,10 +14,8 @@ from . import household
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """GRPO on 16 x 8 rollouts."""
-    v = config.parse_arg(
-        arg, start="", export="", steps=60, seed=0, lr=1e-4, thoughts=False, rooms="small"
-    )
-    c = household.games(config.base(), thoughts=v.thoughts, rooms=v.rooms)
+    v = config.parse_arg(arg, start="", export="", steps=60, seed=0, lr=1e-4)
+    c = household.games(config.base())
     c.seed = v.seed
     c.total_steps = v.steps
     c.student.path = v.start

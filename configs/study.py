@@ -67,14 +67,12 @@ TERSE = {  # what a shop and a world of questions have in common
     "packing.minibatch_rows": 256,
     "optim.lr": 5e-4,
     "optim.weight_decay": 0.0,
-    "algorithm.atod.anneal.steps": 30,
     "algorithm.atod.reward.invalid_penalty": 0.0,
     "algorithm.grpo.reward.invalid_penalty": 0.0,
     "eval.temperatures": (1.0, 0.4),
     "eval.final_tasks": 0,
     "eval.tasks": 128,
     "eval.slots": 128,
-    "total_steps": 60,
 }
 SETTINGS = {
     "mid": Plan(
@@ -191,10 +189,15 @@ def run(setting: str, method: str, seed: int, steps: int, **more: Any) -> Job:
         named(setting, method, seed),
         f"{plan.config}{f'steps={steps},' if household else ''}seed={seed}",
         seed,
-        options if household else {**options, "total_steps": steps},
+        options if household else {**options, **_ending(steps)},
         tuple(f"models/{name}-{seed}" for name in models if name in MODELS),
         like=tuple(named(setting, other, seed) for other in taught if other != method),
     )
+
+
+def _ending(steps: int) -> Options:
+    """What household configs derive from their number of steps."""
+    return {"total_steps": steps, "algorithm.atod.anneal.steps": steps // 2}
 
 
 def named(setting: str, method: str, seed: int) -> str:
@@ -304,9 +307,18 @@ def get_study(arg: str | None = None) -> Study:
         "Generated rooms with ALFWorld's rules and texts, tiny models: what is found here says how "
         "the methods behave here, not how they do on the benchmark.",
         tuple(_setting(name, jobs, quick=v.quick) for name in names) + APART[: 0 if v.quick else 2],
-        tuple({job.name: job for job in jobs}.values()),
+        _linked(jobs),
         tuple(cells),
         axis=() if v.quick else AXIS,
+    )
+
+
+def _linked(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """Each once, with links to those only that are among them."""
+    named = {job.name: job for job in jobs}
+    return tuple(
+        dataclasses.replace(job, like=tuple(name for name in job.like if name in named))
+        for job in named.values()
     )
 
 

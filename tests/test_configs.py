@@ -27,7 +27,7 @@ VARIANTS = {
     ],
     "household_sft": [f"stage={s}" for s in ("student_base", "teacher_mid", "teacher_good")]
     + ["stage=student,start=x"],
-    "household_teacher": ["thoughts,rooms=large,start=x", "start=x,lr=0.01,steps=3"],
+    "household_teacher": ["start=x,lr=0.01,steps=3"],
     "searchqa": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
     "searchqa_sft": ["stage=student", "stage=teacher,steps=3,export=x"],
     "real": [None, "lora", "algo=grpo,size=tiny", "algo=atod,teacher=x,size=gpu,steps=1"],

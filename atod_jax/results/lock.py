@@ -53,14 +53,15 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process holds the folder; never where a file system has no locks."""
+    """Whether another process holds the folder; never where a file system has no locks.
+
+    It takes the lock for an instant, so a process that asks for it just then may not get it.
+    """
     try:
         with (folder / NAME).open("r+", encoding="utf-8") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except OSError as error:
-        return error.errno not in NO_LOCKS
+        return error.errno in (errno.EAGAIN, errno.EACCES) and (folder / NAME).exists()
     return False
 
 

@@ -1,6 +1,5 @@
 """How noisy the direction is that a token signal gives: gradients of groups of episodes."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -20,37 +19,42 @@ from atod_jax.run.parts import head_config
 from atod_jax.types import Rows
 
 
-@dataclasses.dataclass
 class Directions:
-    """Sums over groups of the policy gradients of several signals."""
+    """Sums over groups of the policy gradients of several signals; no gradient is kept."""
 
-    total: Float[np.ndarray, "S P"]  # of the gradients
-    squares: Float[np.ndarray, "S"]  # of their squared lengths
-    groups: int
+    def __init__(self) -> None:
+        self._total: Any = 0.0  # [S, P], of the gradients
+        self._products: Any = 0.0  # [S, S], of the inner products of each group's
+        self._groups = 0
 
-    def length2(self) -> Float[np.ndarray, "S"]:
-        """Squared length of the mean gradient without what noise adds to it; may be negative."""
-        return self._mean2() - self.noise2() / self.groups
+    def add(self, gradients: Float[np.ndarray, "S P"]) -> None:
+        """Adds a group."""
+        self._total = self._total + gradients
+        self._products = self._products + gradients @ gradients.T
+        self._groups += 1
+
+    def inner(self) -> Float[np.ndarray, "S S"]:
+        """Inner products of the true mean gradients, without what the groups' noise adds to them;
+        on the diagonal squared lengths, which may come out negative where noise is all there is."""
+        n = self._groups
+        return (self._total @ self._total.T - self._products) / (n * (n - 1))
 
     def noise2(self) -> Float[np.ndarray, "S"]:
         """Trace of the covariance of a group's gradient."""
-        n = self.groups
-        return (self.squares - n * self._mean2()) / (n - 1)
+        return np.diag(self._products) / self._groups - np.diag(self.inner())
 
     def noise_scale(self) -> Float[np.ndarray, "S"]:
         """Groups at which noise and direction of a step are equally long (McCandlish et al. 2018,
         the simple noise scale); infinite where noise is all there is."""
-        length2 = self.length2()
+        length2 = np.diag(self.inner())
         known = length2 > 0
         return np.where(known, self.noise2() / np.where(known, length2, 1.0), np.inf)
 
-    def cosine(self, one: int, other: int) -> float:
-        """Between two mean gradients, noise included."""
-        a, b = self.total[one], self.total[other]
-        return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30))
-
-    def _mean2(self) -> Float[np.ndarray, "S"]:
-        return np.square(self.total / self.groups).sum(axis=1)
+    def cosines(self) -> Float[np.ndarray, "S S"]:
+        """Between true mean gradients; nan where one of them is lost in noise."""
+        inner = self.inner()
+        lengths = np.sqrt(np.where(np.diag(inner) > 0, np.diag(inner), np.nan))
+        return np.clip(inner / np.outer(lengths, lengths), -1.0, 1.0)
 
 
 class GroupGradient:

@@ -42,15 +42,21 @@ def require_known(cfg: Run) -> None:
 def take_known(cfg: Run, role: str, path: Path) -> bool:
     """Copies an evaluation, with its episodes, to `path`; False where it must be played.
 
-    One that is older than the weights of its model may be of other weights, and is not taken.
+    One that is older than the weights of its model, wherever these came from, may be of other
+    weights, and is not taken.
     """
     if not cfg.eval.known or role not in ROLES:
         return False
     source = Path(cfg.eval.known, "evaluations", path.name)
     folder = local_path(cfg.student.path if role == "start" else cfg.teacher.path, "config.json")
-    written = [file.stat().st_mtime for file in folder.glob("*.safetensors")] if folder else []
-    if not source.is_file() or source.stat().st_mtime < max(written, default=0.0):
+    weights = folder.glob("*.safetensors") if folder else ()
+    # of the change in the folder too: a copy may keep the time of its original
+    there = [max(file.stat().st_mtime, file.stat().st_ctime) for file in weights]
+    suffixes = (".jsonl.gz", ".json")  # the result last: it says that all is there
+    if not all(source.with_suffix(suffix).is_file() for suffix in suffixes):
         return False
-    for suffix in (".jsonl.gz", ".json"):  # the result last: it says that all is there
+    if source.stat().st_mtime < max(there, default=0.0):
+        return False
+    for suffix in suffixes:
         write_bytes(path.with_suffix(suffix), source.with_suffix(suffix).read_bytes())
     return True

@@ -123,10 +123,13 @@ class Observer:
         self.references[name] = {}
         for temperature in self._cfg.eval.temperatures:
             path = self._folder / f"{name}-T{temperature:g}.json"
-            if not cluster.first_says(path.is_file() or take_known(self._cfg, name, path)):
+            if not cluster.first_says(cluster.is_first() and self._is_known(name, path)):
                 self._play(name, model, params, temperature=temperature, path=path)
             found = cluster.first_says(read_evaluation(path) if cluster.is_first() else None)
             self.references[name][temperature] = found
+
+    def _is_known(self, name: str, path: Path) -> bool:
+        return path.is_file() or take_known(self._cfg, name, path)
 
     def _play(
         self, name: str, model: Model, params: Any, *, temperature: float, path: Path

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats  # comes with JAX
+from scipy import optimize, stats  # come with JAX
 
 from atod_jax.results.intervals import Interval, clustered, paired_difference
 
@@ -63,10 +63,15 @@ def over_seeds(values: Sequence[float]) -> Interval:
 def detectable(spread: float, seeds: int) -> float:
     """The smallest true difference that `seeds` paired seeds show with a power of 80 %.
 
-    (t_0.975 + t_0.8) s / sqrt(n) with n - 1 degrees of freedom, s the standard deviation of the
-    paired differences; infinite for a single seed.
+    Of a two-sided t test at 5 %, by the noncentral t distribution; `spread` is the standard
+    deviation of the paired differences over seeds. Infinite for a single seed.
     """
     if seeds < 2:
         return math.inf
-    quantiles = stats.t.ppf(0.975, seeds - 1) + stats.t.ppf(POWER, seeds - 1)
-    return float(quantiles) * spread / math.sqrt(seeds)
+    line = stats.t.ppf(0.975, seeds - 1)
+
+    def missing(shift: float) -> float:
+        return float(stats.nct.sf(line, seeds - 1, shift)) - POWER
+
+    shift = optimize.root_scalar(missing, bracket=(0.0, 50.0)).root
+    return shift * spread / math.sqrt(seeds)

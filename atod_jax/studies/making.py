@@ -1,6 +1,7 @@
 """Makes the runs of a study that are missing, several side by side, each a process of its own."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,8 +18,9 @@ from atod_jax.studies.plan import Job
 
 # One thread per run: tiny matrices gain nothing from two, two runs do, and the order of sums does
 # not depend on how many cores a machine has. NPROC is how XLA is told the size of its pool.
-ALONE = "--xla_cpu_multi_thread_eigen=false"
+ALONE = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "NPROC": "1"}
 POLL = 0.5  # seconds
+MARK = "study.json"  # in the folder of a run that has come to its end: how it was made
 
 
 def program(name: str) -> tuple[str, ...]:
@@ -28,15 +30,32 @@ def program(name: str) -> tuple[str, ...]:
 
 def is_done(out: Path, job: Job) -> bool:
     """Whether a run has come to its end, its export included."""
-    return _mark(out, job.name).is_file()
+    return (out / "runs" / job.name / MARK).is_file()
 
 
-def _mark(out: Path, name: str) -> Path:
-    return out / "finished" / _flat(name)
+def require_own(out: Path, jobs: Sequence[Job]) -> None:
+    """Checks that what is finished in a folder was made as this study makes it.
+
+    Raises:
+      ValueError: a run was made with other options, of which the first is named.
+    """
+    named = {job.name: job for job in jobs}
+    for job in jobs:
+        if not is_done(out, job):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # what it was tuned by is not finished
+            mark = out / "runs" / job.name / MARK
+            old = json.loads(mark.read_text(encoding="utf-8"))["arguments"]
+            new = job.arguments(chosen(out, job, named))
+            if other := [word for word in (*old, *new) if (word in old) != (word in new)]:
+                raise ValueError(
+                    f"{mark.parent} was made with {_differing(old, other)}, the study now has "
+                    f"{_differing(new, other)}; use another --out, or remove that folder"
+                )
 
 
-def _flat(name: str) -> str:
-    return name.replace("/", "--")
+def _differing(arguments: Sequence[str], other: Sequence[str]) -> str:
+    return next((word for word in arguments if word in other), "nothing in its place")
 
 
 def chosen(out: Path, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
@@ -51,9 +70,9 @@ def chosen(out: Path, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
     }
 
 
-def known(out: Path, job: Job) -> dict[str, Any]:
+def known(out: Path, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
     """Where evaluations of the same models are that need not be made again."""
-    done = [name for name in job.like if _mark(out, name).is_file()]
+    done = [name for name in job.like if is_done(out, named[name])]
     return {"eval.known": f"{out}/runs/{done[0]}"} if done else {}
 
 
@@ -66,7 +85,12 @@ def final_rate(out: Path, name: str) -> float:
 
 
 def make(
-    out: Path, jobs: Sequence[Job], *, side_by_side: int, tell: Callable[[str], None]
+    out: Path,
+    jobs: Sequence[Job],
+    *,
+    every: Sequence[Job],
+    side_by_side: int,
+    tell: Callable[[str], None],
 ) -> list[str]:
     """Makes what is missing; returns the names of the runs that failed or could not begin.
 
@@ -75,13 +99,18 @@ def make(
     Args:
       out: the folder of the study.
       jobs: in an order in which each comes after what it needs.
+      every: all of the study, of which `jobs` may be a part.
       side_by_side: how many run at a time.
-      tell: told a line whenever a run ends.
+      tell: told a line at the start and whenever a run ends.
 
     Raises:
       KeyboardInterrupt: after the runs have ended.
     """
-    work = _Work(out, {job.name: job for job in jobs}, side_by_side, tell)
+    work = _Work(out, jobs, {job.name: job for job in every}, side_by_side, tell)
+    tell(
+        f"{len(jobs)} runs, {len(work.waiting)} to be made, {side_by_side} at a time; what they "
+        f"say is in {out / 'logs'}"
+    )
     try:
         while work.waiting or work.running:
             work.leave_out()
@@ -97,6 +126,7 @@ def make(
 class _Running(NamedTuple):
     process: subprocess.Popen[bytes]
     began: float
+    arguments: list[str]
     taken: contextlib.ExitStack  # what keeps others from making it too
 
 
@@ -106,15 +136,17 @@ class _Work:
     def __init__(
         self,
         out: Path,
+        jobs: Sequence[Job],
         named: Mapping[str, Job],
         side_by_side: int,
         tell: Callable[[str], None],
     ):
         self._out, self._named, self._side_by_side, self._tell = out, named, side_by_side, tell
-        self.waiting = [job for job in named.values() if not is_done(out, job)]
+        self._count, self._told = len(jobs), False
+        self.waiting = [job for job in jobs if not is_done(out, job)]
         self.running: dict[str, _Running] = {}
         self.failed: list[str] = []
-        self._done = set(named) - {job.name for job in self.waiting}
+        self._done = {job.name for job in jobs} - {job.name for job in self.waiting}
         self._took: list[float] = []
 
     def leave_out(self) -> None:
@@ -139,23 +171,27 @@ class _Work:
             if taken is None:
                 continue
             self.waiting.remove(job)
-            options = chosen(self._out, job, self._named) | known(self._out, job)
-            process = _start(self._out, job, options)
-            self.running[job.name] = _Running(process, time.monotonic(), taken)
+            values = chosen(self._out, job, self._named)
+            process = _start(self._out, job, values | known(self._out, job, self._named))
+            began, arguments = time.monotonic(), job.arguments(values)
+            self.running[job.name] = _Running(process, began, arguments, taken)
+        if self.waiting and not self.running and not self._told:
+            self._told = True
+            self._tell(f"waiting for {self.waiting[0].name}, which another process makes")
 
     def _take(self, job: Job) -> contextlib.ExitStack | None:
         """Keeps a run for this process; None where another one makes it or has just made it, or
         where one goes on whose study was killed."""
-        if is_locked(self._out / "runs" / job.name):
-            return None
-        claim = self._out / "taken" / _flat(job.name)
+        claim = self._out / "taken" / job.name
         claim.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(claim))
             except ValueError:
                 return None
-            return None if is_done(self._out, job) else stack.pop_all()
+            if is_locked(self._out / "runs" / job.name) or is_done(self._out, job):
+                return None
+            return stack.pop_all()
 
     def end(self) -> None:
         """Books what has ended."""
@@ -171,9 +207,10 @@ class _Work:
             self._tell(f"failed: {name}: {_last_line(_log(self._out, name))}")
             return
         self._took.append(time.monotonic() - run.began)
-        write_text(_mark(self._out, name), f"{self._took[-1]:.0f} seconds\n")
+        mark = {"seconds": round(self._took[-1]), "arguments": run.arguments}
+        write_text(self._out / "runs" / name / MARK, json.dumps(mark, indent=1) + "\n")
         self._done.add(name)
-        self._tell(f"{name} done, {len(self._done)} of {len(self._named)}{self._left()}")
+        self._tell(f"{name} done, {len(self._done)} of {self._count}{self._left()}")
 
     def _left(self) -> str:
         """Said of the time left, from the mean of the runs so far."""
@@ -185,14 +222,14 @@ class _Work:
 
 
 def _log(out: Path, name: str) -> Path:
-    return out / "logs" / f"{_flat(name)}.log"
+    return out / "logs" / f"{name}.log"
 
 
 def _start(out: Path, job: Job, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     log = _log(out, job.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [*program(job.program), *job.command(str(out), values)]
-    flags = f"{ALONE} {os.environ.get('XLA_FLAGS', '')}".strip()
+    flags = f"{ALONE['XLA_FLAGS']} {os.environ.get('XLA_FLAGS', '')}".strip()
     with log.open("ab") as file:
         file.write(f"+ {' '.join(command)}\n".encode())
         file.flush()
@@ -200,7 +237,7 @@ def _start(out: Path, job: Job, values: Mapping[str, Any]) -> subprocess.Popen[b
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"XLA_FLAGS": flags, "NPROC": "1"},
+            env=os.environ | ALONE | {"XLA_FLAGS": flags},
             start_new_session=True,  # a Ctrl-C reaches it once, from here
         )
 

@@ -48,6 +48,10 @@ def write_study(out: Path, study: Study, read: Read) -> Path:
     return path
 
 
+def _intervals(study: Study) -> int:
+    return sum(len(setting.contrasts) for setting in study.settings)
+
+
 def _power(study: Study) -> str:
     """What the design can see, said before anything has run."""
     sizes = [n for n in study.sizes if n > 1]
@@ -55,9 +59,12 @@ def _power(study: Study) -> str:
     if not seen:
         return "With one seed a cell nothing can be said of methods, only of these runs."
     return (
-        f"Where paired runs of two seeds differ by a standard deviation of {study.spread:g} "
-        f"points, the smallest true difference that is seen four times in five is "
-        f"{', '.join(seen)}. Smaller ones can be neither claimed nor denied here."
+        f"Where the difference of two methods varies from seed to seed by a standard deviation of "
+        f"{study.spread:g} points, the smallest true difference that is seen four times in five is "
+        f"{', '.join(seen)}; what it was in fact stands in the last column of the tables. A true "
+        "difference that is smaller will often be missed: an interval that holds zero does not "
+        f"deny it. There are {_intervals(study)} differences at each temperature, of which one in "
+        "twenty excludes zero by chance alone."
     )
 
 
@@ -114,7 +121,9 @@ def _cell(estimate: Estimate, sign: str = "") -> str:
 def _bounds(interval: Interval, sign: str) -> str:
     if not math.isfinite(interval.low):
         return "one seed"
-    return f"{100 * interval.low:{sign}.1f}, {100 * interval.high:{sign}.1f}"
+    least = -1.0 if sign else 0.0  # a share, or a difference of shares
+    low, high = (100 * min(1.0, max(least, x)) for x in (interval.low, interval.high))
+    return f"{low:{sign}.1f}, {high:{sign}.1f}"
 
 
 def _seeds(estimate: Estimate, sign: str = "") -> str:

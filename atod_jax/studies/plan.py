@@ -8,6 +8,8 @@ from typing import Any
 
 from atod_jax.options.tree import show
 
+OUT = "{out}"  # stands for the folder of the study
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -35,12 +37,16 @@ class Job:
 
     def command(self, out: str, chosen: Mapping[str, Any]) -> list[str]:
         """The arguments of the program; `chosen` are more options."""
+        words = [*self.arguments(chosen), f"--workdir={OUT}/runs/{self.name}"]
+        return [word.replace(OUT, out) for word in words]
+
+    def arguments(self, chosen: Mapping[str, Any]) -> list[str]:
+        """Those that define it, wherever the folder of the study is."""
         options = {**self.options, **chosen}
         begin = {"config": self.config, "checkpoint": self.checkpoint}
         return [
-            *(f"--{flag}={x.format(out=out)}" for flag, x in begin.items() if x),
-            *(f"--config.{k}={show(v).format(out=out)}" for k, v in options.items()),
-            f"--workdir={out}/runs/{self.name}",
+            *(f"--{flag}={x}" for flag, x in begin.items() if x),
+            *(f"--config.{k}={show(v)}" for k, v in options.items()),
         ]
 
 
@@ -69,7 +75,8 @@ class Study:
     """What `get_study` of a file such as configs/study.py returns.
 
     Raises:
-      ValueError: two jobs have one name, or something names a job or setting that is not there.
+      ValueError: two jobs have one name, or something names a job, method or setting that is not
+        there.
     """
 
     title: str
@@ -81,10 +88,12 @@ class Study:
     spread: float = 5.0  # points between equal runs of two seeds that are planned for, paired
 
     def __post_init__(self) -> None:
+        if not self.jobs:
+            raise ValueError("a study without a job; give at least one")
         names = [job.name for job in self.jobs]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"a study needs a name for every job; twice there: {twice[0]}")
-        wanted = {name for job in self.jobs for name in job.before}
+        wanted = {name for job in self.jobs for name in (*job.before, *job.like)}
         wanted |= {name for cell in self.cells for name in cell.jobs.values()}
         wanted |= {name for setting in self.settings for name in setting.signals}
         if unknown := sorted(wanted - set(names)):
@@ -92,6 +101,17 @@ class Study:
         known = {setting.name for setting in self.settings}
         if unknown := sorted({*self.axis, *(cell.setting for cell in self.cells)} - known):
             raise ValueError(f"a study names the setting {unknown[0]!r}, which it does not have")
+        for setting in self.settings:
+            methods = {cell.method for cell in self.cells_of(setting.name)} | {"teacher"}
+            for pair in setting.contrasts:
+                if unknown := sorted(set(pair) - methods):
+                    raise ValueError(f"contrast {' - '.join(pair)} of {setting.name}: no method is "
+                                     f"called {unknown[0]!r} there")  # fmt: skip
+        tried = {(name, option) for j in self.jobs for option, x in j.tuned.items() for name in x}
+        for job in self.jobs:
+            for option in {option for name, option in tried if name == job.name}:
+                if option not in job.options:
+                    raise ValueError(f"{job.name} is tried for {option}, but does not set it")
 
     @property
     def seeds(self) -> list[int]:

@@ -15,8 +15,7 @@ SIGNS = {
     "rollout/success": "success in training",
     "kl/verb": "gap on the first token",
     "rollout/mixed_groups": "mixed groups",
-    "opd/abs_mean": "teacher's signal",
-    "rl/abs_mean": "reward's signal",
+    "kl/token": "gap per token",
     "rollout/valid_actions": "valid actions",
 }
 FEW = 6  # runs below which no correlation is told
@@ -59,7 +58,7 @@ def _rank_correlation(runs: Sequence[RunRecord], name: str) -> str:
     early = [mean_of([run], name, first=10, end=20) for run in runs]
     ends = [float(np.mean([r.rate().value for r in run.results["final"].values()])) for run in runs]
     pairs = [(sign, end) for sign, end in zip(early, ends, strict=True) if sign is not None]
-    if len({sign for sign, _ in pairs}) < FEW:
+    if any(len(set(side)) < FEW for side in zip(*pairs, strict=True)) or not pairs:
         return ""
     ranks = [stats.rankdata(side) for side in zip(*pairs, strict=True)]
     return f"{np.corrcoef(*ranks)[0, 1]:+.2f} ({len(pairs)})"

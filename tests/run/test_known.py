@@ -1,6 +1,7 @@
 """First evaluations that another run has made: taken where they are this run's own, else not."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,15 +60,17 @@ def test_a_run_without_a_teacher_can_take_the_start(models, first):
     require_known(typed(smoke_config((models[0], ""), "grpo"), **{"eval.known": str(first)}))
 
 
-def test_an_evaluation_older_than_the_weights_is_not_taken(models, first, tmp_path):
+def test_an_evaluation_of_weights_that_were_there_before_is_not_taken(models, first, tmp_path):
     cfg = typed(smoke_config(models), **{"eval.known": str(first)})
     target = tmp_path / "teacher-T1.json"
-    weights = Path(models[1], "model.safetensors")
-    before = weights.stat().st_mtime
-    try:
-        os.utime(weights, (before + 3600, before + 3600))
-        assert not take_known(cfg, "teacher", target)
-    finally:
-        os.utime(weights, (before, before))
     assert take_known(cfg, "teacher", target)
     assert not take_known(cfg, "final", tmp_path / "final-T1.json")
+    for path in target, target.with_suffix(".jsonl.gz"):
+        path.unlink()
+    weights = Path(models[1], "model.safetensors")
+    long_ago = weights.stat().st_mtime - 3600
+    shutil.copyfile(weights, tmp_path / "copy")
+    os.utime(tmp_path / "copy", (long_ago, long_ago))
+    shutil.copy2(tmp_path / "copy", weights)  # looks older than the evaluation
+    assert not take_known(cfg, "teacher", target)
+    assert not target.exists()

@@ -5,6 +5,7 @@ A stand-in takes the place of `train`: it writes the folder of a run, as its opt
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,11 @@ def told(tmp_path, monkeypatch):
     return lambda: [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
 
 
+def make(out, jobs, said=None, *, side_by_side):
+    tell = str if said is None else said.append
+    return making.make(out, jobs, every=jobs, side_by_side=side_by_side, tell=tell)
+
+
 def test_what_is_missing_is_made_once_and_the_best_value_is_taken(told, tmp_path):
     tried = [
         Job(f"lr-{rate:g}", "grpo", 0, {"optim.lr": rate, "solved": solved}, needs=("base",))
@@ -59,19 +65,19 @@ def test_what_is_missing_is_made_once_and_the_best_value_is_taken(told, tmp_path
     ]
     last = Job("s/run-0", "atod", 0, tuned={"optim.lr": tuple(job.name for job in tried)})
     jobs, said = [Job("base", "sft", 0), *tried, last], []
-    assert making.make(tmp_path, jobs, side_by_side=2, tell=said.append) == []
+    assert make(tmp_path, jobs, said, side_by_side=2) == []
     order = [word for word, _, _ in told()]
     assert order == ["sft", "grpo", "grpo", "grpo", "atod"]
     assert told()[-1][1]["config.optim.lr"] == "0.0005"
-    assert all(making.ALONE in flags for _, _, flags in told())
+    assert all(making.ALONE["XLA_FLAGS"] in flags for _, _, flags in told())
     assert said[-1] == "s/run-0 done, 5 of 5"
-    assert making.make(tmp_path, jobs, side_by_side=2, tell=said.append) == []
+    assert make(tmp_path, jobs, said, side_by_side=2) == []
     assert len(told()) == 5
 
 
 def test_what_a_run_from_the_same_models_has_evaluated_is_taken_over(told, tmp_path):
     jobs = [Job(f"s/{name}-0", "atod", 0, like=("s/a-0", "s/b-0")) for name in "ba"]
-    making.make(tmp_path, jobs, side_by_side=1, tell=str)
+    make(tmp_path, jobs, side_by_side=1)
     first, second = (given.get("config.eval.known") for _, given, _ in told())
     assert first is None
     assert second == f"{tmp_path}/runs/s/b-0"
@@ -80,11 +86,12 @@ def test_what_a_run_from_the_same_models_has_evaluated_is_taken_over(told, tmp_p
 def test_a_failure_costs_only_what_needs_it(told, tmp_path):
     jobs = [Job("a", "bad", 0), Job("b", "atod", 0, needs=("a",)), Job("c", "atod", 0)]
     said = []
-    assert making.make(tmp_path, jobs, side_by_side=1, tell=said.append) == ["a", "b"]
-    assert "failed: a: error: it went wrong" in said[0]
+    assert make(tmp_path, jobs, said, side_by_side=1) == ["a", "b"]
+    assert "3 runs, 3 to be made, 1 at a time" in said[0]
+    assert "failed: a: error: it went wrong" in said[1]
     assert any(line.startswith("left out: b") for line in said)
     assert [word for word, _, _ in told()] == ["bad", "atod"]
-    making.make(tmp_path, jobs, side_by_side=1, tell=said.append)  # tried again
+    make(tmp_path, jobs, said, side_by_side=1)  # tried again
     assert [word for word, _, _ in told()] == ["bad", "atod", "bad"]
 
 
@@ -108,7 +115,7 @@ def test_a_study_ends_with_tables_of_both_doubts_and_a_page(told, tmp_path, caps
     study.main([*arguments, "--plan"])
     shown = capsys.readouterr()
     assert shown.out.count("python -m atod_jax.train --config=") == 9
-    assert "3 paired seeds that spread by 5 show 15.5 points" in shown.err
+    assert "3 paired seeds that spread by 5 show 16.3 points" in shown.err
     assert told() == []
     study.main([*arguments, "--only=*-0,*-2", "--jobs=3"])
     page = (tmp_path / "out" / "study.md").read_text()
@@ -126,6 +133,21 @@ def test_a_study_ends_with_tables_of_both_doubts_and_a_page(told, tmp_path, caps
     for name in ("s.png", "study.html"):
         assert (tmp_path / "out" / name).stat().st_size > 5000
     assert len(told()) == 9
+
+
+def test_what_was_made_in_another_way_is_not_taken_for_this_study(told, tmp_path, capsys):
+    arguments = [f"--config={tmp_path / 'three.py'}", f"--out={tmp_path / 'out'}"]
+    (tmp_path / "three.py").write_text(STUDY)
+    study.main(arguments)
+    shutil.rmtree(tmp_path / "out/runs/s/opd-2")  # made again
+    study.main(arguments)
+    assert len(told()) == 10
+    (tmp_path / "four.py").write_text(STUDY.replace('"opd": 0.5', '"opd": 0.6'))
+    with pytest.raises(SystemExit):
+        study.main([f"--config={tmp_path / 'four.py'}", arguments[1]])
+    words = "s/opd-0 was made with --config.solved=0.5, the study now has --config.solved=0.6; use"
+    assert words in capsys.readouterr().err
+    assert len(told()) == 10
 
 
 def test_two_studies_share_the_work_in_one_folder(told, tmp_path):
@@ -162,6 +184,8 @@ def test_a_study_has_a_folder_named_after_it(told, tmp_path, monkeypatch, capsys
     ("arguments", "words"),
     [
         (["--only=*-7"], "'*-7' is the name of no run of the study, such as s/grpo-0"),
+        (["--out=/a,b"], "--out=/a,b: a comma there cannot be written in a config's variant"),
+        ([f"--out={__file__}"], "is a file; name a folder"),
         (["--jobs=0"], "--jobs=0: give at least 1"),
         (["--config=household"], "the file defines no get_study()"),
         (["--config=nothing.py"], "no such file"),
