@@ -107,7 +107,7 @@ def signals(cfg: Run, checkpoint: str, workdir: str = "") -> str:
             said = streams(scored, getattr(cfg.algorithm.settings, "reward", RewardConfig()))
             directions.add(gradient(packed, said))
             found.append(group_of(packed, episodes, scored=scored, said=said))
-    text = page(found, directions, cfg, checkpoint)
+    text = page(found, directions, cfg=cfg, checkpoint=checkpoint)
     print(text)
     if workdir:
         write_text(Path(workdir, "signals.md"), text + "\n")
@@ -138,7 +138,7 @@ def kind(turn: Turn) -> str:
     return word[1] if turn.valid and word else "(not valid)"
 
 
-def page(found: Sequence[Group], directions: Directions, cfg: Run, checkpoint: str) -> str:
+def page(found: Sequence[Group], directions: Directions, *, cfg: Run, checkpoint: str) -> str:
     """Both tables, with what they say."""
     size = cfg.rollout.group
     head = (
