@@ -1,5 +1,6 @@
 """What a study has found so far: study.md with a table per setting, and its pictures."""
 
+import contextlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -166,16 +167,18 @@ def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:
 
 def _tuning(jobs: Sequence[Job], out: Path) -> list[str]:
     """What each value of a tuned option gave on the validation tasks."""
-    named, rows = {job.name: job for job in jobs}, {}
-    for job in jobs:
-        for option, tried in job.tuned.items():
-            for name in tried:
-                try:
-                    rows[name] = [name, option, named[name].options[option],
-                                  f"{100 * final_rate(out, name):.1f}"]  # fmt: skip
-                except FileNotFoundError:
-                    continue
+    named, rows = {job.name: job for job in jobs}, []
+    sweeps = {(option, tried) for job in jobs for option, tried in job.tuned.items()}
+    for option, tried in sorted(sweeps):
+        rates = {}
+        for name in tried:
+            with contextlib.suppress(FileNotFoundError):
+                rates[name] = final_rate(out, name)
+        for name, rate in rates.items():
+            best = len(rates) == len(tried) and rate == max(rates.values())
+            taken = ["taken" if best else ""]
+            rows.append([name, option, named[name].options[option], f"{100 * rate:.1f}", *taken])
     if not rows:
         return []
-    head = ["run", "option", "value", "solved on the validation tasks"]
-    return ["## What was tuned", markdown_table(head, list(rows.values()))]
+    head = ["run", "option", "value", "solved on the validation tasks", ""]
+    return ["## What was tuned", markdown_table(head, rows)]

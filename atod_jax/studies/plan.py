@@ -153,9 +153,12 @@ def in_order(jobs: Sequence[Job], only: Iterable[str] = ("*",)) -> list[Job]:
         order = list(graphlib.TopologicalSorter({j.name: j.before for j in kept}).static_order())
     except graphlib.CycleError as error:
         raise ValueError(f"jobs of a study wait for each other: {error.args[1]}") from error
-    depth = _depths(named, order)
+    depth, seed = _depths(named, order), {job.name: job.seed for job in kept}
+    for name in reversed(order):
+        for other in named[name].before:  # what is needed belongs to the first seed that needs it
+            seed[other] = min(seed[other], seed[name])
     # seed by seed, so that an interrupted study has whole seeds
-    return sorted(kept, key=lambda job: (job.seed, depth[job.name]))
+    return sorted(kept, key=lambda job: (seed[job.name], depth[job.name]))
 
 
 def _depths(named: Mapping[str, Job], order: Sequence[str]) -> dict[str, int]:

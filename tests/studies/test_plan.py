@@ -24,6 +24,9 @@ def test_every_run_comes_after_what_it_needs_and_seed_by_seed():
     assert only == ["a-0", "tried", "a-1", "b-1", "c-1"]  # what it needs of another seed too
     with pytest.raises(ValueError, match=r"'d-\*' is the name of no run of the study, such as b-1"):
         in_order(jobs, ["a-0", "d-*"])
+    late = [Job("a-0", "c", 0, tuned={"optim.lr": ("tried",)}), Job("a-1", "c", 1),
+            Job("tried", "c", 9, {"optim.lr": 1}, needs=("b-9",)), Job("b-9", "c", 9)]  # fmt: skip
+    assert [job.name for job in in_order(late)] == ["b-9", "tried", "a-0", "a-1"]
     waiting = [Job("x", "c", 0, needs=("y",)), Job("y", "c", 0, needs=("x",))]
     with pytest.raises(ValueError, match="wait for each other"):
         in_order(waiting)
