@@ -71,19 +71,21 @@ class GroupGradient:
             )
 
         @functools.partial(jax.jit, static_argnames="room")
-        def gradients(params: Any, rows: Rows, streams: Array, room: Room) -> Array:
-            of = jax.vmap(jax.grad(objective), in_axes=(None, None, 0, None))
-            return jax.vmap(lambda tree: ravel_pytree(tree)[0])(of(params, rows, streams, room))
+        def gradient(params: Any, rows: Rows, stream: Array, room: Room) -> Array:
+            return ravel_pytree(jax.grad(objective)(params, rows, stream, room))[0]
 
-        self._gradients = gradients
+        self._gradient = gradient
 
     def __call__(self, packed: Packed, streams: Mapping[str, Array]) -> Float[np.ndarray, "S P"]:
+        # one after the other: under vmap the head's backward pass mixes the streams
+        return np.stack([self._of(packed, stream) for stream in streams.values()])
+
+    def _of(self, packed: Packed, stream: Array) -> Float[np.ndarray, "P"]:
         full = sum(number >= 0 for number in packed.minibatch)
-        by_row = jnp.stack(list(streams.values()), axis=1)  # [N, S, R]
-        pieces = split((packed.batch.rows, by_row), pieces=len(packed.minibatch), first=full)
+        pieces = split((packed.batch.rows, stream), pieces=len(packed.minibatch), first=full)
         room = packed.room(packed.mesh)
         found = [
-            np.asarray(self._gradients(self._params, rows, jnp.moveaxis(x, 1, 0), room), np.float64)
+            np.asarray(self._gradient(self._params, rows, x, room), np.float64)
             for rows, x in pieces
         ]
         return np.sum(found, axis=0)
