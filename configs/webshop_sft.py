@@ -1,13 +1,16 @@
 r"""Supervised turns on the generated shop: a scripted expert plays and says what it would do.
 
-How the shipped shop models were made, the student first:
+How the shipped shop models were made:
 
-    python -m atod_jax.train --config=configs/webshop_sft.py:export=STUDENT --workdir=runs/a
-    python -m atod_jax.train --config=configs/webshop_sft.py:start=STUDENT,steps=800,export=DIR \
+    python -m atod_jax.train --config=configs/webshop_sft.py:export=EARLY --workdir=runs/a
+    python -m atod_jax.train --config=configs/webshop_sft.py:start=EARLY,steps=800,export=TEACHER \
         --workdir=runs/b
+    python -m atod_jax.train --workdir=runs/c \
+        --config=configs/webshop_sft.py:start=TEACHER,messy,steps=40,export=STUDENT
 
 Variants: start=DIR (a model to go on from; else a fresh one over the shipped tokenizer), export=DIR
-(write the result there as a Hugging Face folder), steps=N, seed=N.
+(write the result there as a Hugging Face folder), messy (the label is what was played, two moves in
+three random: un-sharpens a model, whose sub-skills stay), steps=N, seed=N.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +27,7 @@ TINY = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of one run."""
-    v = config.parse_arg(arg, start="", export="", steps=700, seed=0)
+    v = config.parse_arg(arg, start="", export="", messy=False, steps=700, seed=0)
     c = config.base()
     webshop.terse(c)
     c.seed = v.seed
@@ -43,6 +46,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optim.weight_decay = 0.01
     c.optim.schedule = "cosine"
     c.optim.warmup_steps = 5
+    if v.messy:
+        c.demos.noise = (0.68, 0.68)
+        c.demos.label = "executed"
+        c.optim.lr = 1e-3
     c.total_steps = v.steps
     c.eval.temperatures = (0.4,)
     c.eval.every = 100

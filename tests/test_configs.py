@@ -33,7 +33,7 @@ VARIANTS = {
     "real": [None, "lora", "algo=grpo,size=tiny", "algo=atod,teacher=x,size=gpu,steps=1"],
     "alfworld": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
     "webshop": ["smoke", "algo=grpo,smoke", "preset=paper,smoke"],
-    "webshop_sft": [None, "start=x,steps=3"],
+    "webshop_sft": [None, "start=x,messy,steps=3"],
 }
 
 

@@ -157,7 +157,7 @@ def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:
         colour, dashes = plots.level_style(0)
         mean = statistics.fmean(100 * r.rate().value for r in teachers.values())
         axes.axhline(mean, color=colour, ls=dashes, label="teacher")
-    axes.set_title(setting.name, fontsize=11)
+    axes.set_title(f"{setting.name}: mean over seeds, and their range", fontsize=11)
     figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     plots.save(figure, path)
 
