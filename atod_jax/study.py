@@ -99,8 +99,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
         )
         if given.jobs < 1:
             raise ValueError(f"--jobs={given.jobs}: give at least 1")
-        jobs = in_order(study.jobs, given.only.split(","))
         out = (given.out or _named(given.config)).expanduser()
+        done = functools.partial(is_done, out)
+        jobs = in_order(study.jobs, given.only.split(","), is_done=done)
         if "," in str(out):
             raise ValueError(f"--out={out}: a comma there cannot be written in a config's variant")
         if out.exists() and not out.is_dir():

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import graphlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from atod_jax.options.tree import show
@@ -128,8 +128,14 @@ class Study:
         return [cell for cell in self.cells if cell.setting == setting]
 
 
-def in_order(jobs: Sequence[Job], only: Iterable[str] = ("*",)) -> list[Job]:
-    """The jobs whose names match a pattern and all that they need, each after what it needs.
+def in_order(
+    jobs: Sequence[Job],
+    only: Iterable[str] = ("*",),
+    *,
+    is_done: Callable[[Job], bool] = lambda job: False,
+) -> list[Job]:
+    """The jobs whose names match a pattern and all that is still needed for them, each after what
+    it needs.
 
     Raises:
       ValueError: a pattern that no name matches, or jobs that wait for each other.
@@ -145,15 +151,16 @@ def in_order(jobs: Sequence[Job], only: Iterable[str] = ("*",)) -> list[Job]:
         chosen.update(found)
     waiting = list(chosen)
     while waiting:
-        more = set(named[waiting.pop()].before) - chosen
+        job = named[waiting.pop()]
+        more = set() if is_done(job) else set(job.before) - chosen
         chosen |= more
         waiting += more
     kept = [job for job in jobs if job.name in chosen]
     try:
-        order = list(graphlib.TopologicalSorter({j.name: j.before for j in kept}).static_order())
+        order = list(graphlib.TopologicalSorter({j.name: j.before for j in jobs}).static_order())
     except graphlib.CycleError as error:
         raise ValueError(f"jobs of a study wait for each other: {error.args[1]}") from error
-    depth, seed = _depths(named, order), {job.name: job.seed for job in kept}
+    depth, seed = _depths(named, order), {job.name: job.seed for job in jobs}
     for name in reversed(order):
         for other in named[name].before:  # what is needed belongs to the first seed that needs it
             seed[other] = min(seed[other], seed[name])

@@ -22,6 +22,10 @@ def test_every_run_comes_after_what_it_needs_and_seed_by_seed():
     assert names == ["a-0", "b-0", "tried", "a-1", "b-1", "c-1"]
     only = [job.name for job in in_order(jobs, ["*-1"])]
     assert only == ["a-0", "tried", "a-1", "b-1", "c-1"]  # what it needs of another seed too
+    missing = in_order(jobs, ["c-1"], is_done=lambda job: job.name in ("b-1", "tried"))
+    assert [job.name for job in missing] == ["tried", "b-1", "c-1"]  # not what those needed
+    last = in_order(jobs, ["c-1"], is_done=lambda job: job.name == "c-1")
+    assert [job.name for job in last] == ["c-1"]
     with pytest.raises(ValueError, match=r"'d-\*' is the name of no run of the study, such as b-1"):
         in_order(jobs, ["a-0", "d-*"])
     late = [Job("a-0", "c", 0, tuned={"optim.lr": ("tried",)}), Job("a-1", "c", 1),
