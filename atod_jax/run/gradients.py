@@ -77,8 +77,8 @@ class GroupGradient:
         self._gradient = gradient
 
     def __call__(self, packed: Packed, streams: Mapping[str, Array]) -> Float[np.ndarray, "S P"]:
-        # One after the other: with jax 0.10.2 on a CPU, vmap over the streams gave all but the first
-        # a part of it, from the norm of the last layer's keys downwards.
+        # One after the other: with jax 0.10.2 on a CPU, vmap over the streams gave all but the
+        # first a part of it, from the norm of the last layer's keys downwards.
         return np.stack([self._of(packed, stream) for stream in streams.values()])
 
     def _of(self, packed: Packed, stream: Array) -> Float[np.ndarray, "P"]:
