@@ -52,13 +52,13 @@ VERB = re.compile(r"\W*(\w+)")
 
 def streams(step: Step, reward: RewardConfig) -> dict[str, jax.Array]:
     """Advantages [N, R] of every action token with kappa = rho = 1."""
-    mask = step.batch.rows.action_mask
-    said = {name: atod.token_weights(cfg, step) * log_gap(step) for name, cfg in WEIGHTS.items()}
+    mask, gap = step.batch.rows.action_mask, log_gap(step)
+    said = {name: atod.token_weights(cfg, step) * gap for name, cfg in WEIGHTS.items()}
     return said | {REWARD: jnp.where(mask, row_advantages(step.batch, cfg=reward)[:, None], 0.0)}
 
 
 def by_row(step: Step) -> dict[str, jax.Array]:
-    """Of every row [N]: d, h, weight of T-DUR, tokens, and how much the signals say in all."""
+    """Of every row [N]: d, h, weight of T-DUR, and the sum of |gap| without and with it."""
     mask = step.batch.rows.action_mask
     d, h = turn_signals(step.student.logp, atod.teacher_of(step).logp, action_mask=mask)
     gap, weight = jnp.abs(log_gap(step)).sum(1), atod.turn_weights(WEIGHTS[TDUR], step)

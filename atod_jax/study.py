@@ -5,8 +5,7 @@
 
 Every run is an ordinary one of `train` below OUT/runs; OUT is runs/study-quick for the first. The
 same command goes on where it was interrupted, and given on several machines with a shared folder
-they share the work. Ends with study.md, pictures and
-study.html.
+they share the work. Ends with study.md, pictures and study.html.
 """
 
 import argparse

@@ -79,14 +79,10 @@ class GroupGradient:
     def __call__(self, packed: Packed, streams: Mapping[str, Array]) -> Float[np.ndarray, "S P"]:
         # One after the other: with jax 0.10.2 on a CPU, vmap over the streams gave all but the
         # first a part of it, from the norm of the last layer's keys downwards.
-        return np.stack([self._of(packed, stream) for stream in streams.values()])
-
-    def _of(self, packed: Packed, stream: Array) -> Float[np.ndarray, "P"]:
-        full = sum(number >= 0 for number in packed.minibatch)
-        pieces = split((packed.batch.rows, stream), pieces=len(packed.minibatch), first=full)
-        room = packed.room(packed.mesh)
+        full, room = sum(number >= 0 for number in packed.minibatch), packed.room(packed.mesh)
+        both = packed.batch.rows, list(streams.values())
         found = [
-            np.asarray(self._gradient(self._params, rows, x, room), np.float64)
-            for rows, x in pieces
+            [np.asarray(self._gradient(self._params, rows, x, room), np.float64) for x in cut]
+            for rows, cut in split(both, pieces=len(packed.minibatch), first=full)
         ]
         return np.sum(found, axis=0)

@@ -114,11 +114,6 @@ class Study:
                     raise ValueError(f"{job.name} is tried for {option}, but does not set it")
 
     @property
-    def seeds(self) -> list[int]:
-        """Those of all jobs."""
-        return sorted({job.seed for job in self.jobs})
-
-    @property
     def sizes(self) -> list[int]:
         """How many jobs cells have."""
         return sorted({len(cell.jobs) for cell in self.cells})
