@@ -5,7 +5,8 @@
 
 Every run is an ordinary one of `train` below OUT/runs; OUT is runs/study-quick for the first. The
 same command goes on where it was interrupted, and given on several machines with a shared folder
-they share the work. Ends with study.md, pictures and study.html.
+they share the work. Ends with study.md, pictures, study.html and results.jsonl.xz: what was found,
+a few kilobytes a run, with which --known goes on elsewhere.
 """
 
 import argparse
@@ -22,56 +23,52 @@ from pathlib import Path
 from atod_jax.config import files
 from atod_jax.results.lock import locked
 from atod_jax.results.page import write_page
-from atod_jax.results.runs import RunRecord
 from atod_jax.run import cli
 from atod_jax.run.workdir import read_record
 from atod_jax.studies.evidence import detectable
-from atod_jax.studies.making import ALONE, chosen, is_done, make, require_own
+from atod_jax.studies.finished import Shelf
+from atod_jax.studies.making import ALONE, chosen, make, require_own
 from atod_jax.studies.page import write_study
-from atod_jax.studies.plan import Job, Study, in_order
+from atod_jax.studies.plan import Job, Study, to_make
 
 
-def report(out: Path, study: Study) -> Path:
+def report(study: Study, shelf: Shelf) -> Path:
     """Writes what has been found so far."""
-    jobs = {job.name: job for job in study.jobs}
-
-    @functools.cache
-    def read(name: str) -> RunRecord | None:
-        return read_record(str(out / "runs" / name)) if is_done(out, jobs[name]) else None
-
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out, wait=True):  # another machine's study may end just now
-        path = write_study(out, study, read)
+    shelf.out.mkdir(parents=True, exist_ok=True)
+    with locked(shelf.out, wait=True):  # another machine's study may end just now
+        shelf.keep(job.name for job in study.jobs)
+        path = write_study(study, shelf)
         runs = [
-            dataclasses.replace(run, name=f"{cell.setting}, {cell.method}, seed {seed}")
+            dataclasses.replace(
+                read_record(str(shelf.folder(name))),
+                name=f"{cell.setting}, {cell.method}, seed {seed}",
+            )
             for cell in study.cells
             for seed, name in list(cell.jobs.items())[:1]
-            if (run := read(name))
+            if shelf.is_made(name)
         ]
         if runs:
-            write_page(out / "study.html", runs)
+            write_page(shelf.out / "study.html", runs)
     return path
 
 
-def plan(out: Path, study: Study, jobs: list[Job]) -> None:
+def plan(study: Study, shelf: Shelf, jobs: list[Job]) -> None:
     """Prints what would be made, and what the design could see."""
-    done = sum(is_done(out, job) for job in jobs)
-    print(f"# {study.title}: {len(jobs)} runs, {done} of them finished", file=sys.stderr)
+    done = sum(job.name in shelf for job in study.jobs)
+    print(f"# {study.title}: {len(study.jobs)} runs, {done} of them finished", file=sys.stderr)
     for n in study.sizes:
         seen = f"{detectable(study.spread, n):.1f} points" if n > 1 else "nothing"
         print(f"# {n} paired seeds that spread by {study.spread:g} show {seen}", file=sys.stderr)
     print(f"# {' '.join(f'{name}={value}' for name, value in ALONE.items())} goes before each")
     named = {job.name: job for job in study.jobs}
     for job in jobs:
-        if is_done(out, job):
-            continue
         values, later = {}, ""
         try:
-            values = chosen(out, job, named)
+            values = chosen(shelf, job, named)
         except FileNotFoundError:  # it waits for the runs that try the values
             later = "".join(f"  # {option} is still missing: the best of {', '.join(tried)}"
                             for option, tried in job.tuned.items())  # fmt: skip
-        command = shlex.join(job.command(str(out), values))
+        command = shlex.join(job.command(str(shelf.out), values))
         print(f"{'# ' if later else ''}python -m atod_jax.{job.program} {command}{later}")
 
 
@@ -84,6 +81,9 @@ def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     side = "runs side by side; not given: one per core; give 1 where they share an accelerator"
     add("--jobs", type=int, default=os.cpu_count() or 1, help=side)
     add("--only", default="*", metavar="NAMES", help="runs such as mid/*,*-0, and what they need")
+    add(
+        "--known", type=Path, metavar="FILE", help="results that another study kept; not made again"
+    )
     add("--plan", action="store_true", help="print the commands of what is missing, and stop")
     add("--report", action="store_true", help="write what has been found so far, and stop")
     return parser.read(arguments)
@@ -99,28 +99,28 @@ def main(arguments: Iterable[str] | None = None) -> None:
         if given.jobs < 1:
             raise ValueError(f"--jobs={given.jobs}: give at least 1")
         out = (given.out or _named(given.config)).expanduser()
-        done = functools.partial(is_done, out)
-        jobs = in_order(study.jobs, given.only.split(","), is_done=done)
         if "," in str(out):
             raise ValueError(f"--out={out}: a comma there cannot be written in a config's variant")
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out={out} is a file; name a folder")
-        require_own(out, study.jobs)
+        shelf = Shelf(out, given.known)
+        only = given.only.split(",")
+        jobs = to_make(study.jobs, only, is_found=shelf.__contains__, is_made=shelf.is_made)
+        require_own(shelf, study.jobs)
         if given.plan:
-            return plan(out, study, jobs)
+            return plan(study, shelf, jobs)
         failed: list[str] = []
         if not given.report:
             out.mkdir(parents=True, exist_ok=True)
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
                 tell = functools.partial(print, flush=True)
-                failed = make(out, jobs, every=study.jobs, side_by_side=given.jobs, tell=tell)
+                failed = make(shelf, jobs, every=study.jobs, side_by_side=given.jobs, tell=tell)
             except KeyboardInterrupt:
-                print(
-                    f"interrupted; {report(out, study)}; the same command goes on", file=sys.stderr
-                )
+                path = report(study, shelf)
+                print(f"interrupted; {path}; the same command goes on", file=sys.stderr)
                 sys.exit(130)
-        print(report(out, study))
+        print(report(study, shelf))
         if failed:
             raise ValueError(f"{len(failed)} runs failed, {failed[0]} first; the same command "
                              "tries them again")  # fmt: skip

@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
         "config", "core", "device", "episodes", "models", "records", "results", "run", "sharding",
         "types",
     },
-    "studies": {"options", "results"},
+    "studies": {"options", "results", "texts"},
     "__main__": {"run"},
     "train": {"cluster", "config", "envs", "estimate", "results", "run"},
     "evaluate": {"cluster", "config", "options", "results", "run"},

@@ -1,14 +1,16 @@
 """The finished runs of a study, method by method."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.runs import RunRecord
 from atod_jax.studies.evidence import Estimate, difference
+from atod_jax.studies.finished import Shelf
 from atod_jax.studies.plan import Cell, Study
 
-Read = Callable[[str], RunRecord | None]  # job -> its run, None where it is not finished
 TEACHER = "teacher"  # the other side of a contrast that is no method
 
 
@@ -24,10 +26,10 @@ class Found(NamedTuple):
         return {seed: result for seed, result in every.items() if result is not None}
 
 
-def found_in(study: Study, setting: str, read: Read) -> list[Found]:
+def found_in(study: Study, setting: str, shelf: Shelf) -> list[Found]:
     """Every method of a setting of which a run is finished."""
     every = [
-        Found(cell, {seed: run for seed, job in cell.jobs.items() if (run := read(job))})
+        Found(cell, {seed: done.run for seed, job in cell.jobs.items() if (done := shelf.get(job))})
         for cell in study.cells_of(setting)
     ]
     return [found for found in every if found.runs]
@@ -53,3 +55,22 @@ def contrast(
     if not both:
         return None
     return difference([first[s].success for s in both], [second[s].success for s in both])
+
+
+def strangers(found: Sequence[Found]) -> list[int]:
+    """Seeds of which not all methods began with the same student and teacher: where models were
+    made anew, on another kind of machine, sums are rounded otherwise and training ends elsewhere.
+    """
+    begins: dict[tuple[int, str, float], list[EvalResult]] = {}
+    for f in found:
+        for seed, run in f.runs.items():
+            for role in ("start", TEACHER):
+                for temperature, result in run.results.get(role, {}).items():
+                    begins.setdefault((seed, role, temperature), []).append(result)
+    return sorted(
+        {
+            seed
+            for (seed, _, _), results in begins.items()
+            if any(not np.array_equal(r.success, results[0].success) for r in results)
+        }
+    )

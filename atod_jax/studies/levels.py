@@ -11,7 +11,8 @@ from atod_jax.results import plots
 from atod_jax.results.intervals import Interval
 from atod_jax.results.tables import markdown_table
 from atod_jax.studies.evidence import over_seeds
-from atod_jax.studies.found import TEACHER, Read, contrast, found_in, temperatures
+from atod_jax.studies.finished import Shelf
+from atod_jax.studies.found import TEACHER, contrast, found_in, temperatures
 from atod_jax.studies.plan import Study
 
 PICTURE = "levels.png"
@@ -30,11 +31,11 @@ class Level(NamedTuple):
     differences: dict[str, Interval]
 
 
-def levels(out: Path, study: Study, read: Read) -> str:
+def levels(study: Study, shelf: Shelf) -> str:
     """Draws OUT/levels.png; returns the section, "" where fewer than two settings have runs."""
     pairs = [s.contrasts for s in study.settings if s.name in study.axis]
     common = [p for p in pairs[0] if all(p in other for other in pairs)] if pairs else []
-    every = [found_in(study, name, read) for name in study.axis]
+    every = [found_in(study, name, shelf) for name in study.axis]
     temperature = max((t for found in every for t in temperatures(found)), default=1.0)
     known = []
     for name, found in zip(study.axis, every, strict=True):
@@ -49,7 +50,7 @@ def levels(out: Path, study: Study, read: Read) -> str:
             known.append(Level(name, level, estimates))
     if len(known) < 2:
         return ""
-    _draw(out / PICTURE, known)
+    _draw(shelf.out / PICTURE, known)
     names = list(known[0].differences)
     rows = [
         [level.setting, _text(level.teacher, ""),

@@ -1,7 +1,6 @@
 """Makes the runs of a study that are missing, several side by side, each a process of its own."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -11,16 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atod_jax.results.files import write_text
 from atod_jax.results.lock import is_locked, locked
-from atod_jax.results.runs import read_evaluation
+from atod_jax.studies.finished import Shelf
 from atod_jax.studies.plan import Job
 
 # One thread per run: tiny matrices gain nothing from two, two runs do, and the order of sums does
 # not depend on how many cores a machine has. NPROC is how XLA is told the size of its pool.
 ALONE = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "NPROC": "1"}
 POLL = 0.5  # seconds
-MARK = "study.json"  # in the folder of a run that has come to its end: how it was made
 
 
 def program(name: str) -> tuple[str, ...]:
@@ -28,29 +25,24 @@ def program(name: str) -> tuple[str, ...]:
     return sys.executable, "-m", f"atod_jax.{name}"
 
 
-def is_done(out: Path, job: Job) -> bool:
-    """Whether a run has come to its end, its export included."""
-    return (out / "runs" / job.name / MARK).is_file()
-
-
-def require_own(out: Path, jobs: Sequence[Job]) -> None:
-    """Checks that what is finished in a folder was made as this study makes it.
+def require_own(shelf: Shelf, jobs: Sequence[Job]) -> None:
+    """Checks that what is finished was made as this study makes it.
 
     Raises:
       ValueError: a run was made with other options, of which the first is named.
     """
     named = {job.name: job for job in jobs}
     for job in jobs:
-        if not is_done(out, job):
+        if job.name not in shelf:
             continue
         with contextlib.suppress(FileNotFoundError):  # what it was tuned by is not finished
-            mark = out / "runs" / job.name / MARK
-            old = json.loads(mark.read_text(encoding="utf-8"))["arguments"]
-            new = job.arguments(chosen(out, job, named))
+            old, new = shelf.arguments(job.name), job.arguments(chosen(shelf, job, named))
             if other := [word for word in (*old, *new) if (word in old) != (word in new)]:
+                fix = "remove it" if shelf.is_made(job.name) else "leave out --known"
                 raise ValueError(
-                    f"{mark.parent} was made with {_differing(old, other)}, the study now has "
-                    f"{_differing(new, other)}; use another --out, or remove that folder"
+                    f"{job.name} in {shelf.place(job.name)} was made with "
+                    f"{_differing(old, other)}, the study now has {_differing(new, other)}; use "
+                    f"another --out, or {fix}"
                 )
 
 
@@ -58,47 +50,45 @@ def _differing(arguments: Sequence[str], other: Sequence[str]) -> str:
     return next((word for word in arguments if word in other), "nothing in its place")
 
 
-def chosen(out: Path, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
+def chosen(shelf: Shelf, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
     """The values of the options that are tuned: of the jobs that tried them, those of the best.
 
     Raises:
       FileNotFoundError: one of those is not finished.
     """
+
+    def rate(name: str) -> float:
+        found = shelf.get(name)
+        if found is None:
+            raise FileNotFoundError(f"{shelf.folder(name)} is not finished")
+        return found.rate
+
     return {
-        option: named[max(tried, key=lambda name: final_rate(out, name))].options[option]
-        for option, tried in job.tuned.items()
+        option: named[max(tried, key=rate)].options[option] for option, tried in job.tuned.items()
     }
 
 
-def known(out: Path, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
+def known(shelf: Shelf, job: Job) -> dict[str, Any]:
     """Where evaluations of the same models are that need not be made again."""
-    done = [name for name in job.like if is_done(out, named[name])]
-    return {"eval.known": f"{out}/runs/{done[0]}"} if done else {}
-
-
-def final_rate(out: Path, name: str) -> float:
-    """Mean success of a finished run over its temperatures."""
-    paths = sorted((out / "runs" / name / "evaluations").glob("final-T*.json"))
-    if not paths:
-        raise FileNotFoundError(f"{out / 'runs' / name} is not finished")
-    return sum(read_evaluation(path).rate().value for path in paths) / len(paths)
+    done = [name for name in job.like if shelf.is_made(name)]
+    return {"eval.known": str(shelf.folder(done[0]))} if done else {}
 
 
 def make(
-    out: Path,
+    shelf: Shelf,
     jobs: Sequence[Job],
     *,
     every: Sequence[Job],
     side_by_side: int,
     tell: Callable[[str], None],
 ) -> list[str]:
-    """Makes what is missing; returns the names of the runs that failed or could not begin.
+    """Makes runs; returns the names of those that failed or could not begin.
 
     Where it is interrupted the runs save and end; the same command goes on with them.
 
     Args:
-      out: the folder of the study.
-      jobs: in an order in which each comes after what it needs.
+      shelf: what is finished.
+      jobs: what is to be made, in an order in which each comes after what it needs.
       every: all of the study, of which `jobs` may be a part.
       side_by_side: how many run at a time.
       tell: told a line at the start and whenever a run ends.
@@ -106,11 +96,9 @@ def make(
     Raises:
       KeyboardInterrupt: after the runs have ended.
     """
-    work = _Work(out, jobs, {job.name: job for job in every}, side_by_side, tell)
-    tell(
-        f"{len(jobs)} runs, {len(work.waiting)} to be made, {side_by_side} at a time; what they "
-        f"say is in {out / 'logs'}"
-    )
+    work = _Work(shelf, jobs, {job.name: job for job in every}, side_by_side, tell)
+    said = f"; what they say is in {shelf.out / 'logs'}" if jobs else ""
+    tell(f"{len(jobs)} runs to be made, {side_by_side} at a time{said}")
     try:
         while work.waiting or work.running:
             work.leave_out()
@@ -135,18 +123,17 @@ class _Work:
 
     def __init__(
         self,
-        out: Path,
+        shelf: Shelf,
         jobs: Sequence[Job],
         named: Mapping[str, Job],
         side_by_side: int,
         tell: Callable[[str], None],
     ):
-        self._out, self._named, self._side_by_side, self._tell = out, named, side_by_side, tell
+        self._shelf, self._named, self._side_by_side, self._tell = shelf, named, side_by_side, tell
         self._count, self._told = len(jobs), False
-        self.waiting = [job for job in jobs if not is_done(out, job)]
+        self.waiting = list(jobs)
         self.running: dict[str, _Running] = {}
         self.failed: list[str] = []
-        self._done = {job.name for job in jobs} - {job.name for job in self.waiting}
         self._took: list[float] = []
 
     def leave_out(self) -> None:
@@ -158,21 +145,21 @@ class _Work:
 
     def notice(self) -> None:
         """Books what others have made."""
-        for job in [job for job in self.waiting if is_done(self._out, job)]:
+        for job in [job for job in self.waiting if self._shelf.is_made(job.name)]:
             self.waiting.remove(job)
-            self._done.add(job.name)
 
     def begin(self) -> None:
         """Starts what is ready and nobody else makes, as far as there is room."""
-        for job in [job for job in self.waiting if set(job.before) <= self._done]:
+        unmade = {job.name for job in self.waiting} | self.running.keys() | set(self.failed)
+        for job in [job for job in self.waiting if not unmade & set(job.before)]:
             if len(self.running) == self._side_by_side:
                 return
             taken = self._take(job)
             if taken is None:
                 continue
             self.waiting.remove(job)
-            values = chosen(self._out, job, self._named)
-            process = _start(self._out, job, values | known(self._out, job, self._named))
+            values = chosen(self._shelf, job, self._named)
+            process = _start(self._shelf.out, job, values | known(self._shelf, job))
             began, arguments = time.monotonic(), job.arguments(values)
             self.running[job.name] = _Running(process, began, arguments, taken)
         if self.waiting and not self.running and not self._told:
@@ -182,14 +169,14 @@ class _Work:
     def _take(self, job: Job) -> contextlib.ExitStack | None:
         """Keeps a run for this process; None where another one makes it or has just made it, or
         where one goes on whose study was killed."""
-        claim = self._out / "taken" / job.name
+        claim = self._shelf.out / "taken" / job.name
         claim.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(claim))
             except ValueError:
                 return None
-            if is_locked(self._out / "runs" / job.name) or is_done(self._out, job):
+            if is_locked(self._shelf.folder(job.name)) or self._shelf.is_made(job.name):
                 return None
             return stack.pop_all()
 
@@ -204,13 +191,12 @@ class _Work:
     def _book(self, name: str, run: _Running) -> None:
         if run.process.returncode:
             self.failed.append(name)
-            self._tell(f"failed: {name}: {_last_line(_log(self._out, name))}")
+            self._tell(f"failed: {name}: {_last_line(_log(self._shelf.out, name))}")
             return
         self._took.append(time.monotonic() - run.began)
-        mark = {"seconds": round(self._took[-1]), "arguments": run.arguments}
-        write_text(self._out / "runs" / name / MARK, json.dumps(mark, indent=1) + "\n")
-        self._done.add(name)
-        self._tell(f"{name} done, {len(self._done)} of {self._count}{self._left()}")
+        self._shelf.put(name, run.arguments, round(self._took[-1]))
+        done = self._count - len(self.waiting) - len(self.running) - len(self.failed)
+        self._tell(f"{name} done, {done} of {self._count}{self._left()}")
 
     def _left(self) -> str:
         """Said of the time left, from the mean of the runs so far."""

@@ -1,6 +1,5 @@
 """What a study has found so far: study.md with a table per setting, and its pictures."""
 
-import contextlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ from atod_jax.results.intervals import Interval
 from atod_jax.results.runs import curve_points
 from atod_jax.results.tables import markdown_table
 from atod_jax.studies.evidence import Estimate, detectable, share
-from atod_jax.studies.found import Found, Read, contrast, found_in, temperatures
+from atod_jax.studies.finished import Shelf
+from atod_jax.studies.found import Found, contrast, found_in, strangers, temperatures
 from atod_jax.studies.levels import levels
-from atod_jax.studies.making import final_rate
 from atod_jax.studies.plan import Job, Setting, Study
 from atod_jax.studies.signs import outcome, signs
 
@@ -30,21 +29,28 @@ HOW = (
 )
 
 
-def write_study(out: Path, study: Study, read: Read) -> Path:
+def write_study(study: Study, shelf: Shelf) -> Path:
     """Writes study.md and a picture per setting, from the runs that are finished."""
     parts = [f"# {study.title}", study.about, HOW, _power(study)]
     for setting in study.settings:
-        found = found_in(study, setting.name, read)
+        found = found_in(study, setting.name, shelf)
         planned = sum(len(cell.jobs) for cell in study.cells_of(setting.name))
         there = sum(len(f.runs) for f in found)
         parts += [f"## {setting.name}", setting.about]
         if there < planned:
             parts.append(f"{there} of {planned} runs are finished.")
+        if others := strangers(found):
+            seeds = ", ".join(map(str, others))
+            parts.append(
+                f"The methods of seed {seeds} did not begin with the same models, which another "
+                "kind of machine rounds otherwise: their differences are of the models too."
+            )
         if found:
-            parts += _setting(out, setting, found)
-        parts += [_signals(out, name) for name in setting.signals]
-    parts += [levels(out, study, read), outcome(study, read), *_tuning(study.jobs, out)]
-    path = out / "study.md"
+            parts += _setting(shelf.out, setting, found)
+        done = filter(None, map(shelf.get, setting.signals))
+        parts += [found.tables.strip().replace("# ", "### ", 1) for found in done]
+    parts += [levels(study, shelf), outcome(study, shelf), *_tuning(study.jobs, shelf)]
+    path = shelf.out / "study.md"
     write_text(path, "\n\n".join(filter(None, parts)) + "\n")
     return path
 
@@ -131,14 +137,6 @@ def _seeds(estimate: Estimate, sign: str = "") -> str:
     return " / ".join(f"{100 * x:{sign}.1f}" for x in estimate.per_seed)
 
 
-def _signals(out: Path, name: str) -> str:
-    """The tables that a job of `signals` wrote; "" where it is not finished."""
-    path = out / "runs" / name / "signals.md"
-    return (
-        path.read_text(encoding="utf-8").strip().replace("# ", "### ", 1) if path.is_file() else ""
-    )
-
-
 def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:
     """Mean curves over seeds with the range of the seeds, and the teacher's mean as a level."""
     figure, axes = plots.success_figure("held-out tasks solved (%)", 4.6)
@@ -165,15 +163,12 @@ def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:
 # ----------------------------------------------------------------------------------- what was tuned
 
 
-def _tuning(jobs: Sequence[Job], out: Path) -> list[str]:
+def _tuning(jobs: Sequence[Job], shelf: Shelf) -> list[str]:
     """What each value of a tuned option gave on the validation tasks."""
     named, rows = {job.name: job for job in jobs}, []
     sweeps = {(option, tried) for job in jobs for option, tried in job.tuned.items()}
     for option, tried in sorted(sweeps):
-        rates = {}
-        for name in tried:
-            with contextlib.suppress(FileNotFoundError):
-                rates[name] = final_rate(out, name)
+        rates = {name: done.rate for name in tried if (done := shelf.get(name))}
         for name, rate in rates.items():
             best = len(rates) == len(tried) and rate == max(rates.values())
             taken = ["taken" if best else ""]

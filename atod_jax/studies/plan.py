@@ -31,9 +31,14 @@ class Job:
     checkpoint: str = ""  # that the program begins with
 
     @property
+    def tried(self) -> tuple[str, ...]:
+        """The jobs whose evaluations say which values it takes."""
+        return tuple(name for tried in self.tuned.values() for name in tried)
+
+    @property
     def before(self) -> tuple[str, ...]:
         """All jobs that have to be finished first."""
-        return self.needs + tuple(name for tried in self.tuned.values() for name in tried)
+        return self.needs + self.tried
 
     def command(self, out: str, chosen: Mapping[str, Any]) -> list[str]:
         """The arguments of the program; `chosen` are more options."""
@@ -123,34 +128,41 @@ class Study:
         return [cell for cell in self.cells if cell.setting == setting]
 
 
-def in_order(
+def to_make(
     jobs: Sequence[Job],
     only: Iterable[str] = ("*",),
     *,
-    is_done: Callable[[Job], bool] = lambda job: False,
+    is_found: Callable[[str], bool] = lambda name: False,
+    is_made: Callable[[str], bool] = lambda name: False,
 ) -> list[Job]:
     """The jobs whose names match a pattern and all that is still needed for them, each after what
     it needs.
+
+    Args:
+      jobs: all of a study.
+      only: patterns of names.
+      is_found: whether the results of a run are there.
+      is_made: whether its folder is there too, from which others may start.
 
     Raises:
       ValueError: a pattern that no name matches, or jobs that wait for each other.
     """
     named = {job.name: job for job in jobs}
-    chosen: set[str] = set()
+    missing: set[str] = set()
     for pattern in only:
-        found = fnmatch.filter(named, pattern)
-        if not found:
+        matching = fnmatch.filter(named, pattern)
+        if not matching:
             raise ValueError(
                 f"--only: {pattern!r} is the name of no run of the study, such as {jobs[0].name}"
             )
-        chosen.update(found)
-    waiting = list(chosen)
+        missing.update(name for name in matching if not is_found(name))
+    waiting = list(missing)
     while waiting:
         job = named[waiting.pop()]
-        more = set() if is_done(job) else set(job.before) - chosen
-        chosen |= more
-        waiting += more
-    kept = [job for job in jobs if job.name in chosen]
+        more = {name for name in job.needs if not is_made(name)}
+        more |= {name for name in job.tried if not is_found(name)}
+        waiting += more - missing
+        missing |= more
     try:
         order = list(graphlib.TopologicalSorter({j.name: j.before for j in jobs}).static_order())
     except graphlib.CycleError as error:
@@ -160,6 +172,7 @@ def in_order(
         for other in named[name].before:  # what is needed belongs to the first seed that needs it
             seed[other] = min(seed[other], seed[name])
     # seed by seed, so that an interrupted study has whole seeds
+    kept = [job for job in jobs if job.name in missing]
     return sorted(kept, key=lambda job: (seed[job.name], depth[job.name]))
 
 

@@ -8,16 +8,10 @@ from scipy import stats
 
 from atod_jax.results.runs import RunRecord, mean_of
 from atod_jax.results.tables import markdown_table
-from atod_jax.studies.found import Found, Read, found_in
+from atod_jax.studies.finished import SIGNS, Shelf
+from atod_jax.studies.found import Found, found_in
 from atod_jax.studies.plan import Study
 
-SIGNS = {
-    "rollout/success": "success in training",
-    "kl/verb": "gap on the first token",
-    "rollout/mixed_groups": "mixed groups",
-    "kl/token": "gap per token",
-    "rollout/valid_actions": "valid actions",
-}
 FEW = 6  # runs below which no correlation is told
 TELLS = (
     "Spearman's correlation, over the runs of a setting (their number in brackets), between a sign "
@@ -40,11 +34,11 @@ def signs(setting: str, found: Sequence[Found]) -> str:
     return f"### {setting}: early signs\n\n{markdown_table(head, rows)}"
 
 
-def outcome(study: Study, read: Read) -> str:
+def outcome(study: Study, shelf: Shelf) -> str:
     """How well an early sign orders the runs of a setting by what they come to."""
     columns = {}
     for setting in study.settings:
-        found = found_in(study, setting.name, read)
+        found = found_in(study, setting.name, shelf)
         runs = [run for f in found for run in f.runs.values() if "final" in run.results]
         if len(runs) >= FEW:
             columns[setting.name] = {name: _rank_correlation(runs, name) for name in SIGNS}

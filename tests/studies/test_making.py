@@ -14,11 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+from made_runs import result
 
 from atod_jax import study
 from atod_jax.results.lock import locked
 from atod_jax.studies import making
-from atod_jax.studies.plan import Job
+from atod_jax.studies.finished import KEPT, Shelf
+from atod_jax.studies.plan import Job, to_make
 
 STAND_IN = """
 import json, os, signal, sys, time
@@ -53,9 +55,10 @@ def told(tmp_path, monkeypatch):
     return lambda: [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
 
 
-def make(out, jobs, said=None, *, side_by_side):
-    tell = str if said is None else said.append
-    return making.make(out, jobs, every=jobs, side_by_side=side_by_side, tell=tell)
+def make(out, jobs, said=None, *, side_by_side, known=None):
+    tell, shelf = str if said is None else said.append, Shelf(out, known)
+    missing = to_make(jobs, is_found=shelf.__contains__, is_made=shelf.is_made)
+    return making.make(shelf, missing, every=jobs, side_by_side=side_by_side, tell=tell)
 
 
 def test_what_is_missing_is_made_once_and_the_best_value_is_taken(told, tmp_path):
@@ -87,7 +90,7 @@ def test_a_failure_costs_only_what_needs_it(told, tmp_path):
     jobs = [Job("a", "bad", 0), Job("b", "atod", 0, needs=("a",)), Job("c", "atod", 0)]
     said = []
     assert make(tmp_path, jobs, said, side_by_side=1) == ["a", "b"]
-    assert "3 runs, 3 to be made, 1 at a time" in said[0]
+    assert "3 runs to be made, 1 at a time" in said[0]
     assert "failed: a: error: it went wrong" in said[1]
     assert any(line.startswith("left out: b") for line in said)
     assert [word for word, _, _ in told()] == ["bad", "atod"]
@@ -145,9 +148,71 @@ def test_what_was_made_in_another_way_is_not_taken_for_this_study(told, tmp_path
     (tmp_path / "four.py").write_text(STUDY.replace('"opd": 0.5', '"opd": 0.6'))
     with pytest.raises(SystemExit):
         study.main([f"--config={tmp_path / 'four.py'}", arguments[1]])
-    words = "s/opd-0 was made with --config.solved=0.5, the study now has --config.solved=0.6; use"
-    assert words in capsys.readouterr().err
+    words = "was made with --config.solved=0.5, the study now has --config.solved=0.6; use another"
+    err = capsys.readouterr().err
+    assert "s/opd-0 in " in err
+    assert words in err
+    known = f"--known={tmp_path / 'out' / KEPT}"
+    with pytest.raises(SystemExit):
+        study.main([f"--config={tmp_path / 'four.py'}", f"--out={tmp_path / 'new'}", known])
+    assert f"{KEPT} was made with --config.solved=0.5" in capsys.readouterr().err
     assert len(told()) == 10
+
+
+def test_a_study_goes_on_from_what_another_one_kept(told, tmp_path, capsys):
+    (tmp_path / "three.py").write_text(STUDY)
+    there, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    config = f"--config={tmp_path / 'three.py'}"
+    study.main([config, f"--out={there}", "--only=*-0,*-2"])
+    kept = shutil.copy(there / KEPT, tmp_path)
+    there.rename(tmp_path / "gone")
+    again = [config, f"--out={elsewhere}", f"--known={kept}"]
+    study.main([*again, "--report"])
+    page = (tmp_path / "gone/study.md").read_text()
+    assert (elsewhere / "study.md").read_text() == page
+    assert "6 of 9 runs are finished." in page
+    study.main(again)
+    made = [given["workdir"] for _, given, _ in told()[6:]]
+    assert made == [f"{elsewhere}/runs/s/{word}-1" for word in ("grpo", "opd", "atod")]
+    assert "runs are finished" not in (elsewhere / "study.md").read_text()
+    assert "did not begin with the same models" not in (elsewhere / "study.md").read_text()
+    shelves = Shelf(tmp_path / "gone"), Shelf(tmp_path, elsewhere / KEPT)
+    whole, known = (shelf.get("s/opd-2") for shelf in shelves)
+    assert known.run.results["final"][1.0].to_json() == whole.run.results["final"][1.0].to_json()
+    assert known.rate == whole.rate == pytest.approx(0.55)
+    curves = [[point.value for _, point in found.run.curve] for found in (known, whole)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)  # kept to six digits
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[:-20], lambda x: b"", lambda x: b"[]"])
+def test_results_that_are_damaged_are_not_taken(told, tmp_path, capsys, damage):
+    (tmp_path / "three.py").write_text(STUDY)
+    make(tmp_path, [Job("s/x-0", "atod", 0)], side_by_side=1)
+    Shelf(tmp_path).keep(["s/x-0"])
+    (tmp_path / KEPT).write_bytes(damage((tmp_path / KEPT).read_bytes()))
+    with pytest.raises(SystemExit):
+        study.main([f"--config={tmp_path / 'three.py'}", f"--known={tmp_path / KEPT}", "--plan"])
+    assert "holds no results of a study, or half of them" in capsys.readouterr().err
+
+
+def test_a_model_that_is_gone_is_made_again_for_those_who_start_from_it(told, tmp_path):
+    jobs = [Job("models/a-0", "sft", 0), Job("s/x-0", "atod", 0, needs=("models/a-0",)),
+            Job("s/y-0", "opd", 0, needs=("models/a-0",))]  # fmt: skip
+    make(tmp_path, jobs[:2], side_by_side=1)
+    Shelf(tmp_path).keep(["models/a-0", "s/x-0"])
+    make(tmp_path / "new", jobs, side_by_side=1, known=tmp_path / KEPT)
+    assert [word for word, _, _ in told()] == ["sft", "atod", "sft", "opd"]
+
+
+def test_methods_that_began_with_other_models_are_told(told, tmp_path):
+    (tmp_path / "three.py").write_text(STUDY)
+    arguments = [f"--config={tmp_path / 'three.py'}", f"--out={tmp_path / 'out'}"]
+    study.main(arguments)
+    path = tmp_path / "out/runs/s/opd-1/evaluations/teacher-T1.json"
+    path.write_text(json.dumps(result(0.55, 1.0, 40, "task-").to_json()))
+    study.main([*arguments, "--report"])
+    words = "The methods of seed 1 did not begin with the same models"
+    assert words in (tmp_path / "out/study.md").read_text()
 
 
 def test_two_studies_share_the_work_in_one_folder(told, tmp_path):
@@ -186,6 +251,7 @@ def test_a_study_has_a_folder_named_after_it(told, tmp_path, monkeypatch, capsys
         (["--only=*-7"], "'*-7' is the name of no run of the study, such as s/grpo-0"),
         (["--out=/a,b"], "--out=/a,b: a comma there cannot be written in a config's variant"),
         ([f"--out={__file__}"], "is a file; name a folder"),
+        (["--known=/no/file"], "No such file or directory: '/no/file'"),
         (["--jobs=0"], "--jobs=0: give at least 1"),
         (["--config=household"], "the file defines no get_study()"),
         (["--config=nothing.py"], "no such file"),

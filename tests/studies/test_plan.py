@@ -4,7 +4,7 @@ import pytest
 
 from atod_jax import config
 from atod_jax.config import files
-from atod_jax.studies.plan import Cell, Job, Setting, Study, in_order
+from atod_jax.studies.plan import Cell, Job, Setting, Study, to_make
 from configs.study import METHODS, get_study
 
 
@@ -18,22 +18,24 @@ def test_every_run_comes_after_what_it_needs_and_seed_by_seed():
         Job("a-0", "c", 0), Job("tried", "c", 0, needs=("a-0",)),
         Job("c-1", "c", 1, needs=("b-1",), tuned={"optim.lr": ("tried",)}),
     ]  # fmt: skip
-    names = [job.name for job in in_order(jobs)]
+    names = [job.name for job in to_make(jobs)]
     assert names == ["a-0", "b-0", "tried", "a-1", "b-1", "c-1"]
-    only = [job.name for job in in_order(jobs, ["*-1"])]
+    only = [job.name for job in to_make(jobs, ["*-1"])]
     assert only == ["a-0", "tried", "a-1", "b-1", "c-1"]  # what it needs of another seed too
-    missing = in_order(jobs, ["c-1"], is_done=lambda job: job.name in ("b-1", "tried"))
-    assert [job.name for job in missing] == ["tried", "b-1", "c-1"]  # not what those needed
-    last = in_order(jobs, ["c-1"], is_done=lambda job: job.name == "c-1")
-    assert [job.name for job in last] == ["c-1"]
+    there = ("b-1", "tried").__contains__
+    missing = to_make(jobs, ["c-1"], is_found=there, is_made=there)
+    assert [job.name for job in missing] == ["c-1"]  # not what those needed
+    kept = to_make(jobs, ["c-1"], is_found=there)  # the model of b-1 is gone, tried has been read
+    assert [job.name for job in kept] == ["a-1", "b-1", "c-1"]
+    assert to_make(jobs, ["c-1"], is_found=lambda name: name == "c-1") == []
     with pytest.raises(ValueError, match=r"'d-\*' is the name of no run of the study, such as b-1"):
-        in_order(jobs, ["a-0", "d-*"])
+        to_make(jobs, ["a-0", "d-*"])
     late = [Job("a-0", "c", 0, tuned={"optim.lr": ("tried",)}), Job("a-1", "c", 1),
             Job("tried", "c", 9, {"optim.lr": 1}, needs=("b-9",)), Job("b-9", "c", 9)]  # fmt: skip
-    assert [job.name for job in in_order(late)] == ["b-9", "tried", "a-0", "a-1"]
+    assert [job.name for job in to_make(late)] == ["b-9", "tried", "a-0", "a-1"]
     waiting = [Job("x", "c", 0, needs=("y",)), Job("y", "c", 0, needs=("x",))]
     with pytest.raises(ValueError, match="wait for each other"):
-        in_order(waiting)
+        to_make(waiting)
 
 
 def test_commands_name_the_folder_of_the_study():
@@ -66,7 +68,7 @@ def test_every_run_of_the_shipped_study_is_a_valid_one(arg):
     that are compared have equal budgets."""
     study = get_study(arg)
     budgets = {}
-    for job in in_order(study.jobs):
+    for job in to_make(study.jobs):
         if job.program == "signals":
             step = int(job.checkpoint.rpartition("/")[2])
             assert step % METHODS["ATOD"]["save_every"] == 0  # a step that is kept
