@@ -77,8 +77,7 @@ class GroupGradient:
         self._gradient = gradient
 
     def __call__(self, packed: Packed, streams: Mapping[str, Array]) -> Float[np.ndarray, "S P"]:
-        # One after the other: with jax 0.10.2 on a CPU, vmap over the streams gave all but the
-        # first a part of it, from the norm of the last layer's keys downwards.
+        # One after the other: all at once needs the memory of all.
         full, room = sum(number >= 0 for number in packed.minibatch), packed.room(packed.mesh)
         both = packed.batch.rows, list(streams.values())
         found = [

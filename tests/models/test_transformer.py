@@ -18,6 +18,7 @@ from tiny_models import (
 )
 
 from atod_jax.models import attention, build
+from atod_jax.models.layers import RMSNorm
 
 CONFIG = dataclasses.replace(FAMILIES["qwen3"], tie_embeddings=True)
 MODEL = build(CONFIG)
@@ -146,3 +147,18 @@ def test_ids_outside_the_vocabulary_are_loud():
 def test_bad_configs_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(CONFIG, **{field: value})
+
+
+def test_gradients_mapped_over_cotangents_are_those_of_each():
+    """Some versions of XLA's CPU compiler mix them; `atod_jax/__init__.py` keeps them from it."""
+    norm, draw = RMSNorm(1e-6), np.random.default_rng(0)
+    x, several = (
+        jnp.asarray(draw.normal(size=s), jnp.float32) for s in ((2640, 16), (2, 2640, 16))
+    )
+    params = {"params": {"scale": jnp.ones(16)}}
+
+    def pull(cotangent):
+        return jax.vjp(lambda x: norm.apply(params, x), x)[1](cotangent)[0]
+
+    want = [jax.jit(pull)(one) for one in several]
+    np.testing.assert_allclose(jax.jit(jax.vmap(pull))(several), want, rtol=1e-4, atol=1e-5)
