@@ -12,9 +12,10 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 # These hand sums on a CPU to YNNPACK, which may answer wrongly or crash (jax-ml/jax#39103, #39257):
 # the gradient of an RMSNorm, mapped over several cotangents, mixed them. Nothing is slower without.
-_SUMS = "--xla_cpu_experimental_ynn_fusion_type="
-if version("jaxlib") in ("0.10.2", "0.11.0") and _SUMS not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SUMS}".strip()
+_SUMS, _given = "--xla_cpu_experimental_ynn_fusion_type=", os.environ.get("XLA_FLAGS", "")
+_NAMES_A_FILE = _given and not _given.lstrip().startswith("-")
+if version("jaxlib") in ("0.10.2", "0.11.0") and _SUMS not in _given and not _NAMES_A_FILE:
+    os.environ["XLA_FLAGS"] = f"{_given} {_SUMS}".strip()
 
 # `python -m atod_jax.…` and `atod …` load for seconds. Until a program itself listens to Ctrl-C, it
 # ends at once and without a traceback: nothing can be lost yet.

@@ -23,33 +23,39 @@ from pathlib import Path
 from atod_jax.config import files
 from atod_jax.results.lock import locked
 from atod_jax.results.page import write_page
+from atod_jax.results.runs import RunRecord
 from atod_jax.run import cli
 from atod_jax.run.workdir import read_record
 from atod_jax.studies.evidence import detectable
 from atod_jax.studies.finished import Shelf
 from atod_jax.studies.making import ALONE, chosen, make, require_own
 from atod_jax.studies.page import write_study
-from atod_jax.studies.plan import Job, Study, to_make
+from atod_jax.studies.plan import Cell, Job, Study, to_make
 
 
 def report(study: Study, shelf: Shelf) -> Path:
-    """Writes what has been found so far."""
-    shelf.out.mkdir(parents=True, exist_ok=True)
+    """Writes what has been found so far.
+
+    Raises:
+      ValueError: a run was made in another way than this study makes it.
+    """
+    require_own(shelf, study.jobs)  # a sweep that has just ended may have chosen another value
+    shelf.keep(job.name for job in study.jobs)
     with locked(shelf.out, wait=True):  # another machine's study may end just now
-        shelf.keep(job.name for job in study.jobs)
         path = write_study(study, shelf)
-        runs = [
-            dataclasses.replace(
-                read_record(str(shelf.folder(name))),
-                name=f"{cell.setting}, {cell.method}, seed {seed}",
-            )
-            for cell in study.cells
-            for seed, name in list(cell.jobs.items())[:1]
-            if shelf.is_made(name)
-        ]
+        runs = [run for cell in study.cells if (run := _shown(cell, shelf))]
         if runs:
             write_page(shelf.out / "study.html", runs)
     return path
+
+
+def _shown(cell: Cell, shelf: Shelf) -> RunRecord | None:
+    """The first run of a method whose folder is there."""
+    for seed, name in cell.jobs.items():
+        if shelf.is_made(name):
+            run = read_record(str(shelf.folder(name)))
+            return dataclasses.replace(run, name=f"{cell.setting}, {cell.method}, seed {seed}")
+    return None
 
 
 def plan(study: Study, shelf: Shelf, jobs: list[Job]) -> None:
@@ -103,7 +109,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
             raise ValueError(f"--out={out}: a comma there cannot be written in a config's variant")
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out={out} is a file; name a folder")
-        shelf = Shelf(out, given.known)
+        shelf = Shelf(out, given.known and given.known.expanduser())
         only = given.only.split(",")
         jobs = to_make(study.jobs, only, is_found=shelf.__contains__, is_made=shelf.is_made)
         require_own(shelf, study.jobs)

@@ -16,6 +16,7 @@ import numpy as np
 
 from atod_jax.results.files import write_bytes, write_text
 from atod_jax.results.intervals import EvalResult
+from atod_jax.results.lock import locked
 from atod_jax.results.report import CURVE_KEYS
 from atod_jax.results.runs import RunRecord, read_run
 from atod_jax.texts import read_object
@@ -30,6 +31,8 @@ SIGNS = {
     "kl/token": "gap per token",
     "rollout/valid_actions": "valid actions",
 }
+AGAIN = "remove that folder, and the run is made again"
+WRONG = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
 METRICS = ("step", "loss/total", *SIGNS, *CURVE_KEYS)  # those that a study reads
 
 
@@ -43,8 +46,14 @@ class Finished(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Share of the tasks solved at the end, mean over temperatures."""
-        ends = self.run.results["final"].values()
+        """Share of the tasks solved at the end, mean over temperatures.
+
+        Raises:
+          ValueError: there is no such evaluation.
+        """
+        ends = self.run.results.get("final", {}).values()
+        if not ends:
+            raise ValueError(f"{self.run.workdir} has no evaluation at its end; {AGAIN}")
         return sum(result.rate().value for result in ends) / len(ends)
 
 
@@ -79,44 +88,66 @@ class Shelf:
         return self.is_made(name) or name in self._kept
 
     def place(self, name: str) -> str:
-        """Where a finished run is found."""
-        return str(self.folder(name) if self.is_made(name) else self._known)
+        """Where a finished run is found, with what to do if that is wrong."""
+        if name in self._kept:
+            return f"{self._known} (leave out --known)"
+        return f"{self.folder(name)} (use another --out, or remove it)"
 
     def arguments(self, name: str) -> list[str]:
         """Of the program that made a finished run."""
-        if not self.is_made(name):
-            return self._kept[name].arguments
-        return _mark(self.folder(name))["arguments"]
+        known = self._kept.get(name)
+        return known.arguments if known else _mark(self.folder(name))["arguments"]
 
     def get(self, name: str) -> Finished | None:
-        """What is known of a run; None where it is not finished.
+        """What is found of a run; None where it is not finished.
+
+        A known one stays what it is, though its model had to be made again for others.
 
         Raises:
           ValueError: a file in its folder is damaged.
         """
+        if name in self._kept:
+            return self._kept[name]
         if name not in self._found and self.is_made(name):
             self._found[name] = _found_in(self.folder(name))
-        return self._found.get(name) or self._kept.get(name)
+        return self._found.get(name)
 
     def put(self, name: str, arguments: list[str], seconds: int) -> None:
         """Marks a run as finished."""
-        mark = {"seconds": seconds, "arguments": arguments}
+        mark = {"arguments": arguments, "seconds": seconds}
         write_text(self.folder(name) / MARK, json.dumps(mark, indent=1) + "\n")
 
     def keep(self, names: Iterable[str]) -> None:
-        """Writes what is known of these runs and those from elsewhere to OUT/results.jsonl.xz."""
-        every = self._kept | {name: run for name in names if (run := self.get(name))}
-        if every:
-            write_bytes(self.out / KEPT, _packed(every))
+        """Writes what is found of these runs, and what was kept before, to OUT/results.jsonl.xz.
+
+        Raises:
+          ValueError: what is kept there is damaged.
+        """
+        path = self.out / KEPT
+        self.out.mkdir(parents=True, exist_ok=True)
+        with locked(self.out, wait=True):  # others may share the folder
+            before = _read(path, self.out) if path.is_file() else {}
+            found = {name: run for name in names if (run := self.get(name))}
+            if found or self._kept:
+                write_bytes(path, _packed(before | self._kept | found))
 
 
 def _mark(folder: Path) -> dict[str, Any]:
-    return read_object(folder / MARK, "remove that folder, and the run is made again")
+    mark = read_object(folder / MARK, AGAIN)
+    if not _is_mark(mark):
+        raise ValueError(f"{folder / MARK} does not say how the run was made; {AGAIN}")
+    return mark
+
+
+def _is_mark(found: Mapping[str, Any]) -> bool:
+    words, seconds = found.get("arguments"), found.get("seconds")
+    return (
+        isinstance(words, list) and all(isinstance(w, str) for w in words) and type(seconds) is int
+    )
 
 
 def _found_in(folder: Path) -> Finished:
-    mark = _mark(folder)
-    tables = folder / TABLES
+    mark, tables = _mark(folder), folder / TABLES
     told = tables.read_text(encoding="utf-8") if tables.is_file() else ""
     return Finished(mark["arguments"], mark["seconds"], read_run(folder, {}), told)
 
@@ -172,12 +203,13 @@ def _read(path: Path, out: Path) -> dict[str, Finished]:
             lines = [json.loads(line) for line in file]
         sets = [line for line in lines if "task_ids" in line]
         runs = [line for line in lines if "task_ids" not in line]
-        return {line["name"]: _unpacked(line, sets, out) for line in runs}
-    except (lzma.LZMAError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+        found = {line["name"]: _unpacked(line, sets, out) for line in runs}
+    except (lzma.LZMAError, EOFError, *WRONG) as error:
         raise ValueError(
-            f"--known={path} holds no results of a study, or half of them ({str(error)[:120]}); "
-            f"name a {KEPT} that a study has written"
+            f"{path} holds no results of a study, or half of them ({str(error)[:120]}); remove it, "
+            f"or name a {KEPT} that a study has written"
         ) from error
+    return found
 
 
 def _unpacked(line: Mapping[str, Any], sets: list[dict[str, Any]], out: Path) -> Finished:
@@ -186,5 +218,9 @@ def _unpacked(line: Mapping[str, Any], sets: list[dict[str, Any]], out: Path) ->
         own = {k: v for k, v in written.items() if k not in ("role", "tasks")}
         result = EvalResult.from_json({"score": own["success"], **own, **sets[written["tasks"]]})
         results.setdefault(written["role"], {})[result.temperature] = result
-    run = RunRecord(out / "runs" / line["name"], {}, line["metrics"], results)
-    return Finished(line["arguments"], line["seconds"], run, line["tables"])
+    tables, metrics = line["tables"], line["metrics"]
+    steps = [type(record["step"]) for record in metrics]
+    if not _is_mark(line) or not isinstance(tables, str) or {*steps} - {int}:
+        raise ValueError(f"the line of {line['name']!r:.80}")
+    run = RunRecord(out / "runs" / line["name"], {}, metrics, results)
+    return Finished(line["arguments"], line["seconds"], run, tables)

@@ -27,11 +27,22 @@ class Found(NamedTuple):
 
 
 def found_in(study: Study, setting: str, shelf: Shelf) -> list[Found]:
-    """Every method of a setting of which a run is finished."""
+    """Every method of a setting of which a run is finished.
+
+    Raises:
+      ValueError: two were evaluated on other tasks.
+    """
     every = [
         Found(cell, {seed: done.run for seed, job in cell.jobs.items() if (done := shelf.get(job))})
         for cell in study.cells_of(setting)
     ]
+    by_tasks = {run.task_ids: run.workdir for f in every for run in f.runs.values() if run.task_ids}
+    if len(by_tasks) > 1:
+        first, second, *_ = by_tasks.values()
+        raise ValueError(
+            f"{first} and {second} were evaluated on other tasks, which cannot be compared; make "
+            "one of them again, without --known if it comes from there"
+        )
     return [found for found in every if found.runs]
 
 
@@ -58,9 +69,8 @@ def contrast(
 
 
 def strangers(found: Sequence[Found]) -> list[int]:
-    """Seeds of which not all methods began with the same student and teacher: where models were
-    made anew, on another kind of machine, sums are rounded otherwise and training ends elsewhere.
-    """
+    """Seeds whose methods did not all find the same before training: where models are made anew on
+    another kind of machine, sums are rounded otherwise and they become others."""
     begins: dict[tuple[int, str, float], list[EvalResult]] = {}
     for f in found:
         for seed, run in f.runs.items():

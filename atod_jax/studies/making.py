@@ -1,12 +1,13 @@
 """Makes the runs of a study that are missing, several side by side, each a process of its own."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,18 +36,29 @@ def require_own(shelf: Shelf, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.name not in shelf:
             continue
-        with contextlib.suppress(FileNotFoundError):  # what it was tuned by is not finished
-            old, new = shelf.arguments(job.name), job.arguments(chosen(shelf, job, named))
-            if other := [word for word in (*old, *new) if (word in old) != (word in new)]:
-                fix = "remove it" if shelf.is_made(job.name) else "leave out --known"
-                raise ValueError(
-                    f"{job.name} in {shelf.place(job.name)} was made with "
-                    f"{_differing(old, other)}, the study now has {_differing(new, other)}; use "
-                    f"another --out, or {fix}"
-                )
+        old, possible = shelf.arguments(job.name), list(_possible(shelf, job, named))
+        if old in possible:
+            continue
+        new = possible[-1]
+        other = {*old, *new} - ({*old} & {*new})
+        raise ValueError(
+            f"{job.name} was made with {_differing(old, other)}, the study now has "
+            f"{_differing(new, other)}: {shelf.place(job.name)}"
+        )
 
 
-def _differing(arguments: Sequence[str], other: Sequence[str]) -> str:
+def _possible(shelf: Shelf, job: Job, named: Mapping[str, Job]) -> Iterator[list[str]]:
+    """Arguments that a run of the study may have: those of the best values, or of all that are
+    tried where it is not known yet which is the best."""
+    try:
+        yield job.arguments(chosen(shelf, job, named))
+    except FileNotFoundError:
+        every = [[named[n].options[option] for n in tried] for option, tried in job.tuned.items()]
+        for values in itertools.product(*every):
+            yield job.arguments(dict(zip(job.tuned, values, strict=True)))
+
+
+def _differing(arguments: Sequence[str], other: Collection[str]) -> str:
     return next((word for word in arguments if word in other), "nothing in its place")
 
 
@@ -195,6 +207,7 @@ class _Work:
             return
         self._took.append(time.monotonic() - run.began)
         self._shelf.put(name, run.arguments, round(self._took[-1]))
+        self._shelf.keep(self._named)
         done = self._count - len(self.waiting) - len(self.running) - len(self.failed)
         self._tell(f"{name} done, {done} of {self._count}{self._left()}")
 

@@ -42,14 +42,18 @@ def write_study(study: Study, shelf: Shelf) -> Path:
         if others := strangers(found):
             seeds = ", ".join(map(str, others))
             parts.append(
-                f"The methods of seed {seeds} did not begin with the same models, which another "
-                "kind of machine rounds otherwise: their differences are of the models too."
+                f"Before training not all methods of seed {seeds} solved the same tasks: they "
+                "began with other models, or on a machine that rounds otherwise. What they differ "
+                "by may be that too."
             )
         if found:
             parts += _setting(shelf.out, setting, found)
         done = filter(None, map(shelf.get, setting.signals))
         parts += [found.tables.strip().replace("# ", "### ", 1) for found in done]
-    parts += [levels(study, shelf), outcome(study, shelf), *_tuning(study.jobs, shelf)]
+    runs = [done for job in study.jobs if (done := shelf.get(job.name))]
+    hours = sum(done.seconds for done in runs) / 3600
+    took = f"{len(runs)} of {len(study.jobs)} runs took {hours:.1f} hours, one after the other."
+    parts += [levels(study, shelf), outcome(study, shelf), *_tuning(study.jobs, shelf), took]
     path = shelf.out / "study.md"
     write_text(path, "\n\n".join(filter(None, parts)) + "\n")
     return path

@@ -4,6 +4,7 @@ A stand-in takes the place of `train`: it writes the folder of a run, as its opt
 """
 
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -148,15 +149,29 @@ def test_what_was_made_in_another_way_is_not_taken_for_this_study(told, tmp_path
     (tmp_path / "four.py").write_text(STUDY.replace('"opd": 0.5', '"opd": 0.6'))
     with pytest.raises(SystemExit):
         study.main([f"--config={tmp_path / 'four.py'}", arguments[1]])
-    words = "was made with --config.solved=0.5, the study now has --config.solved=0.6; use another"
-    err = capsys.readouterr().err
-    assert "s/opd-0 in " in err
-    assert words in err
+    words = "s/opd-0 was made with --config.solved=0.5, the study now has --config.solved=0.6: "
+    assert words in (err := capsys.readouterr().err)
+    assert "(use another --out, or remove it)" in err
     known = f"--known={tmp_path / 'out' / KEPT}"
     with pytest.raises(SystemExit):
         study.main([f"--config={tmp_path / 'four.py'}", f"--out={tmp_path / 'new'}", known])
-    assert f"{KEPT} was made with --config.solved=0.5" in capsys.readouterr().err
+    assert words in (err := capsys.readouterr().err)
+    assert f"{KEPT} (leave out --known)" in err
     assert len(told()) == 10
+
+
+def test_what_was_made_without_a_sweep_is_not_taken_for_tuned(told, tmp_path):
+    """Though the sweep has not been made."""
+    plain = Job("s/x-0", "atod", 0)
+    make(tmp_path, [plain], side_by_side=1)
+    tried = [Job(f"lr-{rate:g}", "grpo", 0, {"optim.lr": rate}) for rate in (1e-4, 1e-3)]
+    tuned = Job("s/x-0", "atod", 0, tuned={"optim.lr": tuple(job.name for job in tried)})
+    with pytest.raises(ValueError, match=r"x-0 was made with nothing.* now has --config.optim.lr"):
+        making.require_own(Shelf(tmp_path), [*tried, tuned])
+    shutil.rmtree(tmp_path / "runs")
+    make(tmp_path, [*tried, tuned], side_by_side=1)
+    shutil.rmtree(tmp_path / "runs" / "lr-0.0001")
+    making.require_own(Shelf(tmp_path), [*tried, tuned])
 
 
 def test_a_study_goes_on_from_what_another_one_kept(told, tmp_path, capsys):
@@ -175,7 +190,7 @@ def test_a_study_goes_on_from_what_another_one_kept(told, tmp_path, capsys):
     made = [given["workdir"] for _, given, _ in told()[6:]]
     assert made == [f"{elsewhere}/runs/s/{word}-1" for word in ("grpo", "opd", "atod")]
     assert "runs are finished" not in (elsewhere / "study.md").read_text()
-    assert "did not begin with the same models" not in (elsewhere / "study.md").read_text()
+    assert "Before training not all" not in (elsewhere / "study.md").read_text()
     shelves = Shelf(tmp_path / "gone"), Shelf(tmp_path, elsewhere / KEPT)
     whole, known = (shelf.get("s/opd-2") for shelf in shelves)
     assert known.run.results["final"][1.0].to_json() == whole.run.results["final"][1.0].to_json()
@@ -184,22 +199,74 @@ def test_a_study_goes_on_from_what_another_one_kept(told, tmp_path, capsys):
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)  # kept to six digits
 
 
-@pytest.mark.parametrize("damage", [lambda x: x[:-20], lambda x: b"", lambda x: b"[]"])
+def test_what_was_kept_stays_kept(told, tmp_path):
+    jobs = [Job(f"s/x-{seed}", "atod", seed) for seed in (0, 1)]
+    make(tmp_path, jobs, side_by_side=1)
+    shutil.rmtree(tmp_path / "runs/s/x-0")
+    Shelf(tmp_path).keep(["s/x-1"])
+    shelf = Shelf(tmp_path / "new", tmp_path / KEPT)
+    assert all(job.name in shelf for job in jobs)
+    assert shelf.get("s/x-0").run.results
+
+
+def of_line(change):
+    """Damages one line of the results."""
+
+    def damage(content):
+        lines = [json.loads(line) for line in lzma.decompress(content).splitlines()]
+        lines[-1] |= change
+        return lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda x: x[:-20],
+        lambda x: b"",
+        lambda x: b"[]",
+        lambda x: lzma.compress(b"[" * 100_000),
+        *(of_line({key: wrong})
+          for key, wrong in (("results", [1]), ("metrics", 5), ("metrics", [1]), ("tables", 5),
+                             ("arguments", "abc"), ("arguments", None), ("seconds", None))),
+    ],
+)  # fmt: skip
 def test_results_that_are_damaged_are_not_taken(told, tmp_path, capsys, damage):
     (tmp_path / "three.py").write_text(STUDY)
     make(tmp_path, [Job("s/x-0", "atod", 0)], side_by_side=1)
-    Shelf(tmp_path).keep(["s/x-0"])
     (tmp_path / KEPT).write_bytes(damage((tmp_path / KEPT).read_bytes()))
     with pytest.raises(SystemExit):
         study.main([f"--config={tmp_path / 'three.py'}", f"--known={tmp_path / KEPT}", "--plan"])
     assert "holds no results of a study, or half of them" in capsys.readouterr().err
 
 
+def test_runs_on_other_tasks_are_not_compared(told, tmp_path, capsys):
+    (tmp_path / "three.py").write_text(STUDY)
+    arguments = [f"--config={tmp_path / 'three.py'}", f"--out={tmp_path / 'out'}"]
+    study.main(arguments)
+    for role in ("start", "final", "teacher"):
+        path = tmp_path / f"out/runs/s/opd-1/evaluations/{role}-T1.json"
+        path.write_text(json.dumps(result(0.55, 1.0, 40, "other-").to_json()))
+    with pytest.raises(SystemExit):
+        study.main([*arguments, "--report"])
+    assert "s/opd-1 were evaluated on other tasks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mark", ["{}", '{"arguments": null, "seconds": 1}', "["])
+def test_a_damaged_mark_is_one_line(told, tmp_path, capsys, mark):
+    (tmp_path / "three.py").write_text(STUDY)
+    make(tmp_path / "out", [Job("s/opd-0", "opd", 0)], side_by_side=1)
+    (tmp_path / "out/runs/s/opd-0/study.json").write_text(mark)
+    with pytest.raises(SystemExit):
+        study.main([f"--config={tmp_path / 'three.py'}", f"--out={tmp_path / 'out'}", "--plan"])
+    assert "remove that folder, and the run is made again" in capsys.readouterr().err
+
+
 def test_a_model_that_is_gone_is_made_again_for_those_who_start_from_it(told, tmp_path):
     jobs = [Job("models/a-0", "sft", 0), Job("s/x-0", "atod", 0, needs=("models/a-0",)),
             Job("s/y-0", "opd", 0, needs=("models/a-0",))]  # fmt: skip
     make(tmp_path, jobs[:2], side_by_side=1)
-    Shelf(tmp_path).keep(["models/a-0", "s/x-0"])
     make(tmp_path / "new", jobs, side_by_side=1, known=tmp_path / KEPT)
     assert [word for word, _, _ in told()] == ["sft", "atod", "sft", "opd"]
 
@@ -211,7 +278,7 @@ def test_methods_that_began_with_other_models_are_told(told, tmp_path):
     path = tmp_path / "out/runs/s/opd-1/evaluations/teacher-T1.json"
     path.write_text(json.dumps(result(0.55, 1.0, 40, "task-").to_json()))
     study.main([*arguments, "--report"])
-    words = "The methods of seed 1 did not begin with the same models"
+    words = "Before training not all methods of seed 1 solved the same tasks"
     assert words in (tmp_path / "out/study.md").read_text()
 
 
