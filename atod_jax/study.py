@@ -65,7 +65,8 @@ def plan(study: Study, shelf: Shelf, jobs: list[Job]) -> None:
     for n in study.sizes:
         seen = f"{detectable(study.spread, n):.1f} points" if n > 1 else "nothing"
         print(f"# {n} paired seeds that spread by {study.spread:g} show {seen}", file=sys.stderr)
-    print(f"# {' '.join(f'{name}={value}' for name, value in ALONE.items())} goes before each")
+    said = " ".join(f"{name}={shlex.quote(value)}" for name, value in ALONE.items())
+    print(f"# {said} goes before each")
     named = {job.name: job for job in study.jobs}
     for job in jobs:
         values, later = {}, ""

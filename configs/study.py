@@ -166,6 +166,7 @@ SETTINGS = {
 }
 RATES = (2e-4, 5e-4, 1e-3)  # learning rates that are tried
 TUNED = ("GRPO", "OPD", "ATOD")  # their variants take the rate of the method they vary
+SWEEP_SEED = 5  # in no cell, so that no run is chosen that is reported
 VALIDATION = {"eval.split": "valid_seen", "eval.final_tasks": 512, "eval.every": 0}
 
 
@@ -205,12 +206,13 @@ def named(setting: str, method: str, seed: int) -> str:
     return f"{setting}/{method.lower().replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
-def sweep(method: str, seed: int, steps: int) -> list[Job]:
-    """The mediocre teacher's setting with every learning rate, on validation tasks; of a seed that
-    is in no cell, so that no run is chosen that is reported."""
-    made = [run("mid", method, seed, steps, **VALIDATION, **{"optim.lr": rate}) for rate in RATES]
+def sweep(method: str, steps: int) -> list[Job]:
+    """The mediocre teacher's setting with every learning rate, on validation tasks."""
+    made = [
+        run("mid", method, SWEEP_SEED, steps, **VALIDATION, **{"optim.lr": rate}) for rate in RATES
+    ]
     return [
-        Job(f"tuning/{method.lower()}-{rate:g}", job.config, seed, job.options, job.needs)
+        Job(f"tuning/{method.lower()}-{rate:g}", job.config, SWEEP_SEED, job.options, job.needs)
         for job, rate in zip(made, RATES, strict=True)
     ]
 
@@ -288,7 +290,8 @@ def tuned(job: Job, method: str) -> Job:
 def get_study(arg: str | None = None) -> Study:
     """The study of one variant."""
     v = config.parse_arg(arg, quick=False, seeds=0, steps=0)
-    seeds = range(v.seeds or (3 if v.quick else 5))
+    count = v.seeds or (3 if v.quick else 5)
+    seeds = [seed for seed in range(count + 1) if seed != SWEEP_SEED][:count]
     names = ["mid"] if v.quick else list(SETTINGS)
     jobs: list[Job] = []
     cells: list[Cell] = []
@@ -305,11 +308,10 @@ def get_study(arg: str | None = None) -> Study:
         models = {plan.student, plan.teacher} & MODELS.keys()
         jobs += [job for seed in seeds for name in sorted(models) for job in model(name, seed)]
     if not v.quick:
-        apart_from_all = len(seeds)
         for method in TUNED:
-            jobs += sweep(method, apart_from_all, v.steps or SETTINGS["mid"].steps)
+            jobs += sweep(method, v.steps or SETTINGS["mid"].steps)
         for name in (SETTINGS["mid"].student, SETTINGS["mid"].teacher):
-            jobs += model(name, apart_from_all)
+            jobs += model(name, SWEEP_SEED)
         more, their = apart(v.steps or SETTINGS["mid"].steps, seeds)
         jobs, cells = [*jobs, *more], [*cells, *their]
     return Study(
