@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -16,11 +15,10 @@ from atod_jax.results.lock import is_locked, locked
 from atod_jax.studies.finished import Shelf
 from atod_jax.studies.plan import Job
 
-# One thread per run: tiny matrices gain nothing from two, two runs do. And the order of sums is to
-# be the same on machines with more cores or wider registers, so that a seed makes the same models;
-# AVX2 is no slower here than AVX-512. NPROC is how XLA is told the size of its pool.
-ISA = " --xla_cpu_max_isa=AVX2" if platform.machine() in ("x86_64", "AMD64") else ""
-ALONE = {"XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=false{ISA}", "NPROC": "1"}
+# One thread per run: tiny matrices gain nothing from two, two runs do, and the order of sums does
+# not depend on how many cores a machine has; on its kind of processor it still does. NPROC is how
+# XLA is told the size of its pool.
+ALONE = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "NPROC": "1"}
 POLL = 0.5  # seconds
 
 
