@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from atod_jax.config.sections import Run
 from atod_jax.device.lines import Room
+from atod_jax.device.scoring import split
 from atod_jax.episodes.packing import Form, pack_turns
 from atod_jax.models import ModelConfig
 from atod_jax.models.block import kernel_of_config
@@ -43,8 +44,16 @@ class Packed(NamedTuple):
     @property
     def useful(self) -> float:
         """The share of the columns that models compute which hold a token of a turn."""
-        lines = sum(number >= 0 for number in self.minibatch) * self.form.micro_lines
-        return self.tokens / (lines * self.form.columns)
+        return self.tokens / (self.full * self.form.micro_lines * self.form.columns)
+
+    @property
+    def full(self) -> int:
+        """How many micro-batches hold a turn; the others come last."""
+        return sum(number >= 0 for number in self.minibatch)
+
+    def pieces(self, tree: Any) -> list[Any]:
+        """Cuts arrays [N, ...] into the micro-batches that hold a turn."""
+        return split(tree, pieces=len(self.minibatch), first=self.full)
 
     def room(self, mesh: Mesh) -> Room:
         """Places for the action tokens of a micro-batch on one device of a mesh; one for the whole

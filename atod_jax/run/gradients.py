@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from atod_jax.config.sections import Run
 from atod_jax.device.lines import Room
-from atod_jax.device.scoring import make_score, split
+from atod_jax.device.scoring import make_score
 from atod_jax.run.batch import Packed
 from atod_jax.run.models import Model
 from atod_jax.run.parts import head_config
@@ -78,10 +78,9 @@ class GroupGradient:
 
     def __call__(self, packed: Packed, streams: Mapping[str, Array]) -> Float[np.ndarray, "S P"]:
         # One after the other: all at once needs the memory of all.
-        full, room = sum(number >= 0 for number in packed.minibatch), packed.room(packed.mesh)
-        both = packed.batch.rows, list(streams.values())
+        room, both = packed.room(packed.mesh), (packed.batch.rows, list(streams.values()))
         found = [
             [np.asarray(self._gradient(self._params, rows, x, room), np.float64) for x in cut]
-            for rows, cut in split(both, pieces=len(packed.minibatch), first=full)
+            for rows, cut in packed.pieces(both)
         ]
         return np.sum(found, axis=0)

@@ -11,7 +11,7 @@ from jax.stages import Lowered
 from atod_jax.algorithms.base import Step
 from atod_jax.config.sections import Run
 from atod_jax.core.fused import TeacherHead
-from atod_jax.device.scoring import join, make_score, split, teacher_rows
+from atod_jax.device.scoring import join, make_score, teacher_rows
 from atod_jax.run.batch import Packed
 from atod_jax.run.compiling import together
 from atod_jax.run.models import Model
@@ -58,12 +58,11 @@ class BatchScorer:
             return [self._score.lower(params, self._pieces(packed, rows)[0], room=room)]
 
     def _pieces(self, packed: Packed, rows: Rows | None) -> list[Rows]:
-        """The micro-batches, where the model is; the empty ones come last and are left out."""
+        """The micro-batches, where the model is; empty ones are left out."""
         rows = packed.batch.rows if rows is None else rows
         if self._at != self._from:
             rows = put(rows, batch_sharding(self._at))
-        full = sum(number >= 0 for number in packed.minibatch)
-        return split(rows, pieces=len(packed.minibatch), first=full)
+        return packed.pieces(rows)
 
 
 class TeacherScorer:
