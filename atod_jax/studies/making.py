@@ -4,16 +4,17 @@ import contextlib
 import itertools
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from atod_jax.results.lock import is_locked, locked
 from atod_jax.studies.finished import Shelf
-from atod_jax.studies.plan import Job
+from atod_jax.studies.plan import Job, by_value
 
 # One thread per run: tiny matrices gain nothing from two, two runs do, and the order of sums does
 # not depend on how many cores a machine has; on its kind of processor it still does. NPROC is how
@@ -54,7 +55,7 @@ def _possible(shelf: Shelf, job: Job, named: Mapping[str, Job]) -> Iterator[list
     try:
         yield job.arguments(chosen(shelf, job, named))
     except FileNotFoundError:
-        every = [[named[n].options[option] for n in tried] for option, tried in job.tuned.items()]
+        every = [by_value(tried, option, named) for option, tried in job.tuned.items()]
         for values in itertools.product(*every):
             yield job.arguments(dict(zip(job.tuned, values, strict=True)))
 
@@ -64,20 +65,22 @@ def _differing(arguments: Sequence[str], other: Collection[str]) -> str:
 
 
 def chosen(shelf: Shelf, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
-    """The values of the options that are tuned: of the jobs that tried them, those of the best.
+    """The values of the options that are tuned: those that the jobs that tried them solved most
+    with, in the mean over these.
 
     Raises:
       FileNotFoundError: one of those is not finished.
     """
 
-    def rate(name: str) -> float:
-        found = shelf.get(name)
-        if found is None:
-            raise FileNotFoundError(f"{shelf.folder(name)} is not finished")
-        return found.rate
+    def rate(names: Iterable[str]) -> float:
+        found = [shelf.get(name) for name in names]
+        if None in found:
+            raise FileNotFoundError(f"a run that tries a value for {job.name} is not finished")
+        return statistics.fmean(run.rate for run in found if run)
 
     return {
-        option: named[max(tried, key=rate)].options[option] for option, tried in job.tuned.items()
+        option: max((every := by_value(tried, option, named)), key=lambda x: rate(every[x]))
+        for option, tried in job.tuned.items()
     }
 
 

@@ -16,7 +16,7 @@ from atod_jax.studies.evidence import Estimate, detectable, share
 from atod_jax.studies.finished import Shelf
 from atod_jax.studies.found import Found, contrast, found_in, strangers, temperatures
 from atod_jax.studies.levels import levels
-from atod_jax.studies.plan import Job, Setting, Study
+from atod_jax.studies.plan import Job, Setting, Study, by_value
 from atod_jax.studies.signs import outcome, signs
 
 HOW = (
@@ -172,12 +172,15 @@ def _tuning(jobs: Sequence[Job], shelf: Shelf) -> list[str]:
     named, rows = {job.name: job for job in jobs}, []
     sweeps = {(option, tried) for job in jobs for option, tried in job.tuned.items()}
     for option, tried in sorted(sweeps):
-        rates = {name: done.rate for name in tried if (done := shelf.get(name))}
-        for name, rate in rates.items():
-            best = len(rates) == len(tried) and rate == max(rates.values())
-            taken = ["taken" if best else ""]
-            rows.append([name, option, named[name].options[option], f"{100 * rate:.1f}", *taken])
+        done = {name: run.rate for name in tried if (run := shelf.get(name))}
+        values = by_value(done, option, named)
+        means = {x: statistics.fmean(done[name] for name in names) for x, names in values.items()}
+        for value, names in values.items():
+            each = ", ".join(f"{name} {100 * done[name]:.1f}" for name in names)
+            best = len(done) == len(tried) and means[value] == max(means.values())
+            taken = "taken" if best else ""
+            rows.append([option, value, each, f"{100 * means[value]:.1f}", taken])
     if not rows:
         return []
-    head = ["run", "option", "value", "solved on the validation tasks", ""]
+    head = ["option", "value", "solved on the validation tasks, by run", "mean", ""]
     return ["## What was tuned", markdown_table(head, rows)]

@@ -23,7 +23,7 @@ class Job:
     seed: int  # everything that depends on one seed can be made apart from the others
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     needs: tuple[str, ...] = ()  # jobs whose results it starts from
-    # option -> jobs that tried a value of it, the best of which on its evaluation is taken
+    # option -> jobs that tried values of it; the one with the best evaluations in the mean is taken
     tuned: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     # jobs from the same models: what the first finished one found before training is taken over
     like: tuple[str, ...] = ()
@@ -126,6 +126,14 @@ class Study:
     def cells_of(self, setting: str) -> list[Cell]:
         """The methods of a setting."""
         return [cell for cell in self.cells if cell.setting == setting]
+
+
+def by_value(tried: Iterable[str], option: str, named: Mapping[str, Job]) -> dict[Any, list[str]]:
+    """The jobs that tried a value of an option, such as those of several seeds."""
+    found: dict[Any, list[str]] = {}
+    for name in tried:
+        found.setdefault(named[name].options[option], []).append(name)
+    return found
 
 
 def to_make(

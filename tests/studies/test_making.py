@@ -79,6 +79,17 @@ def test_what_is_missing_is_made_once_and_the_best_value_is_taken(told, tmp_path
     assert len(told()) == 5
 
 
+def test_the_best_value_is_that_of_the_mean_over_the_seeds_that_tried_it(told, tmp_path):
+    tried = [
+        Job(f"lr-{rate:g}-{seed}", "grpo", seed, {"optim.lr": rate, "solved": solved})
+        for rate, both in ((1e-4, (0.2, 0.7)), (5e-4, (0.5, 0.6)))
+        for seed, solved in enumerate(both)
+    ]
+    last = Job("s/run-0", "atod", 0, tuned={"optim.lr": tuple(job.name for job in tried)})
+    make(tmp_path, [*tried, last], side_by_side=2)
+    assert told()[-1][1]["config.optim.lr"] == "0.0005"
+
+
 def test_what_a_run_from_the_same_models_has_evaluated_is_taken_over(told, tmp_path):
     jobs = [Job(f"s/{name}-0", "atod", 0, like=("s/a-0", "s/b-0")) for name in "ba"]
     make(tmp_path, jobs, side_by_side=1)
@@ -187,8 +198,8 @@ def test_a_study_goes_on_from_what_another_one_kept(told, tmp_path, capsys):
     assert (elsewhere / "study.md").read_text() == page
     assert "6 of 9 runs are finished." in page
     study.main(again)
-    made = [given["workdir"] for _, given, _ in told()[6:]]
-    assert made == [f"{elsewhere}/runs/s/{word}-1" for word in ("grpo", "opd", "atod")]
+    made = {given["workdir"] for _, given, _ in told()[6:]}
+    assert made == {f"{elsewhere}/runs/s/{word}-1" for word in ("grpo", "opd", "atod")}
     assert "runs are finished" not in (elsewhere / "study.md").read_text()
     assert "Before training not all" not in (elsewhere / "study.md").read_text()
     shelves = Shelf(tmp_path / "gone"), Shelf(tmp_path, elsewhere / KEPT)
