@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from atod_jax.results import plots
-from atod_jax.results.intervals import Interval
 from atod_jax.results.tables import markdown_table
 from atod_jax.studies.evidence import over_seeds
 from atod_jax.studies.finished import Shelf
@@ -19,16 +18,17 @@ PICTURE = "levels.png"
 TITLE = "Against the teacher's level"
 ABOUT = (
     "Settings that differ in their teacher only, from the worst to the best. Lines join the means "
-    "over seeds, with 95 % intervals over **seeds**, at the teachers' mean level, temperature "
+    "over seeds at the teachers' mean level, a dot is a seed; in braces the 95 % interval over "
+    "**seeds**. Temperature "
 )
 
 
 class Level(NamedTuple):
-    """A setting: what its teachers solve, and how methods differ there; points, over seeds."""
+    """A setting: what its teachers solve, and how methods differ there; points, one a seed."""
 
     setting: str
-    teacher: Interval
-    differences: dict[str, Interval]
+    teacher: list[float]
+    differences: dict[str, list[float]]
 
 
 def levels(study: Study, shelf: Shelf) -> str:
@@ -41,13 +41,13 @@ def levels(study: Study, shelf: Shelf) -> str:
     for name, found in zip(study.axis, every, strict=True):
         teacher = {s: r for f in found for s, r in f.results(TEACHER, temperature).items()}
         estimates = {
-            f"{one} - {other}": over_seeds([100 * x for x in e.per_seed])
+            f"{one} - {other}": [100 * x for x in e.per_seed]
             for one, other in common
             if (e := contrast(found, one, other, temperature=temperature))
         }
         if estimates and teacher:
-            level = over_seeds([100 * r.rate().value for r in teacher.values()])
-            known.append(Level(name, level, estimates))
+            solved = [100 * r.rate().value for r in teacher.values()]
+            known.append(Level(name, solved, estimates))
     if len(known) < 2:
         return ""
     _draw(shelf.out / PICTURE, known)
@@ -65,11 +65,12 @@ def _draw(path: Path, known: Sequence[Level]) -> None:
     figure, axes = plots.success_figure("difference (points)")
     for number, name in enumerate(known[0].differences):
         there = [level for level in known if name in level.differences]
-        each = [level.differences[name] for level in there]
-        half = [x.high - x.value if np.isfinite(x.high) else 0.0 for x in each]
-        style, x = plots.line_style(number), [level.teacher.value for level in there]
-        y = [e.value for e in each]
-        axes.errorbar(x, y, half, color=style.colour, ls=style.dashes, label=name, capsize=3)
+        style, x = plots.line_style(number), [np.mean(level.teacher) for level in there]
+        y = [np.mean(level.differences[name]) for level in there]
+        axes.plot(x, y, color=style.colour, ls=style.dashes, label=name)
+        for at, level in zip(x, there, strict=True):
+            seeds = level.differences[name]
+            axes.plot([at] * len(seeds), seeds, "o", color=style.colour, ms=4, alpha=0.6)
     axes.axhline(0.0, color="0.5", lw=0.8)
     axes.autoscale(axis="y")
     axes.set_xlabel("held-out tasks that the teacher solves (%)")
@@ -78,7 +79,9 @@ def _draw(path: Path, known: Sequence[Level]) -> None:
     plots.save(figure, path)
 
 
-def _text(x: Interval, sign: str) -> str:
+def _text(values: Sequence[float], sign: str) -> str:
+    x = over_seeds(values)
     if not np.isfinite(x.low):
         return f"{x.value:{sign}.1f}"
-    return f"{x.value:{sign}.1f} {{{x.low:{sign}.1f}, {x.high:{sign}.1f}}}"
+    low, high = np.clip((x.low, x.high), -100.0 if sign else 0.0, 100.0)
+    return f"{x.value:{sign}.1f} {{{low:{sign}.1f}, {high:{sign}.1f}}}"

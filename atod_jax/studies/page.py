@@ -31,29 +31,19 @@ HOW = (
 
 def write_study(study: Study, shelf: Shelf) -> Path:
     """Writes study.md and a picture per setting, from the runs that are finished."""
-    parts = [f"# {study.title}", study.about, HOW, _power(study)]
+    parts, later = [f"# {study.title}", study.about, HOW, _power(study)], []
     for setting in study.settings:
-        found = found_in(study, setting.name, shelf)
-        planned = sum(len(cell.jobs) for cell in study.cells_of(setting.name))
-        there = sum(len(f.runs) for f in found)
-        parts += [f"## {setting.name}", setting.about]
-        if there < planned:
-            parts.append(f"{there} of {planned} runs are finished.")
-        if others := strangers(found):
-            seeds = ", ".join(map(str, others))
-            parts.append(
-                f"Before training not all methods of seed {seeds} solved the same tasks: they "
-                "began with other models, or on a machine that rounds otherwise. What they differ "
-                "by may be that too."
-            )
-        if found:
-            parts += _setting(shelf.out, setting, found)
-        done = filter(None, map(shelf.get, setting.signals))
-        parts += [found.tables.strip().replace("# ", "### ", 1) for found in done]
+        if found := found_in(study, setting.name, shelf):
+            planned = sum(len(cell.jobs) for cell in study.cells_of(setting.name))
+            parts += _section(setting, found, planned=planned, shelf=shelf)
+        else:
+            later.append(f"{setting.name} ({setting.about.rstrip('.')})")
+    parts += [levels(study, shelf), outcome(study, shelf), *_tuning(study.jobs, shelf)]
+    if later:
+        parts.append(f"Planned, and not begun: {'; '.join(later)}.")
     runs = [done for job in study.jobs if (done := shelf.get(job.name))]
     hours = sum(done.seconds for done in runs) / 3600
-    took = f"{len(runs)} of {len(study.jobs)} runs took {hours:.1f} hours, one after the other."
-    parts += [levels(study, shelf), outcome(study, shelf), *_tuning(study.jobs, shelf), took]
+    parts.append(f"{len(runs)} of {len(study.jobs)} runs took {hours:.1f} hours, one by one.")
     path = shelf.out / "study.md"
     write_text(path, "\n\n".join(filter(None, parts)) + "\n")
     return path
@@ -82,15 +72,26 @@ def _power(study: Study) -> str:
 # ---------------------------------------------------------------------------------------- a setting
 
 
-def _setting(out: Path, setting: Setting, found: Sequence[Found]) -> list[str]:
+def _section(setting: Setting, found: Sequence[Found], *, planned: int, shelf: Shelf) -> list[str]:
+    parts = [f"## {setting.name}", setting.about]
+    if (there := sum(len(f.runs) for f in found)) < planned:
+        parts.append(f"{there} of {planned} runs are finished.")
+    if others := ", ".join(map(str, strangers(found))):
+        parts.append(
+            f"Before training not all methods of seed {others} solved the same tasks: they began "
+            "with other models, or on a machine that rounds otherwise. What they differ by may be "
+            "that too."
+        )
     picture = f"{setting.name.replace(' ', '-')}.png"
-    _draw(out / picture, setting, found)
-    tables = []
+    _draw(shelf.out / picture, setting, found)
+    parts.append(f"![Success over training]({picture})")
     for temperature in temperatures(found):
-        tables.append(f"### {setting.name} at temperature {temperature:g}")
-        tables.append(_levels(found, temperature))
-        tables.append(_differences(setting, found, temperature))
-    return [f"![Success over training]({picture})", *tables, signs(setting.name, found)]
+        parts.append(f"### {setting.name} at temperature {temperature:g}")
+        parts.append(_levels(found, temperature))
+        parts.append(_differences(setting, found, temperature))
+    done = filter(None, map(shelf.get, setting.signals))
+    told = [run.tables.strip().replace("# ", "### ", 1) for run in done]
+    return [*parts, signs(setting.name, found), *told]
 
 
 def _levels(found: Sequence[Found], temperature: float) -> str:
