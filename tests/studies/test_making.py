@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from made_runs import result
+from made_runs import make_run, result
 
 from atod_jax import study
 from atod_jax.results.lock import locked
@@ -210,14 +210,20 @@ def test_a_study_goes_on_from_what_another_one_kept(told, tmp_path, capsys):
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)  # kept to six digits
 
 
-def test_what_was_kept_stays_kept(told, tmp_path):
-    jobs = [Job(f"s/x-{seed}", "atod", seed) for seed in (0, 1)]
-    make(tmp_path, jobs, side_by_side=1)
+def test_what_was_kept_stays_kept(tmp_path):
+    finished(tmp_path, "s/x-0").keep(["s/x-0"])
     shutil.rmtree(tmp_path / "runs/s/x-0")
-    Shelf(tmp_path).keep(["s/x-1"])
+    finished(tmp_path, "s/x-1").keep(["s/x-1"])
     shelf = Shelf(tmp_path / "new", tmp_path / KEPT)
-    assert all(job.name in shelf for job in jobs)
+    assert all(name in shelf for name in ("s/x-0", "s/x-1"))
     assert shelf.get("s/x-0").run.results
+
+
+def finished(out, name):
+    make_run(out / "runs" / name)
+    shelf = Shelf(out)
+    shelf.put(name, ["--config=atod"], 1)
+    return shelf
 
 
 def of_line(change):
@@ -243,9 +249,9 @@ def of_line(change):
                              ("arguments", "abc"), ("arguments", None), ("seconds", None))),
     ],
 )  # fmt: skip
-def test_results_that_are_damaged_are_not_taken(told, tmp_path, capsys, damage):
+def test_results_that_are_damaged_are_not_taken(tmp_path, capsys, damage):
     (tmp_path / "three.py").write_text(STUDY)
-    make(tmp_path, [Job("s/x-0", "atod", 0)], side_by_side=1)
+    finished(tmp_path, "s/x-0").keep(["s/x-0"])
     (tmp_path / KEPT).write_bytes(damage((tmp_path / KEPT).read_bytes()))
     with pytest.raises(SystemExit):
         study.main([f"--config={tmp_path / 'three.py'}", f"--known={tmp_path / KEPT}", "--plan"])
@@ -265,9 +271,9 @@ def test_runs_on_other_tasks_are_not_compared(told, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("mark", ["{}", '{"arguments": null, "seconds": 1}', "["])
-def test_a_damaged_mark_is_one_line(told, tmp_path, capsys, mark):
+def test_a_damaged_mark_is_one_line(tmp_path, capsys, mark):
     (tmp_path / "three.py").write_text(STUDY)
-    make(tmp_path / "out", [Job("s/opd-0", "opd", 0)], side_by_side=1)
+    finished(tmp_path / "out", "s/opd-0")
     (tmp_path / "out/runs/s/opd-0/study.json").write_text(mark)
     with pytest.raises(SystemExit):
         study.main([f"--config={tmp_path / 'three.py'}", f"--out={tmp_path / 'out'}", "--plan"])
