@@ -4,17 +4,18 @@ import os
 import signal
 import sys
 import threading
-from importlib.metadata import version
 from typing import Any
+
+from jaxlib.version import __version__ as _jaxlib
 
 # transformers is used for tokenizers only; its advice to install torch would confuse.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
-# These hand sums on a CPU to YNNPACK, which may answer wrongly or crash (jax-ml/jax#39103, #39257):
+# Two jaxlibs hand sums on a CPU to YNNPACK, which may err or crash (jax-ml/jax#39103, #39257):
 # the gradient of an RMSNorm, mapped over several cotangents, mixed them. Nothing is slower without.
 _SUMS, _given = "--xla_cpu_experimental_ynn_fusion_type=", os.environ.get("XLA_FLAGS", "")
 _NAMES_A_FILE = _given and not _given.lstrip().startswith("-")
-if version("jaxlib") in ("0.10.2", "0.11.0") and _SUMS not in _given and not _NAMES_A_FILE:
+if _jaxlib in ("0.10.2", "0.11.0") and _SUMS not in _given and not _NAMES_A_FILE:
     os.environ["XLA_FLAGS"] = f"{_given} {_SUMS}".strip()
 
 # `python -m atod_jax.…` and `atod …` load for seconds. Until a program itself listens to Ctrl-C, it

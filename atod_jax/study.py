@@ -88,9 +88,7 @@ def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     side = "runs side by side; not given: one per core; give 1 where they share an accelerator"
     add("--jobs", type=int, default=os.cpu_count() or 1, help=side)
     add("--only", default="*", metavar="NAMES", help="runs such as mid/*,*-0, and what they need")
-    add(
-        "--known", type=Path, metavar="FILE", help="results that another study kept; not made again"
-    )
+    add("--known", type=Path, metavar="FILE", help="results of another study, which are taken over")
     add("--plan", action="store_true", help="print the commands of what is missing, and stop")
     add("--report", action="store_true", help="write what has been found so far, and stop")
     return parser.read(arguments)

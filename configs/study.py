@@ -298,7 +298,7 @@ def get_study(arg: str | None = None) -> Study:
     """The study of one variant."""
     v = config.parse_arg(arg, quick=False, seeds=0, steps=0)
     count = v.seeds or (3 if v.quick else 5)
-    seeds = [seed for seed in range(count + 2) if seed not in SWEEP_SEEDS][:count]
+    seeds = [seed for seed in range(count + len(SWEEP_SEEDS)) if seed not in SWEEP_SEEDS][:count]
     names = ["mid"] if v.quick else list(SETTINGS)
     jobs: list[Job] = []
     cells: list[Cell] = []

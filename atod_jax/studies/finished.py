@@ -112,6 +112,10 @@ class Shelf:
             self._found[name] = _found_in(self.folder(name))
         return self._found.get(name)
 
+    def rates(self, names: Iterable[str]) -> dict[str, float]:
+        """`Finished.rate` of those that are finished."""
+        return {name: run.rate for name in names if (run := self.get(name))}
+
     def put(self, name: str, arguments: list[str], seconds: int) -> None:
         """Marks a run as finished."""
         mark = {"arguments": arguments, "seconds": seconds}
@@ -203,13 +207,12 @@ def _read(path: Path, out: Path) -> dict[str, Finished]:
             lines = [json.loads(line) for line in file]
         sets = [line for line in lines if "task_ids" in line]
         runs = [line for line in lines if "task_ids" not in line]
-        found = {line["name"]: _unpacked(line, sets, out) for line in runs}
+        return {line["name"]: _unpacked(line, sets, out) for line in runs}
     except (lzma.LZMAError, EOFError, *WRONG) as error:
         raise ValueError(
             f"{path} holds no results of a study, or half of them ({str(error)[:120]}); remove it, "
             f"or name a {KEPT} that a study has written"
         ) from error
-    return found
 
 
 def _unpacked(line: Mapping[str, Any], sets: list[dict[str, Any]], out: Path) -> Finished:

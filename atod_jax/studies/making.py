@@ -4,17 +4,16 @@ import contextlib
 import itertools
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from atod_jax.results.lock import is_locked, locked
 from atod_jax.studies.finished import Shelf
-from atod_jax.studies.plan import Job, by_value
+from atod_jax.studies.plan import Job, by_value, mean_by_value
 
 # One thread per run: tiny matrices gain nothing from two, two runs do, and the order of sums does
 # not depend on how many cores a machine has; on its kind of processor it still does. NPROC is how
@@ -71,17 +70,14 @@ def chosen(shelf: Shelf, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
     Raises:
       FileNotFoundError: one of those is not finished.
     """
-
-    def rate(names: Iterable[str]) -> float:
-        found = [shelf.get(name) for name in names]
-        if None in found:
-            raise FileNotFoundError(f"a run that tries a value for {job.name} is not finished")
-        return statistics.fmean(run.rate for run in found if run)
-
-    return {
-        option: max((every := by_value(tried, option, named)), key=lambda x: rate(every[x]))
-        for option, tried in job.tuned.items()
-    }
+    values = {}
+    for option, tried in job.tuned.items():
+        rates = shelf.rates(tried)
+        if missing := [name for name in tried if name not in rates]:
+            raise FileNotFoundError(f"{shelf.folder(missing[0])} is not finished")
+        means = mean_by_value(rates, option, named)
+        values[option] = max(means, key=lambda value: means[value])
+    return values
 
 
 def known(shelf: Shelf, job: Job) -> dict[str, Any]:

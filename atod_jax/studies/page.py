@@ -16,7 +16,7 @@ from atod_jax.studies.evidence import Estimate, detectable, share
 from atod_jax.studies.finished import Shelf
 from atod_jax.studies.found import Found, contrast, found_in, strangers, temperatures
 from atod_jax.studies.levels import levels
-from atod_jax.studies.plan import Job, Setting, Study, by_value
+from atod_jax.studies.plan import Job, Setting, Study, by_value, mean_by_value
 from atod_jax.studies.signs import outcome, signs
 
 HOW = (
@@ -173,10 +173,9 @@ def _tuning(jobs: Sequence[Job], shelf: Shelf) -> list[str]:
     named, rows = {job.name: job for job in jobs}, []
     sweeps = {(option, tried) for job in jobs for option, tried in job.tuned.items()}
     for option, tried in sorted(sweeps):
-        done = {name: run.rate for name in tried if (run := shelf.get(name))}
-        values = by_value(done, option, named)
-        means = {x: statistics.fmean(done[name] for name in names) for x, names in values.items()}
-        for value, names in values.items():
+        done = shelf.rates(tried)
+        means = mean_by_value(done, option, named)
+        for value, names in by_value(done, option, named).items():
             each = ", ".join(f"{name} {100 * done[name]:.1f}" for name in names)
             best = len(done) == len(tried) and means[value] == max(means.values())
             taken = "taken" if best else ""

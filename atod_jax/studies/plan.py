@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import graphlib
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -134,6 +135,14 @@ def by_value(tried: Iterable[str], option: str, named: Mapping[str, Job]) -> dic
     for name in tried:
         found.setdefault(named[name].options[option], []).append(name)
     return found
+
+
+def mean_by_value(
+    rates: Mapping[str, float], option: str, named: Mapping[str, Job]
+) -> dict[Any, float]:
+    """The mean rate of the jobs that tried a value of an option."""
+    values = by_value(rates, option, named)
+    return {value: statistics.fmean(rates[n] for n in names) for value, names in values.items()}
 
 
 def to_make(
