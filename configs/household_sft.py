@@ -10,8 +10,8 @@ Stages (run in this order; launch/household_models.sh runs them all):
     student_early  the base, stopped before it is any good
     teacher_good   a larger model on strongly disturbed play with the expert's labels
     teacher_mid    the same, stopped early
-With `thoughts` every answer is a short thought and a command, with `turned` the thought begins with
-its conclusion; `rooms=large` plays rooms of 12 receptacles for 40 turns.
+With `thoughts` every answer is a short thought and a command, with `turned` the conclusion comes
+before its reason; `rooms=large` plays rooms of 12 receptacles for 40 turns.
 """
 
 from ml_collections import ConfigDict

@@ -130,8 +130,8 @@ SETTINGS = {
         few=FEW,
     ),
     "turned": Plan(
-        "The same, but the student's thoughts begin with the conclusion and the teacher's end with "
-        "it: harmless disagreement on every turn.",
+        "The same, but the student's thoughts say the conclusion before its reason, the teacher's "
+        "after it: harmless disagreement on every turn.",
         "student-turned",
         "teacher-thoughts",
         ALL,

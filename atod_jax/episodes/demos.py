@@ -42,7 +42,9 @@ class DemoConfig:
     )
     thoughts: bool = option(False, "write a short thought before the command")
     wording: str = option(
-        "plain", "of thoughts: plain | turned (the conclusion first)", one_of("plain", "turned")
+        "plain",
+        "of thoughts: plain | turned (the conclusion before its reason)",
+        one_of("plain", "turned"),
     )
 
     def __post_init__(self) -> None:
@@ -128,9 +130,14 @@ class _Stage(NamedTuple):
 
 
 def turned(thought: str) -> str:
-    """The same thought in another order, from its conclusion to its reason.
+    """The same words with the conclusion before its reason; a thought without these as it is.
+
+    The first word stays the first: a word inside a text is one piece of the tokenizer, at its
+    start it may be letters.
 
     >>> turned("need a mug. shelf 1 has nothing, no mug, so go on to shelf 2")
-    'go on to shelf 2. shelf 1 has nothing, no mug. need a mug'
+    'need a mug, so go on to shelf 2. shelf 1 has nothing, no mug'
     """
-    return ". ".join(thought.replace(", so ", ". ").split(". ")[::-1])
+    before, so, conclusion = thought.rpartition(", so ")
+    start, stop, reason = before.partition(". ")
+    return f"{start}{so}{conclusion}{stop}{reason}"
