@@ -85,9 +85,7 @@ SETTINGS = {
         (*CLAIMS, *EXACT, *ANNEALING, *TDUR),
         few=KINDS[1:],
     ),
-    "long": Plan(
-        "The same with three times the steps.", "student", "mid", PLAIN, CLAIMS, steps=180, seeds=3
-    ),
+    "long": Plan("Mid, thrice the steps.", "student", "mid", PLAIN, CLAIMS, steps=180, seeds=3),
     "stopped": Plan(
         "The student and a budget as in mid, and a teacher that was stopped early.",
         "student",
@@ -121,11 +119,12 @@ SETTINGS = {
         seeds=3,
     ),
     "thoughts": Plan(
-        "Answers are a short thought and a command, about 20 tokens.",
+        "Answers are a short thought and a command, about 20 tokens; nothing rises after 12 steps.",
         "student-thoughts",
         "teacher-thoughts",
         ALL,
         (*CLAIMS, *TDUR),
+        steps=24,
         config=THINKING,
         few=FEW,
     ),
@@ -136,6 +135,7 @@ SETTINGS = {
         "teacher-thoughts",
         ALL,
         (*CLAIMS, *TDUR),
+        steps=24,
         config=THINKING,
         few=FEW,
     ),
