@@ -10,8 +10,8 @@ Stages (run in this order; launch/household_models.sh runs them all):
     student_early  the base, stopped before it is any good
     teacher_good   a larger model on strongly disturbed play with the expert's labels
     teacher_mid    the same, stopped early
-With `thoughts` every answer is a short thought and a command, with `turned` the conclusion comes
-before its reason; `rooms=large` plays rooms of 12 receptacles for 40 turns.
+With `thoughts` every answer is a short thought and a command, `turned` is the share of thoughts
+whose conclusion comes before its reason; `rooms=large` plays rooms of 12 receptacles for 40 turns.
 """
 
 from ml_collections import ConfigDict
@@ -38,11 +38,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         steps=0,
         seed=0,
         thoughts=False,
-        turned=False,
+        turned=0.0,
         rooms="small",
     )
     c = household.games(config.base(), thoughts=v.thoughts, rooms=v.rooms)
-    c.demos.wording = "turned" if v.turned else "plain"
+    c.demos.turned = v.turned
     c.seed = v.seed
     c.algorithm.name = "sft"
     c.rollout.source = "expert"

@@ -41,10 +41,8 @@ class DemoConfig:
         0.3, "share of random commands that name a receptacle which may be absent", within(0, 1)
     )
     thoughts: bool = option(False, "write a short thought before the command")
-    wording: str = option(
-        "plain",
-        "of thoughts: plain | turned (the conclusion before its reason)",
-        one_of("plain", "turned"),
+    turned: float = option(
+        0.0, "share of thoughts that say the conclusion before its reason", within(0, 1)
     )
 
     def __post_init__(self) -> None:
@@ -112,7 +110,7 @@ class _Stage(NamedTuple):
             executed = self.expert.disturb(self.rng, commands, absent=self.cfg.absent)
         label = best if self.cfg.label == "expert" else executed
         thought = self.expert.thought(slot.episode, label) if self.cfg.thoughts else ""
-        if self.cfg.wording == "turned":
+        if self.cfg.turned and self.rng.random() < self.cfg.turned:
             thought = turned(thought)
         action = self.renderer.target(label, thought)
         (result,) = self.pool.step([(slot.number, executed)])

@@ -1,5 +1,7 @@
 """Supervised turns: labels, disturbance and reproducibility."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from atod_jax.envs import alfworld
 from atod_jax.envs.alfworld import expert as scripted
 from atod_jax.envs.base import Expert
 from atod_jax.envs.pool import EnvPool
-from atod_jax.episodes.demos import DemoConfig, collect_demos
+from atod_jax.episodes.demos import DemoConfig, collect_demos, turned
 from atod_jax.episodes.render import Renderer
 from atod_jax.run.models import ASSETS, load_tokens
 
@@ -20,9 +22,7 @@ RENDERER = Renderer(
 )
 
 
-def collect(
-    noise=(0.0, 0.0), label="expert", thoughts=False, seed=0, expert=EXPERT, wording="plain"
-):
+def collect(noise=(0.0, 0.0), label="expert", thoughts=False, seed=0, expert=EXPERT, turned=0.0):
     tasks = alfworld.tasks(SETTINGS, "train")[:12]
     return collect_demos(
         expert,
@@ -30,7 +30,7 @@ def collect(
         EnvPool(lambda: alfworld.make(SETTINGS)),
         tasks=tasks,
         max_turns=20,
-        cfg=DemoConfig(noise=noise, label=label, absent=0.3, thoughts=thoughts, wording=wording),
+        cfg=DemoConfig(noise=noise, label=label, absent=0.3, thoughts=thoughts, turned=turned),
         rng=np.random.default_rng(seed),
     )
 
@@ -59,19 +59,22 @@ def test_thoughts_come_before_the_command():
 
 
 def test_a_turned_thought_says_the_same_in_another_order():
-    messy = {"noise": (0.7, 0.7), "label": "executed", "thoughts": True}
-    plain, turned = (collect(**messy, wording=wording) for wording in ("plain", "turned"))
-    pairs = [
-        (one, other)
-        for ours, theirs in zip(plain, turned, strict=True)
-        for one, other in zip(ours.turns, theirs.turns, strict=True)
-    ]
-    assert len(pairs) > 150
-    for one, other in pairs:
-        assert one.command == other.command
-        assert list(one.action) != list(other.action)
+    turns = [turn for t in collect((0.7, 0.7), "executed", thoughts=True) for turn in t.turns]
+    for turn in turns:
+        thought = turn.response.removeprefix("<think>").partition("</think>")[0]
+        other = RENDERER.target(turn.command, turned(thought))
+        assert list(turn.action) != list(other)
         # piece by piece the same: no word is spelled in letters because it stands elsewhere
-        assert sorted(one.action) == sorted(other.action)
+        assert sorted(turn.action) == sorted(other)
+
+
+def test_a_share_of_the_thoughts_is_turned():
+    def share(turned):
+        turns = [u for t in collect(thoughts=True, turned=turned) for u in t.turns]
+        return np.mean([re.match("<think>[^.]*, so ", u.response) is not None for u in turns])
+
+    assert (share(0), share(1)) == (0, 1)
+    assert 0.15 < share(0.25) < 0.35
 
 
 @pytest.mark.parametrize("noise", [(0.0, 0.0), (0.2, 0.6)])

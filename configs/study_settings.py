@@ -1,0 +1,170 @@
+"""What configs/study.py compares: the methods, and the settings that they are run in."""
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from .study_models import Options
+
+METHODS: dict[str, Options] = {
+    "GRPO": {"algorithm.name": "grpo", "teacher.path": ""},
+    "OPD": {"algorithm.name": "opd"},
+    "OPD, exact KL": {"algorithm.name": "opd", "algorithm.opd.exact": True},
+    # its steps are kept, for what `signals` says of them
+    "ATOD": {"algorithm.name": "atod", "save_every": 10, "keep_checkpoints": 99},
+    "ATOD, not annealed": {"algorithm.name": "atod", "algorithm.atod.anneal.kind": "constant"},
+    "ATOD, uniform": {"algorithm.name": "atod", "algorithm.atod.weighting": "uniform"},
+    "ATOD, mean kept": {"algorithm.name": "atod", "algorithm.atod.tdur.mean_preserving": True},
+    "ATOD, token weights": {"algorithm.name": "atod", "algorithm.atod.weighting": "token"},
+    "ATOD, other sign": {"algorithm.name": "atod", "algorithm.atod.weighting": "sod"},
+}
+CLAIMS = (
+    ("ATOD", "OPD"),
+    ("ATOD", "GRPO"),
+    ("GRPO", "OPD"),
+    ("ATOD", "teacher"),
+    ("OPD", "teacher"),
+)
+AGAINST = (CLAIMS[0], *CLAIMS[3:])  # without GRPO, which has no teacher to differ by
+ANNEALING = (("ATOD", "ATOD, not annealed"),)
+KINDS = ("ATOD, uniform", "ATOD, mean kept", "ATOD, token weights", "ATOD, other sign")
+TDUR = tuple((method, "ATOD, uniform") for method in ("ATOD", *KINDS[1:]))
+PLAIN, TAUGHT = ("GRPO", "OPD", "ATOD"), ("OPD", "ATOD")
+EXACT = (("OPD, exact KL", "OPD"),)
+
+
+class Plan(NamedTuple):
+    """What is run in a setting."""
+
+    about: str
+    student: str  # of MODELS, or a shipped one
+    teacher: str
+    methods: Sequence[str]
+    contrasts: Sequence[tuple[str, str]]
+    steps: int = 60
+    config: str = "configs/household.py:"
+    options: Options = MappingProxyType({})
+    seeds: int = 99  # at most
+    few: Sequence[str] = ()  # methods that have three seeds only
+
+
+THINKING = "configs/household.py:thoughts,"
+ALL = (*PLAIN, *KINDS)
+FEW = ("GRPO", "OPD", *KINDS[1:])
+TERSE = {  # what a shop and a world of questions have in common
+    "rollout.group": 8,
+    "packing.minibatch_rows": 256,
+    "optim.lr": 5e-4,
+    "optim.weight_decay": 0.0,
+    "algorithm.atod.reward.invalid_penalty": 0.0,
+    "algorithm.grpo.reward.invalid_penalty": 0.0,
+    "eval.temperatures": (1.0, 0.4),
+    "eval.final_tasks": 0,
+    "eval.tasks": 128,
+    "eval.slots": 128,
+}
+SETTINGS = {
+    "mid": Plan(
+        "An un-sharpened student and a mediocre teacher; answers are commands of 3 to 6 tokens.",
+        "student",
+        "mid",
+        (*PLAIN, "OPD, exact KL", "ATOD, not annealed", *KINDS),
+        (*CLAIMS, *EXACT, *ANNEALING, *TDUR),
+        few=KINDS[1:],
+    ),
+    "long": Plan(
+        "As mid, for three times as long.", "student", "mid", PLAIN, CLAIMS, steps=180, seeds=3
+    ),
+    "stopped": Plan(
+        "The student and a budget as in mid, and a teacher that was stopped early.",
+        "student",
+        "stopped",
+        (*TAUGHT, "ATOD, not annealed"),
+        (*AGAINST, *ANNEALING),
+        few=("ATOD, not annealed",),
+    ),
+    "good": Plan(
+        "The student and the budget of mid, and a good teacher.",
+        "student",
+        "good",
+        (*TAUGHT, "ATOD, not annealed"),
+        (*AGAINST, *ANNEALING),
+        few=("ATOD, not annealed",),
+    ),
+    "weak": Plan(
+        "A student that has only seen messy play, and the mediocre teacher.",
+        "weak",
+        "mid",
+        (*PLAIN, "OPD, exact KL"),
+        (*CLAIMS, *EXACT),
+        few=("GRPO", "OPD, exact KL"),
+    ),
+    "early": Plan(
+        "A student that was stopped early, and the mediocre teacher.",
+        "early",
+        "mid",
+        PLAIN,
+        CLAIMS,
+        seeds=3,
+    ),
+    "thoughts": Plan(
+        "Answers are a short thought and a command, about 20 tokens; nothing rises after 12 steps.",
+        "student-thoughts",
+        "teacher-thoughts",
+        ALL,
+        (*CLAIMS, *TDUR),
+        steps=24,
+        config=THINKING,
+        few=FEW,
+    ),
+    "turned": Plan(
+        "The same, but the student's thoughts say the conclusion before its reason, as the "
+        "teacher's do in one turn of four: harmless disagreement on every turn.",
+        "student-turned",
+        "teacher-turned",
+        ALL,
+        (*CLAIMS, *TDUR),
+        steps=24,
+        config=THINKING,
+        few=FEW,
+    ),
+    "foreign": Plan(
+        "The same student, and a teacher that has never seen a thought in this order.",
+        "student-turned",
+        "teacher-thoughts",
+        PLAIN,
+        CLAIMS,
+        steps=24,
+        config=THINKING,
+        seeds=3,
+    ),
+    "large": Plan(
+        "Rooms of 12 receptacles and 40 turns, most of them routine search.",
+        "student-large",
+        "teacher-large",
+        ALL,
+        (*CLAIMS, *TDUR),
+        config="configs/household.py:rooms=large,",
+        few=FEW,
+    ),
+    "shop": Plan(
+        "The built-in shop with its shipped models; seeds differ in training alone.",
+        "webshop/student",
+        "webshop/teacher",
+        PLAIN,
+        CLAIMS,
+        config="configs/webshop.py:smoke,",
+        options={**TERSE, "rollout.tasks": 8},
+        seeds=3,
+    ),
+    "questions": Plan(
+        "The built-in world of questions with its shipped models; seeds differ in training alone.",
+        "searchqa/student",
+        "searchqa/teacher",
+        PLAIN,
+        CLAIMS,
+        config="configs/searchqa.py:smoke,",
+        options={**TERSE, "rollout.tasks": 12},
+        seeds=3,
+    ),
+}
