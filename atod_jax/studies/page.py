@@ -16,6 +16,7 @@ from atod_jax.studies.evidence import Estimate, detectable, share
 from atod_jax.studies.finished import Shelf
 from atod_jax.studies.found import Found, contrast, found_in, strangers, temperatures
 from atod_jax.studies.levels import levels
+from atod_jax.studies.overview import overview
 from atod_jax.studies.plan import Job, Setting, Study, by_value, mean_by_value
 from atod_jax.studies.signs import outcome, signs
 
@@ -32,6 +33,7 @@ HOW = (
 def write_study(study: Study, shelf: Shelf) -> Path:
     """Writes study.md and a picture per setting, from the runs that are finished."""
     parts, later = [f"# {study.title}", study.about, HOW, _power(study)], []
+    parts.append(overview(study, shelf))
     for setting in study.settings:
         if found := found_in(study, setting.name, shelf):
             planned = sum(len(cell.jobs) for cell in study.cells_of(setting.name))
