@@ -129,11 +129,12 @@ SETTINGS = {
         few=FEW,
     ),
     "foreign": Plan(
-        "The same student, and a teacher that has never seen a thought in this order.",
+        "The same student, and a teacher that has never seen a thought in this order; for GRPO see "
+        "turned.",
         "student-turned",
         "teacher-thoughts",
-        PLAIN,
-        CLAIMS,
+        TAUGHT,
+        AGAINST,
         steps=24,
         config=THINKING,
         seeds=3,
