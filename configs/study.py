@@ -15,7 +15,7 @@ from atod_jax import config
 from atod_jax.studies.plan import Cell, Job, Setting, Study
 
 from .study_models import MODELS, Options, model, place
-from .study_settings import CLAIMS, METHODS, PLAIN, SETTINGS
+from .study_settings import CLAIMS, METHODS, PLAIN, SAME_RATE, SETTINGS
 
 RATES = (2e-4, 5e-4, 1e-3)  # learning rates that are tried
 TUNED = ("GRPO", "OPD", "ATOD")  # their variants take the rate of the method they vary
@@ -56,7 +56,8 @@ def _ending(steps: int) -> Options:
 
 def named(setting: str, method: str, seed: int) -> str:
     """The folder of a run."""
-    return f"{setting}/{method.lower().replace(', ', '-').replace(' ', '-')}-{seed}"
+    words = method.lower().replace("'s", "s").replace(",", "").split()
+    return f"{setting}/{'-'.join(words)}-{seed}"
 
 
 def sweep(method: str, seed: int, steps: int) -> list[Job]:
@@ -137,7 +138,7 @@ def apart(steps: int, seeds: Sequence[int]) -> tuple[list[Job], list[Cell]]:
 def tuned(job: Job, method: str) -> Job:
     """With the learning rate that was best on validation tasks for the method, or the one that it
     is a variant of."""
-    of = method.partition(",")[0]
+    of = "ATOD" if method == SAME_RATE else method.partition(",")[0]
     names = tuple(_tried(of, rate, seed) for rate in RATES for seed in SWEEP_SEEDS)
     return dataclasses.replace(job, tuned={"optim.lr": names})
 

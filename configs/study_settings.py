@@ -9,6 +9,7 @@ from .study_models import Options
 METHODS: dict[str, Options] = {
     "GRPO": {"algorithm.name": "grpo", "teacher.path": ""},
     "OPD": {"algorithm.name": "opd"},
+    "OPD, ATOD's rate": {"algorithm.name": "opd"},
     "OPD, exact KL": {"algorithm.name": "opd", "algorithm.opd.exact": True},
     # its steps are kept, for what `signals` says of them
     "ATOD": {"algorithm.name": "atod", "save_every": 10, "keep_checkpoints": 99},
@@ -31,6 +32,8 @@ KINDS = ("ATOD, uniform", "ATOD, mean kept", "ATOD, token weights", "ATOD, other
 TDUR = tuple((method, "ATOD, uniform") for method in ("ATOD", *KINDS[1:]))
 PLAIN, TAUGHT = ("GRPO", "OPD", "ATOD"), ("OPD", "ATOD")
 EXACT = (("OPD, exact KL", "OPD"),)
+SAME_RATE = "OPD, ATOD's rate"  # how much of a lead the learning rate makes
+AT_RATE = (("ATOD", SAME_RATE),)
 
 
 class Plan(NamedTuple):
@@ -49,8 +52,8 @@ class Plan(NamedTuple):
 
 
 THINKING = "configs/household.py:thoughts,"
-ALL = (*PLAIN, *KINDS)
-FEW = ("GRPO", "OPD", *KINDS[1:])
+ALL = (*PLAIN, SAME_RATE, *KINDS)
+FEW = ("GRPO", "OPD", SAME_RATE, *KINDS[1:])
 TERSE = {  # what a shop and a world of questions have in common
     "rollout.group": 8,
     "packing.minibatch_rows": 256,
@@ -68,9 +71,9 @@ SETTINGS = {
         "An un-sharpened student and a mediocre teacher; answers are commands of 3 to 6 tokens.",
         "student",
         "mid",
-        (*PLAIN, "OPD, exact KL", "ATOD, not annealed", *KINDS),
-        (*CLAIMS, *EXACT, *ANNEALING, *TDUR),
-        few=KINDS[1:],
+        (*PLAIN, SAME_RATE, "OPD, exact KL", "ATOD, not annealed", *KINDS),
+        (*CLAIMS, *AT_RATE, *EXACT, *ANNEALING, *TDUR),
+        few=(SAME_RATE, *KINDS[1:]),
     ),
     "long": Plan(
         "As mid, for three times as long.", "student", "mid", PLAIN, CLAIMS, steps=180, seeds=3
@@ -112,7 +115,7 @@ SETTINGS = {
         "student-thoughts",
         "teacher-thoughts",
         ALL,
-        (*CLAIMS, *TDUR),
+        (*CLAIMS, *AT_RATE, *TDUR),
         steps=24,
         config=THINKING,
         few=FEW,
@@ -123,7 +126,7 @@ SETTINGS = {
         "student-turned",
         "teacher-turned",
         ALL,
-        (*CLAIMS, *TDUR),
+        (*CLAIMS, *AT_RATE, *TDUR),
         steps=24,
         config=THINKING,
         few=FEW,
@@ -144,7 +147,7 @@ SETTINGS = {
         "student-large",
         "teacher-large",
         ALL,
-        (*CLAIMS, *TDUR),
+        (*CLAIMS, *AT_RATE, *TDUR),
         config="configs/household.py:rooms=large,",
         few=FEW,
     ),
