@@ -116,6 +116,7 @@ def train(cfg: Run, out: Path) -> None:
                 if step == first:
                     workdir.pin(out, cfg)
                 writer.scalars(step, scalars)
+                observer.judge(step, scalars)
                 progress.advance(scalars, observer.coming(step + 1))
             checkpoints.save(cfg.total_steps, state)
             params = student.lm.join(state.params, state.frozen)

@@ -1,7 +1,7 @@
 """The numbers of one iteration: losses, episodes, environments, seconds per phase."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -14,6 +14,7 @@ from atod_jax.run.compiling import Compiling
 from atod_jax.types import Mean, TrainState
 
 LARGEST = 1e6  # weights of language models stay far below
+PATIENCE, FOREIGN = 10, 2.0  # steps; nats a token, which runs that learn are far below by then
 
 
 def finite_scalars(means: Sequence[dict[str, Mean]], step: int, out: Path) -> dict[str, float]:
@@ -129,3 +130,16 @@ class Clock:
         """The laps and their sum."""
         compiling = {"seconds/compiling": self._compiling.take_seconds()}
         return {**self._laps, "seconds/step": sum(self._laps.values()), **compiling}
+
+
+def foreign_wording(step: int, scalars: Mapping[str, float]) -> str:
+    """What to say, once, of a student that its teacher still finds all but impossible after ten
+    steps: where decisions differ the gap has fallen by then, where the wording does it has not."""
+    gap = scalars.get("kl/token", 0.0)
+    if step + 1 != PATIENCE or gap < FOREIGN:
+        return ""
+    return (
+        f"after {PATIENCE} steps the teacher still gives a token of the student {gap:.1f} nats "
+        "less than the student does (kl/token); it may not know how the student words things: "
+        "supervise the student on the teacher's answers first, or choose another teacher"
+    )

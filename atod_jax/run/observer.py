@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from atod_jax.results.transcripts import records, write_records, write_transcrip
 from atod_jax.run.batch import Packed
 from atod_jax.run.closing import outcome
 from atod_jax.run.evaluation import Evaluator
+from atod_jax.run.iteration_metrics import foreign_wording
 from atod_jax.run.known import take_known
 from atod_jax.run.models import Model
 from atod_jax.run.parts import Algorithm, Environment
@@ -194,6 +195,11 @@ class Observer:
                 speller=self._env.renderer.speller,
             )
             self._writer.text(step, f"episodes/{name}", text)
+
+    def judge(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Warns of a teacher that cannot lead this student."""
+        if (text := foreign_wording(step, scalars)) and cluster.is_first():
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def experience(
         self,

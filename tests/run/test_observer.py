@@ -9,7 +9,7 @@ from runs import load_models, typed
 
 from atod_jax.records import CUT, StopReason, Task, Trace, Trajectory, Turn
 from atod_jax.run.batch import pack
-from atod_jax.run.iteration_metrics import rollout_scalars
+from atod_jax.run.iteration_metrics import foreign_wording, rollout_scalars
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.observer import due, to_come
 from atod_jax.run.parts import algorithm
@@ -164,3 +164,16 @@ def test_lines_hold_the_longest_turn_whoever_reads_them(config, cfg, mesh):
     assert sorted(np.unique(theirs.prompt_length)) == [0, 60]
     assert sorted(np.asarray(theirs.prompt_length))[-4:] == [0, 60, 60, 60]
     assert theirs.tokens.sharding == ours.tokens.sharding
+
+
+@pytest.mark.parametrize(
+    ("step", "gap", "told"), [(9, 3.04, True), (9, 0.7, False), (8, 5.0, False), (10, 5.0, False)]
+)
+def test_a_gap_of_nats_that_does_not_fall_is_told_once(step, gap, told):
+    text = foreign_wording(step, {"kl/token": gap})
+    assert bool(text) == told
+    assert ("3.0 nats" in text) == told
+
+
+def test_a_run_without_a_teacher_has_no_gap():
+    assert foreign_wording(9, {"loss": 1.0}) == ""
