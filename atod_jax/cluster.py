@@ -56,6 +56,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def warn(text: str) -> None:
+    """One line on stderr, of the process that talks."""
+    if is_first():
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def count() -> int:
     """How many processes there are."""
     return jax.process_count()

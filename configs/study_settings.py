@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from .study_models import Options
 
+SAME_RATE = "OPD, ATOD's rate"  # how much of a lead the learning rate makes
 METHODS: dict[str, Options] = {
     "GRPO": {"algorithm.name": "grpo", "teacher.path": ""},
     "OPD": {"algorithm.name": "opd"},
-    "OPD, ATOD's rate": {"algorithm.name": "opd"},
+    SAME_RATE: {"algorithm.name": "opd"},
     "OPD, exact KL": {"algorithm.name": "opd", "algorithm.opd.exact": True},
     # its steps are kept, for what `signals` says of them
     "ATOD": {"algorithm.name": "atod", "save_every": 10, "keep_checkpoints": 99},
@@ -32,7 +33,6 @@ KINDS = ("ATOD, uniform", "ATOD, mean kept", "ATOD, token weights", "ATOD, other
 TDUR = tuple((method, "ATOD, uniform") for method in ("ATOD", *KINDS[1:]))
 PLAIN, TAUGHT = ("GRPO", "OPD", "ATOD"), ("OPD", "ATOD")
 EXACT = (("OPD, exact KL", "OPD"),)
-SAME_RATE = "OPD, ATOD's rate"  # how much of a lead the learning rate makes
 AT_RATE = (("ATOD", SAME_RATE),)
 
 
@@ -53,6 +53,7 @@ class Plan(NamedTuple):
 
 THINKING = "configs/household.py:thoughts,"
 ALL = (*PLAIN, SAME_RATE, *KINDS)
+ASKED = (*CLAIMS, *AT_RATE, *TDUR)  # of all of them
 FEW = ("GRPO", "OPD", SAME_RATE, *KINDS[1:])
 TERSE = {  # what a shop and a world of questions have in common
     "rollout.group": 8,
@@ -115,7 +116,7 @@ SETTINGS = {
         "student-thoughts",
         "teacher-thoughts",
         ALL,
-        (*CLAIMS, *AT_RATE, *TDUR),
+        ASKED,
         steps=24,
         config=THINKING,
         few=FEW,
@@ -126,7 +127,7 @@ SETTINGS = {
         "student-turned",
         "teacher-turned",
         ALL,
-        (*CLAIMS, *AT_RATE, *TDUR),
+        ASKED,
         steps=24,
         config=THINKING,
         few=FEW,
@@ -147,7 +148,7 @@ SETTINGS = {
         "student-large",
         "teacher-large",
         ALL,
-        (*CLAIMS, *AT_RATE, *TDUR),
+        ASKED,
         config="configs/household.py:rooms=large,",
         few=FEW,
     ),

@@ -10,7 +10,6 @@ the disk is never gone on from.
 import contextlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,7 +116,7 @@ class Checkpointer:
             if state is not None:
                 self._leave_out(damaged, instead=step)
                 return state
-            _warn(problem)
+            cluster.warn(problem)
             damaged.append(step)
         if damaged:
             raise ValueError(
@@ -141,7 +140,9 @@ class Checkpointer:
         found = _steps(self._directory)
         broken = [int(f.name) for f in found if int(f.name) > instead and not _is_whole(f)]
         if damaged or broken:
-            _warn(f"step {instead} takes the place of {max(damaged + broken)} in {self._directory}")
+            cluster.warn(
+                f"step {instead} takes the place of {max(damaged + broken)} in {self._directory}"
+            )
         if cluster.is_first() and not self._read_only:
             for step in damaged:
                 _set_aside(self._directory / str(step))
@@ -308,18 +309,13 @@ def _set_broken_aside(directory: Path) -> None:
     """
     for folder in _steps(directory):
         if not _is_whole(folder):
-            _warn(f"{folder} is not whole; it is left out, as {_set_aside(folder).name}")
+            cluster.warn(f"{folder} is not whole; it is left out, as {_set_aside(folder).name}")
 
 
 def _set_aside(step: Path) -> Path:
     aside = step.with_name(f"{step.name}.broken")
     shutil.rmtree(aside, ignore_errors=True)
     return step.rename(aside)
-
-
-def _warn(text: str) -> None:
-    if cluster.is_first():
-        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _steps(directory: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """What a training run shows of itself: evaluations, transcripts with the turn table, the curve."""
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,7 +148,7 @@ class Observer:
         print(outcome(name, result, self._teacher_at(temperature) if again else None), flush=True)
         if not self.references[name]:  # of other temperatures the report warns
             for warning in warnings_of({f"({name})": result}):
-                print(f"warning: {warning}", file=sys.stderr, flush=True)
+                cluster.warn(warning)
 
     def curve(self, step: int, params: Any) -> None:
         """One point of the success curve, with a few episodes to read."""
@@ -159,9 +158,9 @@ class Observer:
         if cluster.is_first():
             teacher = self._teacher_at(self._curve.temperature)
             print(outcome(f"step {step}", result, teacher), flush=True)
-        if result.failed and cluster.is_first():
+        if result.failed:
             share = f"{100 * result.failed_share:.1f} % of its episodes could not be played"
-            print(f"warning: evaluation at step {step}: {share}", file=sys.stderr, flush=True)
+            cluster.warn(f"evaluation at step {step}: {share}")
         scalars = {
             "eval/success": rate.value,
             "eval/success_low": rate.low,
@@ -198,8 +197,8 @@ class Observer:
 
     def judge(self, step: int, scalars: Mapping[str, float]) -> None:
         """Warns of a teacher that cannot lead this student."""
-        if (text := foreign_wording(step, scalars)) and cluster.is_first():
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+        if text := foreign_wording(step, scalars):
+            cluster.warn(text)
 
     def experience(
         self,

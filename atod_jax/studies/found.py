@@ -46,6 +46,11 @@ def found_in(study: Study, setting: str, shelf: Shelf) -> list[Found]:
     return [found for found in every if found.runs]
 
 
+def by_seed(found: Sequence[Found], role: str, temperature: float) -> dict[int, EvalResult]:
+    """What any of the methods has of a seed; of `start` and the teacher all have the same."""
+    return {s: r for f in found for s, r in f.results(role, temperature).items()}
+
+
 def temperatures(found: Sequence[Found]) -> list[float]:
     """Of the last evaluations, falling."""
     runs = [run for f in found for run in f.runs.values()]

@@ -11,7 +11,7 @@ from atod_jax.results import plots
 from atod_jax.results.tables import markdown_table
 from atod_jax.studies.evidence import over_seeds
 from atod_jax.studies.finished import Shelf
-from atod_jax.studies.found import TEACHER, contrast, found_in, temperatures
+from atod_jax.studies.found import TEACHER, by_seed, contrast, found_in, temperatures
 from atod_jax.studies.plan import Study
 
 PICTURE = "levels.png"
@@ -39,7 +39,7 @@ def levels(study: Study, shelf: Shelf) -> str:
     temperature = max((t for found in every for t in temperatures(found)), default=1.0)
     known = []
     for name, found in zip(study.axis, every, strict=True):
-        teacher = {s: r for f in found for s, r in f.results(TEACHER, temperature).items()}
+        teacher = by_seed(found, TEACHER, temperature)
         estimates = {
             f"{one} - {other}": [100 * x for x in e.per_seed]
             for one, other in common

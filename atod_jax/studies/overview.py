@@ -1,18 +1,16 @@
 """All settings and methods of a study in one table."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from atod_jax.results.intervals import EvalResult
 from atod_jax.results.tables import markdown_table
-from atod_jax.studies.finished import Shelf
-from atod_jax.studies.found import TEACHER, Found, found_in, temperatures
+from atod_jax.studies.found import TEACHER, Found, by_seed, temperatures
 from atod_jax.studies.plan import Study
 
 
-def overview(study: Study, shelf: Shelf) -> str:
+def overview(study: Study, every: Mapping[str, Sequence[Found]]) -> str:
     """What every method solves in every setting, "" where fewer than two settings have runs."""
-    begun = {s.name: found for s in study.settings if (found := found_in(study, s.name, shelf))}
+    begun = {setting: found for setting, found in every.items() if found}
     if len(begun) < 2:
         return ""
     temperature = max((t for found in begun.values() for t in temperatures(found)), default=1.0)
@@ -33,10 +31,8 @@ def overview(study: Study, shelf: Shelf) -> str:
 
 
 def _of_all(found: Sequence[Found], role: str, temperature: float) -> str:
-    by_seed: dict[int, EvalResult] = {}
-    for f in found:
-        by_seed |= f.results(role, temperature)
-    if not by_seed:
+    results = by_seed(found, role, temperature)
+    if not results:
         return ""
-    solved = statistics.fmean(100 * result.rate().value for result in by_seed.values())
-    return f"{solved:.1f} ({len(by_seed)})"
+    solved = statistics.fmean(100 * result.rate().value for result in results.values())
+    return f"{solved:.1f} ({len(results)})"

@@ -14,7 +14,15 @@ from atod_jax.results.runs import curve_points
 from atod_jax.results.tables import markdown_table
 from atod_jax.studies.evidence import Estimate, detectable, share
 from atod_jax.studies.finished import Shelf
-from atod_jax.studies.found import Found, contrast, found_in, strangers, temperatures
+from atod_jax.studies.found import (
+    TEACHER,
+    Found,
+    by_seed,
+    contrast,
+    found_in,
+    strangers,
+    temperatures,
+)
 from atod_jax.studies.levels import levels
 from atod_jax.studies.overview import overview
 from atod_jax.studies.plan import Job, Setting, Study, by_value, mean_by_value
@@ -33,9 +41,10 @@ HOW = (
 def write_study(study: Study, shelf: Shelf) -> Path:
     """Writes study.md and a picture per setting, from the runs that are finished."""
     parts, later = [f"# {study.title}", study.about, HOW, _power(study)], []
-    parts.append(overview(study, shelf))
+    every = {setting.name: found_in(study, setting.name, shelf) for setting in study.settings}
+    parts.append(overview(study, every))
     for setting in study.settings:
-        if found := found_in(study, setting.name, shelf):
+        if found := every[setting.name]:
             planned = sum(len(cell.jobs) for cell in study.cells_of(setting.name))
             parts += _section(setting, found, planned=planned, shelf=shelf)
         else:
@@ -98,12 +107,12 @@ def _section(setting: Setting, found: Sequence[Found], *, planned: int, shelf: S
 
 def _levels(found: Sequence[Found], temperature: float) -> str:
     named = {f.cell.method: f.results("final", temperature) for f in found}
-    for role, name in (("start", "*before training*"), ("teacher", "*teacher*")):
-        named[name] = {s: r for f in found for s, r in f.results(role, temperature).items()}
+    for role, name in (("start", "*before training*"), (TEACHER, "*teacher*")):
+        named[name] = by_seed(found, role, temperature)
     estimates = {
-        name: share([by_seed[seed].success for seed in sorted(by_seed)])
-        for name, by_seed in named.items()
-        if by_seed
+        name: share([results[seed].success for seed in sorted(results)])
+        for name, results in named.items()
+        if results
     }
     rows = [[name, _cell(e), _seeds(e), _spread(e)] for name, e in estimates.items()]
     return markdown_table(["method", "solved [tasks] {seeds}", "per seed", "spread"], rows)
@@ -157,7 +166,7 @@ def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:
             axes.fill_between(steps, low, high, color=style.colour, alpha=0.12, lw=0)
             axes.plot(steps, mean, color=style.colour, ls=style.dashes, label=f.cell.method)
     temperature = max(temperatures(found), default=1.0)
-    teachers = {s: r for f in found for s, r in f.results("teacher", temperature).items()}
+    teachers = by_seed(found, TEACHER, temperature)
     if teachers:
         colour, dashes = plots.level_style(0)
         mean = statistics.fmean(100 * r.rate().value for r in teachers.values())
