@@ -11,10 +11,11 @@ of all weights are held twelve times in double precision: for small models.
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,19 +51,34 @@ STEP = 1_000_000  # whose tasks and draws no run has had
 VERB = re.compile(r"\W*(\w+)")
 
 
-def streams(step: Step, reward: RewardConfig) -> dict[str, jax.Array]:
-    """Advantages [N, R] of every action token with kappa = rho = 1."""
+class ByRow(NamedTuple):
+    """What is told of every row [N]."""
+
+    d: Any
+    h: Any
+    weight: Any  # of T-DUR
+    uniform: Any  # sum of |gap|
+    weighted: Any  # the same with T-DUR
+
+
+@functools.partial(jax.jit, static_argnames="reward")
+def streams(step: Step, reward: RewardConfig) -> list[jax.Array]:
+    """Advantages [N, R] of every action token with kappa = rho = 1, of WEIGHTS and of the reward.
+
+    One program: one for every operation, on several devices, can wait for each other forever.
+    """
     mask, gap = step.batch.rows.action_mask, log_gap(step)
-    said = {name: atod.token_weights(cfg, step) * gap for name, cfg in WEIGHTS.items()}
-    return said | {REWARD: jnp.where(mask, row_advantages(step.batch, cfg=reward)[:, None], 0.0)}
+    said = [atod.token_weights(cfg, step) * gap for cfg in WEIGHTS.values()]
+    return [*said, jnp.where(mask, row_advantages(step.batch, cfg=reward)[:, None], 0.0)]
 
 
-def by_row(step: Step) -> dict[str, jax.Array]:
-    """Of every row [N]: d, h, weight of T-DUR, and the sum of |gap| without and with it."""
+@jax.jit
+def by_row(step: Step) -> ByRow:
+    """What disagrees, what is unsure, and what T-DUR makes of it."""
     mask = step.batch.rows.action_mask
     d, h = turn_signals(step.student.logp, atod.teacher_of(step).logp, action_mask=mask)
     gap, weight = jnp.abs(log_gap(step)).sum(1), atod.turn_weights(WEIGHTS[TDUR], step)
-    return {"d": d, "h": h, "w": weight, "uniform": gap, TDUR: weight * gap}
+    return ByRow(d, h, weight, gap, weight * gap)
 
 
 class Group(NamedTuple):
@@ -119,11 +135,11 @@ def group_of(
     episodes: Sequence[Trajectory],
     *,
     scored: Step,
-    said: dict[str, jax.Array],
+    said: Sequence[jax.Array],
 ) -> Group:
     """What is told of one group, of which `said` are the streams."""
-    size = np.array([float(jnp.abs(x).sum()) for x in said.values()])
-    table = {name: np.asarray(x) for name, x in by_row(scored).items()}
+    size = np.array([np.abs(np.asarray(x)).sum() for x in said])
+    table = {name: np.asarray(x) for name, x in by_row(scored)._asdict().items()}
     turns = [
         (kind(turn), np.array([columns[name][k] for name in table]))
         for episode, columns in zip(episodes, packed.by_turn(table, episodes), strict=True)

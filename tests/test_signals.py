@@ -54,10 +54,10 @@ def test_a_gradient_is_that_of_the_sum_of_advantages_times_log_probabilities(mod
         rng = np.random.default_rng(0)
         first, second = (jnp.asarray(rng.normal(size=packed.mask.shape)) for _ in range(2))
         of = GroupGradient(cfg, student)
-        both = of(packed, {"a": first, "b": second})
-        np.testing.assert_allclose(of(packed, {"a": first + second})[0], both.sum(0), atol=1e-3)
+        both = of(packed, [first, second])
+        np.testing.assert_allclose(of(packed, [first + second])[0], both.sum(0), atol=1e-3)
         for stream, gradient in zip((first, second), both, strict=True):  # nothing of the other
-            np.testing.assert_allclose(of(packed, {"alone": stream})[0], gradient, atol=1e-4)
+            np.testing.assert_allclose(of(packed, [stream])[0], gradient, atol=1e-4)
 
         flat, back = jax.flatten_util.ravel_pytree(student.params)
         way = rng.normal(size=flat.shape).astype(np.float32)
