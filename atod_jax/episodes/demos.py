@@ -47,6 +47,11 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.turned and not self.thoughts:
+            raise ValueError(
+                f"turned={self.turned:g}: there is no thought to turn; set "
+                "demos.thoughts=true, or demos.turned=0"
+            )
 
 
 def collect_demos(

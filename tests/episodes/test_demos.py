@@ -98,6 +98,7 @@ def test_noise_needs_an_expert_that_can_be_disturbed():
         ({"noise": (0.0, 1.5)}, r"noise=.* must lie in \[0, 1\]"),
         ({"noise": (0.5, 0.1)}, "the lower one first"),
         ({"noise": (0.5,)}, "two numbers"),
+        ({"turned": 0.5}, "turned=0.5: there is no thought to turn"),
         ({"label": "player"}, "choose from expert, executed"),
         ({"absent": -0.1}, r"absent=-0\.1: must lie in \[0, 1\]"),
     ],
