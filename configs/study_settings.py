@@ -72,9 +72,9 @@ SETTINGS = {
         "An un-sharpened student and a mediocre teacher; answers are commands of 3 to 6 tokens.",
         "student",
         "mid",
-        (*PLAIN, SAME_RATE, "OPD, exact KL", "ATOD, not annealed", *KINDS),
-        (*CLAIMS, *AT_RATE, *EXACT, *ANNEALING, *TDUR),
-        few=(SAME_RATE, *KINDS[1:]),
+        (*PLAIN, SAME_RATE, "OPD, exact KL", "ATOD, not annealed", KINDS[0]),
+        (*CLAIMS, *AT_RATE, *EXACT, *ANNEALING, TDUR[0]),
+        few=(SAME_RATE, KINDS[0]),
     ),
     "long": Plan(
         "As mid, for three times as long.", "student", "mid", PLAIN, CLAIMS, steps=180, seeds=3
