@@ -132,6 +132,17 @@ class Clock:
         return {**self._laps, "seconds/step": sum(self._laps.values()), **compiling}
 
 
+class Judge:
+    """A callable (step, scalars) -> what to say, once each, of a run that will not learn."""
+
+    def __init__(self) -> None:
+        self._idle = 0  # steps in a row without a gradient
+
+    def __call__(self, step: int, scalars: Mapping[str, float]) -> list[str]:
+        self._idle = 0 if scalars.get("update/grad_norm") else self._idle + 1
+        return [text for text in (foreign_wording(step, scalars), no_signal(self._idle)) if text]
+
+
 def foreign_wording(step: int, scalars: Mapping[str, float]) -> str:
     """What to say, once, of a student that its teacher still finds all but impossible after ten
     steps: where decisions differ the gap has fallen by then, where the wording does it has not."""
@@ -142,4 +153,15 @@ def foreign_wording(step: int, scalars: Mapping[str, float]) -> str:
         f"after {PATIENCE} steps the teacher still gives a token of the student {gap:.1f} nats "
         "less than the student does (kl/token); it may not know how the student words things: "
         "supervise the student on the teacher's answers first, or choose another teacher"
+    )
+
+
+def no_signal(steps: int) -> str:
+    """What to say of so many steps in a row whose gradient was zero."""
+    if steps != PATIENCE:
+        return ""
+    return (
+        f"the gradient was zero for {PATIENCE} steps: where all episodes of a task end alike "
+        "(rollout/mixed_groups) a reward says nothing; take easier tasks, larger groups, a student "
+        "that solves some of them, or a teacher"
     )

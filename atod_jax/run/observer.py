@@ -24,7 +24,7 @@ from atod_jax.results.transcripts import records, write_records, write_transcrip
 from atod_jax.run.batch import Packed
 from atod_jax.run.closing import outcome
 from atod_jax.run.evaluation import Evaluator
-from atod_jax.run.iteration_metrics import foreign_wording
+from atod_jax.run.iteration_metrics import Judge
 from atod_jax.run.known import take_known
 from atod_jax.run.models import Model
 from atod_jax.run.parts import Algorithm, Environment
@@ -82,6 +82,7 @@ class Observer:
         digest = tokenizer_digest(student.tokenizer)
         self._recorder = EpisodeWriter(out / "episodes", digest) if cfg.record else None
         self.references: dict[str, dict[float, EvalResult]] = {}
+        self._judge = Judge()
 
     def _evaluator(self, model: Model, temperature: float) -> Evaluator:
         slot = (model.lm, temperature)
@@ -196,8 +197,8 @@ class Observer:
             self._writer.text(step, f"episodes/{name}", text)
 
     def judge(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Warns of a teacher that cannot lead this student."""
-        if text := foreign_wording(step, scalars):
+        """Warns of a teacher that cannot lead this student, and of steps that teach nothing."""
+        for text in self._judge(step, scalars):
             cluster.warn(text)
 
     def experience(

@@ -9,7 +9,7 @@ from runs import load_models, typed
 
 from atod_jax.records import CUT, StopReason, Task, Trace, Trajectory, Turn
 from atod_jax.run.batch import pack
-from atod_jax.run.iteration_metrics import foreign_wording, rollout_scalars
+from atod_jax.run.iteration_metrics import Judge, foreign_wording, no_signal, rollout_scalars
 from atod_jax.run.layouts import layouts_of
 from atod_jax.run.observer import due, to_come
 from atod_jax.run.parts import algorithm
@@ -173,6 +173,15 @@ def test_a_gap_of_nats_that_does_not_fall_is_told_once(step, gap, told):
     text = foreign_wording(step, {"kl/token": gap})
     assert bool(text) == told
     assert ("3.0 nats" in text) == told
+
+
+@pytest.mark.parametrize(
+    ("norms", "times"), [([0.0] * 25, 1), ([0.0] * 9 + [1.0] + [0.0] * 9, 0), ([0.3] * 25, 0)]
+)
+def test_steps_without_a_gradient_are_told(norms, times):
+    judge = Judge()
+    said = [judge(step, {"update/grad_norm": norm}) for step, norm in enumerate(norms)]
+    assert [text for (text,) in filter(None, said)] == [no_signal(10)] * times
 
 
 def test_a_run_without_a_teacher_has_no_gap():
