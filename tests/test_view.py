@@ -133,8 +133,7 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
 def test_a_page_that_cannot_be_made_is_one_line(tmp_path, capsys, arguments, words):
     runs = {name: Path(make_run(tmp_path / name)) for name in "ab"}
     fill(runs["b"])
-    no_number = [f'{{"turns": [], "score": {x}}}' for x in ("NaN", "1e999")]
-    for damage in ('{"task": "t', "[" * 100_000, '{"task": "t"}', *no_number):
+    for damage in ('{"task": "t', "[" * 100_000, '{"task": "t"}', '{"turns": [], "score": NaN}'):
         (runs["b"] / "transcripts" / "000000-train.jsonl").write_text(damage)
         with pytest.raises(SystemExit, match="2"):
             main([a.format(**runs) for a in arguments])
