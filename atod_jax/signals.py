@@ -15,7 +15,7 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,11 +54,11 @@ VERB = re.compile(r"\W*(\w+)")
 class ByRow(NamedTuple):
     """What is told of every row [N]."""
 
-    d: Any
-    h: Any
-    weight: Any  # of T-DUR
-    uniform: Any  # sum of |gap|
-    weighted: Any  # the same with T-DUR
+    d: jax.Array
+    h: jax.Array
+    weight: jax.Array  # of T-DUR
+    uniform: jax.Array  # sum of |gap|
+    weighted: jax.Array  # the same with T-DUR
 
 
 @functools.partial(jax.jit, static_argnames="reward")
@@ -135,7 +135,7 @@ def group_of(
     episodes: Sequence[Trajectory],
     *,
     scored: Step,
-    said: Sequence[jax.Array],
+    said: list[jax.Array],
 ) -> Group:
     """What is told of one group, of which `said` are the streams."""
     size = np.array([np.abs(np.asarray(x)).sum() for x in said])

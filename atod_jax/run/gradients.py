@@ -1,7 +1,6 @@
 """How noisy the direction is that a token signal gives: gradients of groups of episodes."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -76,9 +75,9 @@ class GroupGradient:
 
         self._gradient = gradient
 
-    def __call__(self, packed: Packed, streams: Sequence[Array]) -> Float[np.ndarray, "S P"]:
+    def __call__(self, packed: Packed, streams: list[Array]) -> Float[np.ndarray, "S P"]:
         # One after the other: all at once needs the memory of all.
-        room, both = packed.room(packed.mesh), (packed.batch.rows, list(streams))
+        room, both = packed.room(packed.mesh), (packed.batch.rows, streams)
         found = [
             [np.asarray(self._gradient(self._params, rows, x, room), np.float64) for x in cut]
             for rows, cut in packed.pieces(both)

@@ -139,7 +139,7 @@ class Judge:
         self._idle = 0  # steps in a row without a gradient
 
     def __call__(self, step: int, scalars: Mapping[str, float]) -> list[str]:
-        self._idle = 0 if scalars.get("update/grad_norm") else self._idle + 1
+        self._idle = 0 if scalars["update/grad_norm"] else self._idle + 1
         return [text for text in (foreign_wording(step, scalars), no_signal(self._idle)) if text]
 
 

@@ -1,7 +1,7 @@
 """How differences between methods change with the teacher's level, over settings that differ in
 their teacher only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +10,7 @@ import numpy as np
 from atod_jax.results import plots
 from atod_jax.results.tables import markdown_table
 from atod_jax.studies.evidence import over_seeds
-from atod_jax.studies.finished import Shelf
-from atod_jax.studies.found import TEACHER, by_seed, contrast, found_in, temperatures
+from atod_jax.studies.found import TEACHER, Found, by_seed, contrast, temperatures
 from atod_jax.studies.plan import Study
 
 PICTURE = "levels.png"
@@ -31,14 +30,14 @@ class Level(NamedTuple):
     differences: dict[str, list[float]]
 
 
-def levels(study: Study, shelf: Shelf) -> str:
+def levels(study: Study, every: Mapping[str, Sequence[Found]], *, out: Path) -> str:
     """Draws OUT/levels.png; returns the section, "" where fewer than two settings have runs."""
     pairs = [s.contrasts for s in study.settings if s.name in study.axis]
     common = [p for p in pairs[0] if all(p in other for other in pairs)] if pairs else []
-    every = [found_in(study, name, shelf) for name in study.axis]
-    temperature = max((t for found in every for t in temperatures(found)), default=1.0)
+    along = [every[name] for name in study.axis]
+    temperature = max((t for found in along for t in temperatures(found)), default=1.0)
     known = []
-    for name, found in zip(study.axis, every, strict=True):
+    for name, found in zip(study.axis, along, strict=True):
         teacher = by_seed(found, TEACHER, temperature)
         estimates = {
             f"{one} - {other}": [100 * x for x in e.per_seed]
@@ -50,7 +49,7 @@ def levels(study: Study, shelf: Shelf) -> str:
             known.append(Level(name, solved, estimates))
     if len(known) < 2:
         return ""
-    _draw(shelf.out / PICTURE, known)
+    _draw(out / PICTURE, known)
     names = list(known[0].differences)
     rows = [
         [level.setting, _text(level.teacher, ""),

@@ -49,7 +49,7 @@ def write_study(study: Study, shelf: Shelf) -> Path:
             parts += _section(setting, found, planned=planned, shelf=shelf)
         else:
             later.append(f"{setting.name} ({setting.about.rstrip('.')})")
-    parts += [levels(study, shelf), outcome(study, shelf), *_tuning(study.jobs, shelf)]
+    parts += [levels(study, every, out=shelf.out), outcome(every), *_tuning(study.jobs, shelf)]
     if later:
         parts.append(f"Planned, and not begun: {'; '.join(later)}.")
     runs = [done for job in study.jobs if (done := shelf.get(job.name))]

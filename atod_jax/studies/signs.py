@@ -1,6 +1,6 @@
 """Early signs: what a run shows in its first steps, and whether that tells what it comes to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,8 @@ from scipy import stats
 
 from atod_jax.results.runs import RunRecord, mean_of
 from atod_jax.results.tables import markdown_table
-from atod_jax.studies.finished import SIGNS, Shelf
-from atod_jax.studies.found import Found, found_in
-from atod_jax.studies.plan import Study
+from atod_jax.studies.finished import SIGNS
+from atod_jax.studies.found import Found
 
 FEW = 6  # runs below which no correlation is told
 TELLS = (
@@ -34,14 +33,13 @@ def signs(setting: str, found: Sequence[Found]) -> str:
     return f"### {setting}: early signs\n\n{markdown_table(head, rows)}"
 
 
-def outcome(study: Study, shelf: Shelf) -> str:
+def outcome(every: Mapping[str, Sequence[Found]]) -> str:
     """How well an early sign orders the runs of a setting by what they come to."""
     columns = {}
-    for setting in study.settings:
-        found = found_in(study, setting.name, shelf)
+    for setting, found in every.items():
         runs = [run for f in found for run in f.runs.values() if "final" in run.results]
         if len(runs) >= FEW:
-            columns[setting.name] = {name: _rank_correlation(runs, name) for name in SIGNS}
+            columns[setting] = {name: _rank_correlation(runs, name) for name in SIGNS}
     if not columns:
         return ""
     rows = [[SIGNS[name], *(cells[name] for cells in columns.values())] for name in SIGNS]
