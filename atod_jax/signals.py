@@ -6,7 +6,7 @@
 The student plays `rollout.tasks` groups anew. One table says for each way to weigh the teacher's
 signal, and for the reward, how large it is and how many episodes a step needs for its direction to
 be as long as its noise; the other says on which commands disagreement and weights fall. Gradients
-of all weights are held twelve times in double precision: for small models.
+of all weights are held fifty times in double precision: for small models.
 """
 
 import contextlib
@@ -168,7 +168,8 @@ SAID = (
     "Size: mean |A| of an action token, with kappa = rho = 1. Episodes: those of a step whose "
     "noise is as long as its direction (the simple noise scale); with fewer the noise is longer. "
     "Cosines are between mean gradients, estimated without the noise that all signals of an "
-    "episode share; empty where a direction is lost in it. All are estimates from these groups. "
+    "episode share, with their standard errors (groups left out by eighths); empty where a "
+    "direction is lost in noise. All are estimates from these groups. "
     "T-DUR and the others have their default options."
 )
 FALLS = (
@@ -180,17 +181,20 @@ FALLS = (
 
 def noise_table(found: Sequence[Group], directions: Directions, size: int) -> str:
     """How large and how noisy each signal is."""
-    cosines, scales = directions.cosines(), directions.noise_scale()
+    scales, (cosines, errors) = directions.noise_scale(), directions.cosines()
     names, most = [*WEIGHTS, REWARD], 10 * size * len(found)
     means = sum(g.size for g in found) / np.array(sum(g.tokens for g in found))
     rows = []
     for s, name in enumerate(names):
         episodes = size * scales[s]
         needed = f"{episodes:.0f}" if episodes < most else f"more than {most}"
-        pair = (cosines[s, 0], cosines[s, -1])
-        each = ("" if np.isnan(x) else f"{x:.2f}" for x in pair)
+        each = (_cosine(cosines[s, of], errors[s, of]) for of in (0, -1))
         rows.append([name, f"{means[s]:.3g}", needed, *each])
     return markdown_table(["signal", "size", "episodes", "cos uniform", "cos reward"], rows)
+
+
+def _cosine(value: float, error: float) -> str:
+    return "" if np.isnan(error) else f"{value:.2f} ± {error:.2f}"
 
 
 def turn_table(found: Sequence[Group]) -> str:

@@ -69,39 +69,36 @@ TERSE = {  # what a shop and a world of questions have in common
 }
 SETTINGS = {
     "mid": Plan(
-        "An un-sharpened student and a mediocre teacher; answers are commands of 3 to 6 tokens.",
+        "The same student and a mediocre teacher, the bad one after more steps of GRPO.",
         "student",
         "mid",
         (*PLAIN, SAME_RATE, "OPD, exact KL", "ATOD, not annealed", KINDS[0]),
         (*CLAIMS, *AT_RATE, *EXACT, *ANNEALING, TDUR[0]),
-        few=(SAME_RATE, KINDS[0]),
+        few=(SAME_RATE, "OPD, exact KL", KINDS[0]),
     ),
-    "long": Plan(
-        "As mid, for three times as long.", "student", "mid", PLAIN, CLAIMS, steps=180, seeds=3
-    ),
+    "long": Plan("As mid, for twice as long.", "student", "mid", PLAIN, CLAIMS, steps=120, seeds=3),
     "stopped": Plan(
-        "The student and a budget as in mid, and a teacher that was stopped early.",
+        "An un-sharpened student and a bad teacher, which was stopped early; commands of 3 to 6 "
+        "tokens.",
         "student",
         "stopped",
-        (*TAUGHT, "ATOD, not annealed"),
-        (*AGAINST, *ANNEALING),
-        few=("ATOD, not annealed",),
+        TAUGHT,
+        AGAINST,
     ),
     "good": Plan(
-        "The student and the budget of mid, and a good teacher.",
+        "The same student and a good teacher.",
         "student",
         "good",
-        (*TAUGHT, "ATOD, not annealed"),
-        (*AGAINST, *ANNEALING),
-        few=("ATOD, not annealed",),
+        TAUGHT,
+        AGAINST,
     ),
     "weak": Plan(
         "A student that has only seen messy play, and the mediocre teacher.",
         "weak",
         "mid",
-        (*PLAIN, "OPD, exact KL"),
-        (*CLAIMS, *EXACT),
-        few=("GRPO", "OPD, exact KL"),
+        PLAIN,
+        CLAIMS,
+        seeds=3,
     ),
     "early": Plan(
         "A student that was stopped early, and the mediocre teacher.",
@@ -150,7 +147,7 @@ SETTINGS = {
         ALL,
         ASKED,
         config="configs/household.py:rooms=large,",
-        few=FEW,
+        seeds=3,
     ),
     "shop": Plan(
         "The built-in shop with its shipped models; seeds differ in training alone.",

@@ -27,12 +27,27 @@ def test_the_noise_scale_is_that_of_the_groups():
     np.testing.assert_allclose(np.diag(of.inner()), 25, rtol=0.03)
     np.testing.assert_allclose(of.noise2(), 16, rtol=0.03)
     np.testing.assert_allclose(of.noise_scale(), 16 / 25, rtol=0.05)
-    np.testing.assert_allclose(of.cosines()[0, 1], 0.8, atol=0.02)
+    cosines, errors = of.cosines()
+    np.testing.assert_allclose(cosines[0, 1], 0.8, atol=0.02)
+    assert 0 < errors[0, 1] < 0.02
     nothing = Directions()
     for sign in (1.0, -1.0):
         nothing.add(sign * np.ones((1, 4)))
     assert nothing.noise_scale() == [np.inf]
-    assert np.isnan(nothing.cosines()[0, 0])
+    assert np.isnan(nothing.cosines()).all()
+
+
+def test_the_error_of_a_cosine_is_how_far_it_moves_with_other_groups():
+    rng = np.random.default_rng(0)
+    mean, found = np.array([[3.0, 4.0, 0.0, 0.0], [0.0, 5.0, 0.0, 0.0]]), []
+    for _ in range(200):
+        of = Directions()
+        for noise in rng.normal(size=(50, 2, 4)):  # of both its own
+            of.add(mean + 3.0 * noise)
+        cosines, errors = of.cosines()
+        found.append((cosines[0, 1], errors[0, 1]))
+    moved, said = np.std([x for x, _ in found]), np.mean([x for _, x in found])
+    assert said == pytest.approx(moved, rel=0.15)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +97,8 @@ def test_a_step_of_a_run_is_told(models, tmp_path, capsys):
     assert text.strip() == capsys.readouterr().out.strip()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     rows = {cells[0]: cells[1:] for cells in lines if len(cells) > 3}
-    assert rows["uniform"][2] in ("1.00", "")  # of its own direction
-    assert rows["reward"][3] in ("1.00", "")  # nothing where no group is mixed
+    assert rows["uniform"][2] in ("1.00 ± 0.00", "")  # of its own direction
+    assert rows["reward"][3] in ("1.00 ± 0.00", "")  # nothing where no group is mixed
     size = {name: float(rows[name][0]) for name in (*signals.WEIGHTS, "reward")}
     assert 0 < size["T-DUR"] <= size["uniform"]  # its weights are at most 1
     commands = [name for name in rows if name not in {*size, "signal", "command", "all", "---"}]

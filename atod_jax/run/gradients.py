@@ -17,30 +17,36 @@ from atod_jax.run.models import Model
 from atod_jax.run.parts import head_config
 from atod_jax.types import Rows
 
+FOLDS = 8  # of groups, each left out once to see how far the rest move
+
 
 class Directions:
-    """Sums over groups of the policy gradients of several signals; no gradient is kept."""
+    """Sums over groups of the policy gradients of several signals; no group's own is kept."""
 
     def __init__(self) -> None:
-        self._total: Any = 0.0  # [S, P], of the gradients
-        self._products: Any = 0.0  # [S, S], of the inner products of each group's
+        self._totals: list[Any] = [0.0] * FOLDS  # each [S, P], of the gradients of a fold
+        self._products: list[Any] = [0.0] * FOLDS  # each [S, S], of a group's inner products
         self._groups = 0
 
     def add(self, gradients: Float[np.ndarray, "S P"]) -> None:
         """Adds a group."""
-        self._total = self._total + gradients
-        self._products = self._products + gradients @ gradients.T
+        fold = self._groups % FOLDS
+        self._totals[fold] = self._totals[fold] + gradients
+        self._products[fold] = self._products[fold] + gradients @ gradients.T
         self._groups += 1
 
-    def inner(self) -> Float[np.ndarray, "S S"]:
-        """Inner products of the true mean gradients, without what the groups' noise adds to them;
-        on the diagonal squared lengths, which may come out negative where noise is all there is."""
-        n = self._groups
-        return (self._total @ self._total.T - self._products) / (n * (n - 1))
+    def inner(self, without: int = -1) -> Float[np.ndarray, "S S"]:
+        """Inner products of the true mean gradients, without what the groups' noise adds to them
+        and without a fold's groups; on the diagonal squared lengths, which may come out negative
+        where noise is all there is."""
+        kept = [fold for fold in range(FOLDS) if fold != without]
+        total = sum(self._totals[fold] for fold in kept)
+        n = sum(len(range(fold, self._groups, FOLDS)) for fold in kept)
+        return (total @ total.T - sum(self._products[fold] for fold in kept)) / (n * (n - 1))
 
     def noise2(self) -> Float[np.ndarray, "S"]:
         """Trace of the covariance of a group's gradient."""
-        return np.diag(self._products) / self._groups - np.diag(self.inner())
+        return np.diag(sum(self._products)) / self._groups - np.diag(self.inner())
 
     def noise_scale(self) -> Float[np.ndarray, "S"]:
         """Groups at which noise and direction of a step are equally long (McCandlish et al. 2018,
@@ -49,11 +55,20 @@ class Directions:
         known = length2 > 0
         return np.where(known, self.noise2() / np.where(known, length2, 1.0), np.inf)
 
-    def cosines(self) -> Float[np.ndarray, "S S"]:
-        """Between true mean gradients; nan where one of them is lost in noise."""
-        inner = self.inner()
-        lengths = np.sqrt(np.where(np.diag(inner) > 0, np.diag(inner), np.nan))
-        return np.clip(inner / np.outer(lengths, lengths), -1.0, 1.0)
+    def cosines(self) -> tuple[Float[np.ndarray, "S S"], Float[np.ndarray, "S S"]]:
+        """Between true mean gradients, and the standard error of each (jackknife over FOLDS folds
+        of groups); nan where a direction is lost in noise, with all groups or without a fold, and
+        for the errors where there are fewer than three groups."""
+        cosines, folds = _cosines(self.inner()), min(FOLDS, self._groups)
+        if folds < 3:
+            return cosines, np.full_like(cosines, np.nan)
+        each = [_cosines(self.inner(without)) for without in range(folds)]
+        return cosines, np.std(each, axis=0) * np.sqrt(folds - 1)
+
+
+def _cosines(inner: Float[np.ndarray, "S S"]) -> Float[np.ndarray, "S S"]:
+    lengths = np.sqrt(np.where(np.diag(inner) > 0, np.diag(inner), np.nan))
+    return np.clip(inner / np.outer(lengths, lengths), -1.0, 1.0)
 
 
 class GroupGradient:
