@@ -10,6 +10,7 @@ a few kilobytes a run, with which --known goes on elsewhere.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import os
@@ -17,7 +18,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from atod_jax.config import files
@@ -114,21 +115,37 @@ def main(arguments: Iterable[str] | None = None) -> None:
         require_own(shelf, study.jobs)
         if given.plan:
             return plan(study, shelf, jobs)
-        failed: list[str] = []
+        failed, interrupted = [], False
         if not given.report:
             out.mkdir(parents=True, exist_ok=True)
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            tell = functools.partial(print, flush=True)
             try:
-                tell = functools.partial(print, flush=True)
-                failed = make(shelf, jobs, every=study.jobs, side_by_side=given.jobs, tell=tell)
+                with _stoppable():
+                    failed = make(shelf, jobs, every=study.jobs, side_by_side=given.jobs, tell=tell)
             except KeyboardInterrupt:
-                path = report(study, shelf)
-                print(f"interrupted; {path}; the same command goes on", file=sys.stderr)
-                sys.exit(130)
-        print(report(study, shelf))
+                interrupted = True
+        path = report(study, shelf)
+        if interrupted:
+            print(f"interrupted; {path}; the same command goes on", file=sys.stderr)
+            sys.exit(130)
+        print(path)
         if failed:
             raise ValueError(f"{len(failed)} runs failed, {failed[0]} first; the same command "
                              "tries them again")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, so that the runs are told; elsewhere they end the
+    program at once, since nothing can be lost."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _named(name: str) -> Path:

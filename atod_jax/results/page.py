@@ -5,6 +5,7 @@ environments and models is data that the page's script sets as text.
 """
 
 import base64
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -165,7 +166,7 @@ def _results(run: RunRecord) -> list[dict[str, str]]:
 def _gaps(workdir: Path) -> Iterator[tuple[int, list[float | None]]]:
     """Per step that was shown, the mean disagreement of the turns of each number."""
     for path in sorted((workdir / "transcripts").glob("*-turns.json")):
-        step, told = path.stem.partition("-")[0], _read(path, "gap")
+        step, told = path.stem.partition("-")[0], Lines(path, "gap")
         if step.isdecimal() and told and told[0]["gap"]:
             yield int(step), told[0]["gap"]
 
@@ -195,29 +196,55 @@ def _kept(number: int, run: RunRecord) -> Iterator[Batch]:
     for path in sorted((run.workdir / "transcripts").glob("[0-9]*-*.jsonl")):
         step, _, name = path.stem.partition("-")
         if step.isdecimal():
-            yield Batch(path.name, name, int(step), _read(path, "turns"), number)
+            yield Batch(path.name, name, int(step), Lines(path, "turns"), number)
     for path in sorted((run.workdir / "evaluations").glob("*-T*.jsonl.gz")):
         name, _, temperature = path.name.removesuffix(".jsonl.gz").rpartition("-T")
-        yield Batch(path.name, f"{name} at T={temperature}", None, _read(path, "turns"), number)
+        played_for = f"{name} at T={temperature}"
+        yield Batch(path.name, played_for, None, Lines(path, "turns"), number)
 
 
-def _read(path: Path, holds: str) -> list[Mapping[str, Any]]:
-    """The JSON lines of a file, objects that have a list of this name.
+class Lines(Sequence[Mapping[str, Any]]):
+    """The JSON lines of a file, objects that have a list of some name. Read when they are asked
+    for: a study has gigabytes of them and shows a thousand.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: the file, or a line that is asked for, is damaged.
     """
+
+    def __init__(self, path: Path, holds: str):
+        self._path, self._holds = path, holds
+        self._count = len(self._lines())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, at: Any) -> Any:
+        lines = self._lines()[at]
+        with _damage(self._path):
+            found = [self._read(line) for line in (lines if isinstance(at, slice) else [lines])]
+        return found if isinstance(at, slice) else found[0]
+
+    def _lines(self) -> list[bytes]:
+        with _damage(self._path):
+            content = self._path.read_bytes()
+            content = gzip.decompress(content) if self._path.suffix == ".gz" else content
+            return [line for line in content.split(b"\n") if line.strip()]
+
+    def _read(self, line: bytes) -> Mapping[str, Any]:
+        record = json.loads(line, parse_constant=_refuse)
+        if not isinstance(record, dict) or not isinstance(record.get(self._holds), list):
+            raise ValueError(f"a line has no list of {self._holds}")
+        return record
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
     try:
-        content = path.read_bytes()
-        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).split(b"\n")
-        records = [json.loads(line, parse_constant=_refuse) for line in lines if line.strip()]
-        if not all(isinstance(r, dict) and isinstance(r.get(holds), list) for r in records):
-            raise ValueError(f"a line has no list of {holds}")
+        yield
     except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:
         raise ValueError(
             f"{path} is damaged ({str(error)[:100]}); delete it to see the others"
         ) from error
-    return records
 
 
 def _refuse(constant: str) -> float:
