@@ -93,13 +93,16 @@ def signals(cfg: Run, checkpoint: str, workdir: str = "") -> str:
     """Plays and measures; prints both tables and writes them to WORKDIR/signals.md.
 
     Raises:
-      ValueError: there is no teacher, or it is not the student who plays.
+      ValueError: there is no teacher, it is not the student who plays, or there are fewer than
+        three groups.
     """
     if not cfg.teacher.path or cfg.rollout.source != "student":
         raise ValueError(
             f"teacher.path={cfg.teacher.path!r}, rollout.source={cfg.rollout.source!r}: signals are"
             " those of a teacher on what the student plays; name a run that has both"
         )
+    if cfg.rollout.tasks < 3:
+        raise ValueError(f"rollout.tasks={cfg.rollout.tasks}: signals need at least 3 groups")
     if workdir:
         make_folder(Path(workdir))
     layouts = layouts_of(cfg)
@@ -168,8 +171,8 @@ SAID = (
     "Size: mean |A| of an action token, with kappa = rho = 1. Episodes: those of a step whose "
     "noise is as long as its direction (the simple noise scale); with fewer the noise is longer. "
     "Cosines are between mean gradients, estimated without the noise that all signals of an "
-    "episode share, with their standard errors (groups left out by eighths); empty where a "
-    "direction is lost in noise. All are estimates from these groups. "
+    "episode share, with their standard errors (groups left out by eighths): an estimate may lie "
+    "beyond 1; empty where a direction is lost in noise. All are estimates from these groups. "
     "T-DUR and the others have their default options."
 )
 FALLS = (

@@ -90,8 +90,9 @@ def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     add("--jobs", type=int, default=os.cpu_count() or 1, help=side)
     add("--only", default="*", metavar="NAMES", help="runs such as mid/*,*-0, and what they need")
     add("--known", type=Path, metavar="FILE", help="results of another study, which are taken over")
-    add("--plan", action="store_true", help="print the commands of what is missing, and stop")
-    add("--report", action="store_true", help="write what has been found so far, and stop")
+    stop = parser.add_mutually_exclusive_group().add_argument
+    stop("--plan", action="store_true", help="print the commands of what is missing, and stop")
+    stop("--report", action="store_true", help="write what has been found so far, and stop")
     return parser.read(arguments)
 
 
@@ -111,8 +112,10 @@ def main(arguments: Iterable[str] | None = None) -> None:
             raise ValueError(f"--out={out} is a file; name a folder")
         shelf = Shelf(out, given.known and given.known.expanduser())
         only = given.only.split(",")
+        if other := require_own(shelf, study.jobs):
+            some = f"; so for {len(other) - 1} more" if len(other) > 1 else ""
+            print(f"not taken over from {given.known}: {other[0]}{some}", file=sys.stderr)
         jobs = to_make(study.jobs, only, is_found=shelf.__contains__, is_made=shelf.is_made)
-        require_own(shelf, study.jobs)
         if given.plan:
             return plan(study, shelf, jobs)
         failed, interrupted = [], False
@@ -136,9 +139,11 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, so that the runs are told; elsewhere they end the
-    program at once, since nothing can be lost."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """SIGINT, SIGTERM and the end of a terminal raise KeyboardInterrupt, so that the runs are told;
+    elsewhere they end the program at once, since nothing can be lost."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` has it
+        numbers.append(signal.SIGHUP)
     for number in numbers:
         signal.signal(number, signal.default_int_handler)
     try:

@@ -147,6 +147,8 @@ def tuned(job: Job, method: str) -> Job:
 def get_study(arg: str | None = None) -> Study:
     """The study of one variant."""
     v = config.parse_arg(arg, quick=False, seeds=0, steps=0)
+    if v.seeds < 0 or v.steps < 0:
+        raise ValueError(f"seeds={v.seeds}, steps={v.steps}: give at least 1")
     count = v.seeds or (3 if v.quick else 5)
     seeds = [seed for seed in range(count + len(SWEEP_SEEDS)) if seed not in SWEEP_SEEDS][:count]
     names = [QUICK] if v.quick else list(SETTINGS)

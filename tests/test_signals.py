@@ -31,10 +31,12 @@ def test_the_noise_scale_is_that_of_the_groups():
     np.testing.assert_allclose(cosines[0, 1], 0.8, atol=0.02)
     assert 0 < errors[0, 1] < 0.02
     nothing = Directions()
-    for sign in (1.0, -1.0):
+    for sign in (1.0, -1.0, 1.0, -1.0):
         nothing.add(sign * np.ones((1, 4)))
     assert nothing.noise_scale() == [np.inf]
     assert np.isnan(nothing.cosines()).all()
+    with pytest.raises(ValueError, match="0 groups: cosines need at least 3"):
+        Directions().cosines()
 
 
 def test_the_error_of_a_cosine_is_how_far_it_moves_with_other_groups():
@@ -110,3 +112,5 @@ def test_a_step_of_a_run_is_told(models, tmp_path, capsys):
 def test_a_run_without_a_teacher_has_no_such_signals(models):
     with pytest.raises(ValueError, match=r"teacher.path=''.*name a run that has both"):
         signals.signals(typed(smoke_config((models[0], ""), "grpo")), "")
+    with pytest.raises(ValueError, match=r"rollout\.tasks=2: signals need at least 3 groups"):
+        signals.signals(typed(smoke_config(models)), "")

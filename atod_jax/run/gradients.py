@@ -40,7 +40,7 @@ class Directions:
         and without a fold's groups; on the diagonal squared lengths, which may come out negative
         where noise is all there is."""
         kept = [fold for fold in range(FOLDS) if fold != without]
-        total = sum(self._totals[fold] for fold in kept)
+        total: Any = sum(self._totals[fold] for fold in kept)
         n = sum(len(range(fold, self._groups, FOLDS)) for fold in kept)
         return (total @ total.T - sum(self._products[fold] for fold in kept)) / (n * (n - 1))
 
@@ -57,18 +57,22 @@ class Directions:
 
     def cosines(self) -> tuple[Float[np.ndarray, "S S"], Float[np.ndarray, "S S"]]:
         """Between true mean gradients, and the standard error of each (jackknife over FOLDS folds
-        of groups); nan where a direction is lost in noise, with all groups or without a fold, and
-        for the errors where there are fewer than three groups."""
-        cosines, folds = _cosines(self.inner()), min(FOLDS, self._groups)
+        of groups); nan where a direction is lost in noise, with all groups or without a fold. An
+        estimate may lie beyond -1 and 1: cut there, its error would come out as none.
+
+        Raises:
+          ValueError: fewer than three groups.
+        """
+        folds = min(FOLDS, self._groups)
         if folds < 3:
-            return cosines, np.full_like(cosines, np.nan)
+            raise ValueError(f"{self._groups} groups: cosines need at least 3")
         each = [_cosines(self.inner(without)) for without in range(folds)]
-        return cosines, np.std(each, axis=0) * np.sqrt(folds - 1)
+        return _cosines(self.inner()), np.std(each, axis=0) * np.sqrt(folds - 1)
 
 
 def _cosines(inner: Float[np.ndarray, "S S"]) -> Float[np.ndarray, "S S"]:
     lengths = np.sqrt(np.where(np.diag(inner) > 0, np.diag(inner), np.nan))
-    return np.clip(inner / np.outer(lengths, lengths), -1.0, 1.0)
+    return inner / np.outer(lengths, lengths)
 
 
 class GroupGradient:

@@ -60,6 +60,15 @@ def over_seeds(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def bounds(interval: Interval, sign: str = "") -> str:
+    """In points, within what a share can be, or a difference of shares where there is a sign."""
+    if not math.isfinite(interval.low):
+        return "one seed"
+    least = -1.0 if sign else 0.0
+    low, high = (100 * min(1.0, max(least, x)) for x in (interval.low, interval.high))
+    return f"{low:{sign}.1f}, {high:{sign}.1f}"
+
+
 def detectable(spread: float, seeds: int) -> float:
     """The smallest true difference that `seeds` paired seeds show with a power of 80 %.
 

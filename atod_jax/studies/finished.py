@@ -40,6 +40,7 @@ class Finished(NamedTuple):
     """What a study reads of a finished run."""
 
     arguments: list[str]  # of its program, wherever the folder of the study is
+    needs: dict[str, list[str]]  # the same of all runs that it came from
     seconds: int  # that it took, or its last part where it was interrupted
     run: RunRecord
     tables: str = ""  # Markdown, of a run of `signals`
@@ -66,14 +67,15 @@ class Shelf:
 
     Raises:
       OSError: that cannot be read.
-      ValueError: it is damaged.
+      ValueError: it is damaged, or what is kept in the folder.
     """
 
     def __init__(self, out: Path, known: Path | None = None):
         self.out = out
-        self._known = known
+        self.known = known
         self._kept = _read(known, out) if known else {}
         self._found: dict[str, Finished] = {}
+        self._kept_before()  # better now than when the first run has ended
 
     def folder(self, name: str) -> Path:
         """Of a run, finished or not."""
@@ -87,16 +89,23 @@ class Shelf:
         """Whether a run has come to its end, its export included."""
         return self.is_made(name) or name in self._kept
 
-    def place(self, name: str) -> str:
-        """Where a finished run is found, with what to do if that is wrong."""
-        if name in self._kept:
-            return f"{self._known} (leave out --known)"
-        return f"{self.folder(name)} (use another --out, or remove it)"
+    def made(self, name: str) -> Finished | None:
+        """What is found in the folder of a run; None where it is not finished.
 
-    def arguments(self, name: str) -> list[str]:
-        """Of the program that made a finished run."""
-        known = self._kept.get(name)
-        return known.arguments if known else _mark(self.folder(name))["arguments"]
+        Raises:
+          ValueError: a file there is damaged.
+        """
+        if name not in self._found and self.is_made(name):
+            self._found[name] = _found_in(self.folder(name))
+        return self._found.get(name)
+
+    def taken_over(self, name: str) -> Finished | None:
+        """What is known of a run from elsewhere."""
+        return self._kept.get(name)
+
+    def forget(self, name: str) -> None:
+        """Does not take over what is known of a run."""
+        del self._kept[name]
 
     def get(self, name: str) -> Finished | None:
         """What is found of a run; None where it is not finished.
@@ -106,19 +115,19 @@ class Shelf:
         Raises:
           ValueError: a file in its folder is damaged.
         """
-        if name in self._kept:
-            return self._kept[name]
-        if name not in self._found and self.is_made(name):
-            self._found[name] = _found_in(self.folder(name))
-        return self._found.get(name)
+        return self._kept.get(name) or self.made(name)
 
     def rates(self, names: Iterable[str]) -> dict[str, float]:
         """`Finished.rate` of those that are finished."""
         return {name: run.rate for name in names if (run := self.get(name))}
 
-    def put(self, name: str, arguments: list[str], seconds: int) -> None:
-        """Marks a run as finished."""
-        mark = {"arguments": arguments, "seconds": seconds}
+    def put(self, name: str, arguments: list[str], *, seconds: int, needs: Iterable[str]) -> None:
+        """Marks a run as finished, which started from others in the folder."""
+        origins: dict[str, list[str]] = {}
+        for need in needs:
+            mark = _mark(self.folder(need))
+            origins |= mark["needs"] | {need: mark["arguments"]}
+        mark = {"arguments": arguments, "needs": origins, "seconds": seconds}
         write_text(self.folder(name) / MARK, json.dumps(mark, indent=1) + "\n")
 
     def keep(self, names: Iterable[str]) -> None:
@@ -127,13 +136,16 @@ class Shelf:
         Raises:
           ValueError: what is kept there is damaged.
         """
-        path = self.out / KEPT
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out, wait=True):  # others may share the folder
-            before = _read(path, self.out) if path.is_file() else {}
+            before = self._kept_before()
             found = {name: run for name in names if (run := self.get(name))}
             if found or self._kept:
-                write_bytes(path, _packed(before | self._kept | found))
+                write_bytes(self.out / KEPT, _packed(before | self._kept | found))
+
+    def _kept_before(self) -> dict[str, Finished]:
+        path = self.out / KEPT
+        return _read(path, self.out) if path.is_file() else {}
 
 
 def _mark(folder: Path) -> dict[str, Any]:
@@ -144,16 +156,28 @@ def _mark(folder: Path) -> dict[str, Any]:
 
 
 def _is_mark(found: Mapping[str, Any]) -> bool:
-    words, seconds = found.get("arguments"), found.get("seconds")
-    return (
-        isinstance(words, list) and all(isinstance(w, str) for w in words) and type(seconds) is int
+    needs, seconds = found.get("needs"), found.get("seconds")
+    if type(seconds) is not int or not 0 <= seconds < 1e9 or not isinstance(needs, dict):
+        return False
+    lists = [found.get("arguments"), *needs.values()]
+    return all(isinstance(x, list) and all(isinstance(w, str) for w in x) for x in lists)
+
+
+def _are_metrics(records: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether what a study reads of them is numbers, or null where one is not finite."""
+    return all(
+        type(record["step"]) is int
+        and all(type(record.get(key)) in (int, float, type(None)) for key in METRICS)
+        for record in records
     )
 
 
 def _found_in(folder: Path) -> Finished:
-    mark, tables = _mark(folder), folder / TABLES
-    told = tables.read_text(encoding="utf-8") if tables.is_file() else ""
-    return Finished(mark["arguments"], mark["seconds"], read_run(folder, {}), told)
+    mark, run, tables = _mark(folder), read_run(folder, {}), folder / TABLES
+    if not _are_metrics(run.records):
+        raise ValueError(f"{folder} has a record whose values are no numbers; {AGAIN}")
+    told = tables.read_text(encoding="utf-8", errors="replace") if tables.is_file() else ""
+    return Finished(mark["arguments"], mark["needs"], mark["seconds"], run, told)
 
 
 # ------------------------------------------------------------------------------------- what is kept
@@ -166,6 +190,7 @@ def _packed(every: Mapping[str, Finished]) -> bytes:
         {
             "name": name,
             "arguments": found.arguments,
+            "needs": found.needs,
             "seconds": found.seconds,
             "tables": found.tables,
             "metrics": [_short(record) for record in found.run.records],
@@ -185,9 +210,9 @@ def _packed(every: Mapping[str, Finished]) -> bytes:
 def _short(record: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics that a study reads, to six digits."""
     return {
-        key: float(f"{value:.6g}") if isinstance(value, float) else value
+        key: float(f"{value:.6g}") if isinstance(value := record[key], float) else value
         for key in METRICS
-        if (value := record.get(key)) is not None
+        if key in record
     }
 
 
@@ -222,8 +247,7 @@ def _unpacked(line: Mapping[str, Any], sets: list[dict[str, Any]], out: Path) ->
         result = EvalResult.from_json({"score": own["success"], **own, **sets[written["tasks"]]})
         results.setdefault(written["role"], {})[result.temperature] = result
     tables, metrics = line["tables"], line["metrics"]
-    steps = [type(record["step"]) for record in metrics]
-    if not _is_mark(line) or not isinstance(tables, str) or {*steps} - {int}:
+    if not _is_mark(line) or not isinstance(tables, str) or not _are_metrics(metrics):
         raise ValueError(f"the line of {line['name']!r:.80}")
     run = RunRecord(out / "runs" / line["name"], {}, metrics, results)
-    return Finished(line["arguments"], line["seconds"], run, tables)
+    return Finished(line["arguments"], line["needs"], line["seconds"], run, tables)

@@ -9,7 +9,7 @@ import numpy as np
 
 from atod_jax.results import plots
 from atod_jax.results.tables import markdown_table
-from atod_jax.studies.evidence import over_seeds
+from atod_jax.studies.evidence import bounds, over_seeds
 from atod_jax.studies.found import TEACHER, Found, by_seed, contrast, temperatures
 from atod_jax.studies.plan import Study
 
@@ -49,20 +49,20 @@ def levels(study: Study, every: Mapping[str, Sequence[Found]], *, out: Path) -> 
             known.append(Level(name, solved, estimates))
     if len(known) < 2:
         return ""
-    _draw(out / PICTURE, known)
-    names = list(known[0].differences)
+    names = list(dict.fromkeys(name for level in known for name in level.differences))
     rows = [
         [level.setting, _text(level.teacher, ""),
          *(_text(level.differences[n], "+") if n in level.differences else "" for n in names)]
         for level in known
     ]  # fmt: skip
+    _draw(out / PICTURE, known, names)
     table = markdown_table(["setting", "teacher {seeds}", *(f"{n} {{seeds}}" for n in names)], rows)
     return f"## {TITLE}\n\n{ABOUT}{temperature:g}.\n\n![{TITLE}]({PICTURE})\n\n{table}"
 
 
-def _draw(path: Path, known: Sequence[Level]) -> None:
+def _draw(path: Path, known: Sequence[Level], names: Sequence[str]) -> None:
     figure, axes = plots.success_figure("difference (points)")
-    for number, name in enumerate(known[0].differences):
+    for number, name in enumerate(names):
         there = [level for level in known if name in level.differences]
         style, x = plots.line_style(number), [np.mean(level.teacher) for level in there]
         y = [np.mean(level.differences[name]) for level in there]
@@ -79,8 +79,5 @@ def _draw(path: Path, known: Sequence[Level]) -> None:
 
 
 def _text(values: Sequence[float], sign: str) -> str:
-    x = over_seeds(values)
-    if not np.isfinite(x.low):
-        return f"{x.value:{sign}.1f}"
-    low, high = np.clip((x.low, x.high), -100.0 if sign else 0.0, 100.0)
-    return f"{x.value:{sign}.1f} {{{low:{sign}.1f}, {high:{sign}.1f}}}"
+    x = over_seeds([value / 100 for value in values])
+    return f"{100 * x.value:{sign}.1f} {{{bounds(x, sign)}}}"

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from atod_jax.results.lock import is_locked, locked
-from atod_jax.studies.finished import Shelf
-from atod_jax.studies.plan import Job, by_value, mean_by_value
+from atod_jax.studies.finished import Finished, Shelf
+from atod_jax.studies.plan import Job, best_of, by_value, mean_by_value
 
 # One thread per run: tiny matrices gain nothing from two, two runs do, and the order of sums does
 # not depend on how many cores a machine has; on its kind of processor it still does. NPROC is how
@@ -27,36 +27,65 @@ def program(name: str) -> tuple[str, ...]:
     return sys.executable, "-m", f"atod_jax.{name}"
 
 
-def require_own(shelf: Shelf, jobs: Sequence[Job]) -> None:
-    """Checks that what is finished was made as this study makes it.
+def require_own(shelf: Shelf, jobs: Sequence[Job]) -> list[str]:
+    """Checks that what is finished was made as this study makes it, from models made so too.
+
+    Returns:
+      A line for each known run that was not, which is forgotten.
 
     Raises:
-      ValueError: a run was made with other options, of which the first is named.
+      ValueError: a run in the folder was not.
     """
-    named = {job.name: job for job in jobs}
-    for job in jobs:
-        if job.name not in shelf:
-            continue
-        old, possible = shelf.arguments(job.name), list(_possible(shelf, job, named))
-        if old in possible:
-            continue
-        new = possible[-1]
+    ways, said = _Ways(shelf, jobs), []
+    for job in sorted(jobs, key=lambda job: bool(job.tuned)):  # those that are tuned by come first
+        made, known = shelf.made(job.name), shelf.taken_over(job.name)
+        if known and (wrong := ways.other(job, known)):
+            shelf.forget(job.name)
+            said.append(wrong)
+        if made and (wrong := ways.other(job, made)):
+            raise ValueError(f"{wrong}: {shelf.folder(job.name)} (use another --out, or remove it)")
+    return said
+
+
+class _Ways:
+    """The arguments that the runs of a study may have."""
+
+    def __init__(self, shelf: Shelf, jobs: Sequence[Job]):
+        self._shelf, self._named = shelf, {job.name: job for job in jobs}
+        # what runs were made with where those that tried the values are gone
+        self._settled: dict[tuple[str, tuple[str, ...]], Any] = {}
+
+    def other(self, job: Job, run: Finished) -> str:
+        """How it was made otherwise, "" where it was not."""
+        for name, arguments in run.needs.items():
+            if name in self._named and (wrong := self._differs(self._named[name], arguments)):
+                return f"{job.name} began from {name}, which was {wrong}"
+        wrong = self._differs(job, run.arguments)
+        return wrong and f"{job.name} was {wrong}"
+
+    def _differs(self, job: Job, old: list[str]) -> str:
+        possible = {tuple(job.arguments(values)): values for values in self._values(job)}
+        if tuple(old) in possible:
+            for option, value in possible[tuple(old)].items():
+                self._settled[option, job.tuned[option]] = value
+            return ""
+        new = list(possible)[-1]
         other = {*old, *new} - ({*old} & {*new})
-        raise ValueError(
-            f"{job.name} was made with {_differing(old, other)}, the study now has "
-            f"{_differing(new, other)}: {shelf.place(job.name)}"
-        )
+        return f"made with {_differing(old, other)}, the study now has {_differing(new, other)}"
 
-
-def _possible(shelf: Shelf, job: Job, named: Mapping[str, Job]) -> Iterator[list[str]]:
-    """Arguments that a run of the study may have: those of the best values, or of all that are
-    tried where it is not known yet which is the best."""
-    try:
-        yield job.arguments(chosen(shelf, job, named))
-    except FileNotFoundError:
-        every = [by_value(tried, option, named) for option, tried in job.tuned.items()]
-        for values in itertools.product(*every):
-            yield job.arguments(dict(zip(job.tuned, values, strict=True)))
+    def _values(self, job: Job) -> list[dict[str, Any]]:
+        """Of the options that are tuned: the best, or where it is not known yet which these are,
+        all that are tried, until one is found."""
+        try:
+            return [chosen(self._shelf, job, self._named)]
+        except FileNotFoundError:
+            every = [
+                [self._settled[key]]
+                if (key := (option, tried)) in self._settled
+                else by_value(tried, option, self._named)
+                for option, tried in job.tuned.items()
+            ]
+            return [dict(zip(job.tuned, v, strict=True)) for v in itertools.product(*every)]
 
 
 def _differing(arguments: Sequence[str], other: Collection[str]) -> str:
@@ -75,8 +104,7 @@ def chosen(shelf: Shelf, job: Job, named: Mapping[str, Job]) -> dict[str, Any]:
         rates = shelf.rates(tried)
         if missing := [name for name in tried if name not in rates]:
             raise FileNotFoundError(f"{shelf.folder(missing[0])} is not finished")
-        means = mean_by_value(rates, option, named)
-        values[option] = max(means, key=lambda value: means[value])
+        values[option] = best_of(mean_by_value(rates, option, named))
     return values
 
 
@@ -206,7 +234,8 @@ class _Work:
             self._tell(f"failed: {name}: {_last_line(_log(self._shelf.out, name))}")
             return
         self._took.append(time.monotonic() - run.began)
-        self._shelf.put(name, run.arguments, round(self._took[-1]))
+        seconds, needs = round(self._took[-1]), self._named[name].needs
+        self._shelf.put(name, run.arguments, seconds=seconds, needs=needs)
         self._shelf.keep(self._named)
         done = self._count - len(self.waiting) - len(self.running) - len(self.failed)
         self._tell(f"{name} done, {done} of {self._count}{self._left()}")

@@ -9,10 +9,9 @@ import numpy as np
 
 from atod_jax.results import plots
 from atod_jax.results.files import write_text
-from atod_jax.results.intervals import Interval
 from atod_jax.results.runs import curve_points
 from atod_jax.results.tables import markdown_table
-from atod_jax.studies.evidence import Estimate, detectable, share
+from atod_jax.studies.evidence import Estimate, bounds, detectable, share
 from atod_jax.studies.finished import Shelf
 from atod_jax.studies.found import (
     TEACHER,
@@ -25,7 +24,7 @@ from atod_jax.studies.found import (
 )
 from atod_jax.studies.levels import levels
 from atod_jax.studies.overview import overview
-from atod_jax.studies.plan import Job, Setting, Study, by_value, mean_by_value
+from atod_jax.studies.plan import Job, Setting, Study, best_of, by_value, mean_by_value
 from atod_jax.studies.signs import outcome, signs
 
 HOW = (
@@ -87,6 +86,8 @@ def _section(setting: Setting, found: Sequence[Found], *, planned: int, shelf: S
     parts = [f"## {setting.name}", setting.about]
     if (there := sum(len(f.runs) for f in found)) < planned:
         parts.append(f"{there} of {planned} runs are finished.")
+    if missing := ", ".join(_unfinished(found)):
+        parts.append(f"Without an evaluation at the end, and so in no table: {missing}.")
     if others := ", ".join(map(str, strangers(found))):
         parts.append(
             f"Before training not all methods of seed {others} solved the same tasks: they began "
@@ -105,6 +106,15 @@ def _section(setting: Setting, found: Sequence[Found], *, planned: int, shelf: S
     return [*parts, signs(setting.name, found), *told]
 
 
+def _unfinished(found: Sequence[Found]) -> list[str]:
+    return [
+        f"{f.cell.method}, seed {seed}"
+        for f in found
+        for seed, run in f.runs.items()
+        if not run.results.get("final")
+    ]
+
+
 def _levels(found: Sequence[Found], temperature: float) -> str:
     named = {f.cell.method: f.results("final", temperature) for f in found}
     for role, name in (("start", "*before training*"), (TEACHER, "*teacher*")):
@@ -114,7 +124,10 @@ def _levels(found: Sequence[Found], temperature: float) -> str:
         for name, results in named.items()
         if results
     }
-    rows = [[name, _cell(e), _seeds(e), _spread(e)] for name, e in estimates.items()]
+    rows = [
+        [name, _cell(e), _seeds(e), f"{100 * _spread(e):.1f}" if len(e.per_seed) > 1 else ""]
+        for name, e in estimates.items()
+    ]
     return markdown_table(["method", "solved [tasks] {seeds}", "per seed", "spread"], rows)
 
 
@@ -123,30 +136,22 @@ def _differences(setting: Setting, found: Sequence[Found], temperature: float) -
     for one, other in setting.contrasts:
         estimate = contrast(found, one, other, temperature=temperature)
         if estimate:
-            spread, seeds = _spread(estimate), len(estimate.per_seed)
-            seen = f"{detectable(float(spread), seeds):.1f}" if spread else ""
+            least = 100 * detectable(_spread(estimate), len(estimate.per_seed))
+            seen = f"{least:.1f}" if least <= 100 else "nothing"
             rows.append([f"{one} - {other}", _cell(estimate, "+"), _seeds(estimate, "+"), seen])
     head = ["difference, points", "value [tasks] {seeds}", "per seed", "smallest seen"]
     return markdown_table(head, rows) if rows else ""
 
 
-def _spread(estimate: Estimate) -> str:
-    """The standard deviation over seeds, points."""
+def _spread(estimate: Estimate) -> float:
+    """The standard deviation over seeds; nan of a single one."""
     values = estimate.per_seed
-    return f"{100 * float(np.std(values, ddof=1)):.1f}" if len(values) > 1 else ""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def _cell(estimate: Estimate, sign: str = "") -> str:
-    tasks, seeds = (_bounds(x, sign) for x in (estimate.tasks, estimate.seeds))
+    tasks, seeds = (bounds(x, sign) for x in (estimate.tasks, estimate.seeds))
     return f"{100 * estimate.value:{sign}.1f} [{tasks}] {{{seeds}}}"
-
-
-def _bounds(interval: Interval, sign: str) -> str:
-    if not math.isfinite(interval.low):
-        return "one seed"
-    least = -1.0 if sign else 0.0  # a share, or a difference of shares
-    low, high = (100 * min(1.0, max(least, x)) for x in (interval.low, interval.high))
-    return f"{low:{sign}.1f}, {high:{sign}.1f}"
 
 
 def _seeds(estimate: Estimate, sign: str = "") -> str:
@@ -188,7 +193,7 @@ def _tuning(jobs: Sequence[Job], shelf: Shelf) -> list[str]:
         means = mean_by_value(done, option, named)
         for value, names in by_value(done, option, named).items():
             each = ", ".join(f"{name} {100 * done[name]:.1f}" for name in names)
-            best = len(done) == len(tried) and means[value] == max(means.values())
+            best = len(done) == len(tried) and value == best_of(means)
             taken = "taken" if best else ""
             rows.append([option, value, each, f"{100 * means[value]:.1f}", taken])
     if not rows:

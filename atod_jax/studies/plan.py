@@ -3,8 +3,9 @@
 import dataclasses
 import fnmatch
 import graphlib
+import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from atod_jax.options.tree import show
@@ -81,8 +82,8 @@ class Study:
     """What `get_study` of a file such as configs/study.py returns.
 
     Raises:
-      ValueError: two jobs have one name, or something names a job, method or setting that is not
-        there.
+      ValueError: two jobs, settings or methods of one have one name, a name cannot be a folder's,
+        or something names a job, method or setting that is not there.
     """
 
     title: str
@@ -94,30 +95,9 @@ class Study:
     spread: float = 5.0  # points between equal runs of two seeds that are planned for, paired
 
     def __post_init__(self) -> None:
-        if not self.jobs:
-            raise ValueError("a study without a job; give at least one")
-        names = [job.name for job in self.jobs]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"a study needs a name for every job; twice there: {twice[0]}")
-        wanted = {name for job in self.jobs for name in (*job.before, *job.like)}
-        wanted |= {name for cell in self.cells for name in cell.jobs.values()}
-        wanted |= {name for setting in self.settings for name in setting.signals}
-        if unknown := sorted(wanted - set(names)):
-            raise ValueError(f"a study names the job {unknown[0]!r}, which it does not have")
-        known = {setting.name for setting in self.settings}
-        if unknown := sorted({*self.axis, *(cell.setting for cell in self.cells)} - known):
-            raise ValueError(f"a study names the setting {unknown[0]!r}, which it does not have")
-        for setting in self.settings:
-            methods = {cell.method for cell in self.cells_of(setting.name)} | {"teacher"}
-            for pair in setting.contrasts:
-                if unknown := sorted(set(pair) - methods):
-                    raise ValueError(f"contrast {' - '.join(pair)} of {setting.name}: no method is "
-                                     f"called {unknown[0]!r} there")  # fmt: skip
-        tried = {(name, option) for j in self.jobs for option, x in j.tuned.items() for name in x}
-        for job in self.jobs:
-            for option in {option for name, option in tried if name == job.name}:
-                if option not in job.options:
-                    raise ValueError(f"{job.name} is tried for {option}, but does not set it")
+        _require_jobs(self.jobs)
+        _require_settings(self)
+        _require_contrasts(self)
 
     @property
     def sizes(self) -> list[int]:
@@ -127,6 +107,64 @@ class Study:
     def cells_of(self, setting: str) -> list[Cell]:
         """The methods of a setting."""
         return [cell for cell in self.cells if cell.setting == setting]
+
+
+FOLDER = re.compile(r"\w[\w., =-]*(/\w[\w., =-]*)*")  # of a job
+FILE = re.compile(r"\w[\w., =-]*")  # of a setting's picture
+
+
+def _require_jobs(jobs: Sequence[Job]) -> None:
+    if not isinstance(jobs, Sequence) or not jobs:
+        raise ValueError("a study without a job, or not a sequence of them; give at least one")
+    for job in jobs:
+        if not isinstance(job.name, str) or not FOLDER.fullmatch(job.name):
+            raise ValueError(
+                f"a study has a job {job.name!r}; let it be a folder such as mid/opd-0"
+            )
+        if type(job.seed) is not int or not isinstance(job.options, Mapping):
+            raise ValueError(f"{job.name}: give a whole number as seed and options by name")
+    _require_once("job", [job.name for job in jobs])
+    wanted = {name for job in jobs for name in (*job.before, *job.like)}
+    _require_there("job", wanted, {job.name for job in jobs})
+    named = {job.name: job for job in jobs}
+    for job in jobs:
+        for option, tried in job.tuned.items():
+            if not tried:
+                raise ValueError(f"{job.name}: no job tries values of {option}")
+            if never := [name for name in tried if option not in named[name].options]:
+                raise ValueError(f"{never[0]} is tried for {option}, but does not set it")
+
+
+def _require_settings(study: Study) -> None:
+    names = [setting.name for setting in study.settings]
+    if bad := [name for name in names if not FILE.fullmatch(name) or name == "levels"]:
+        raise ValueError(f"a study has a setting {bad[0]!r}, which cannot be a picture's name")
+    _require_once("setting", names)
+    _require_once("method of a setting", [f"{c.setting}, {c.method}" for c in study.cells])
+    _require_there("setting", {*study.axis, *(cell.setting for cell in study.cells)}, names)
+    wanted = {name for cell in study.cells for name in cell.jobs.values()}
+    wanted |= {name for setting in study.settings for name in setting.signals}
+    _require_there("job", wanted, {job.name for job in study.jobs})
+
+
+def _require_contrasts(study: Study) -> None:
+    for setting in study.settings:
+        methods = {cell.method for cell in study.cells_of(setting.name)} | {"teacher"}
+        for pair in setting.contrasts:
+            unknown = sorted(set(pair) - methods)
+            if len(pair) != 2 or unknown:
+                said = f"no method is called {unknown[0]!r} there" if unknown else "give two"
+                raise ValueError(f"contrast {' - '.join(pair)} of {setting.name}: {said}")
+
+
+def _require_once(what: str, names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"a study needs a name for every {what}; twice there: {twice[0]}")
+
+
+def _require_there(what: str, wanted: Iterable[str], known: Collection[str]) -> None:
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ValueError(f"a study names the {what} {unknown[0]!r}, which it does not have")
 
 
 def by_value(tried: Iterable[str], option: str, named: Mapping[str, Job]) -> dict[Any, list[str]]:
@@ -143,6 +181,11 @@ def mean_by_value(
     """The mean rate of the jobs that tried a value of an option."""
     values = by_value(rates, option, named)
     return {value: statistics.fmean(rates[n] for n in names) for value, names in values.items()}
+
+
+def best_of(means: Mapping[Any, float]) -> Any:
+    """The value of the highest mean, of equal ones the first."""
+    return max(means, key=lambda value: means[value])
 
 
 def to_make(

@@ -50,7 +50,7 @@ def _rank_correlation(runs: Sequence[RunRecord], name: str) -> str:
     early = [mean_of([run], name, first=10, end=20) for run in runs]
     ends = [float(np.mean([r.rate().value for r in run.results["final"].values()])) for run in runs]
     pairs = [(sign, end) for sign, end in zip(early, ends, strict=True) if sign is not None]
-    if any(len(set(side)) < FEW for side in zip(*pairs, strict=True)) or not pairs:
+    if len(pairs) < FEW or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
         return ""
     ranks = [stats.rankdata(side) for side in zip(*pairs, strict=True)]
     return f"{np.corrcoef(*ranks)[0, 1]:+.2f} ({len(pairs)})"

@@ -164,11 +164,41 @@ def test_what_was_made_in_another_way_is_not_taken_for_this_study(told, tmp_path
     assert words in (err := capsys.readouterr().err)
     assert "(use another --out, or remove it)" in err
     known = f"--known={tmp_path / 'out' / KEPT}"
-    with pytest.raises(SystemExit):
-        study.main([f"--config={tmp_path / 'four.py'}", f"--out={tmp_path / 'new'}", known])
-    assert words in (err := capsys.readouterr().err)
-    assert f"{KEPT} (leave out --known)" in err
-    assert len(told()) == 10
+    study.main([f"--config={tmp_path / 'four.py'}", f"--out={tmp_path / 'new'}", known])
+    assert f"not taken over from {tmp_path / 'out' / KEPT}: {words[:-2]}; so for 2 more" in (
+        capsys.readouterr().err
+    )
+    assert {given["config.solved"] for _, given, _ in told()[10:]} == {"0.6", "0.62", "0.64"}
+
+
+def test_what_began_from_another_model_is_not_taken(told, tmp_path):
+    """Though that has been made again as it should be, or is known from elsewhere."""
+    old, new = (
+        [Job("models/a-0", "sft", 0, {"size": size}),
+         Job("s/x-0", "atod", 0, needs=("models/a-0",)),
+         Job("s/signals", "told", 0, needs=("s/x-0",))]
+        for size in (5, 7)
+    )  # fmt: skip
+    make(tmp_path, old, side_by_side=1)
+    assert making.require_own(Shelf(tmp_path), old) == []
+    with pytest.raises(ValueError, match=r"models/a-0 was made with .*size=5, .* now has .*size=7"):
+        making.require_own(Shelf(tmp_path), new)
+    shutil.rmtree(tmp_path / "runs/models")
+    make(tmp_path, new[:1], side_by_side=1)
+    with pytest.raises(
+        ValueError, match=r"x-0 began from models/a-0, which was made with .*size=5"
+    ):
+        making.require_own(Shelf(tmp_path), new)
+    other = Shelf(tmp_path / "new", tmp_path / KEPT)
+    assert [line.split(" began from models/a-0")[0] for line in making.require_own(other, new)] == [
+        "s/x-0", "s/signals",
+    ]  # fmt: skip
+    assert "models/a-0" in other
+    assert "s/x-0" not in other
+    known = shutil.copy(tmp_path / KEPT, tmp_path / "known")
+    make(tmp_path / "third", old[:1], side_by_side=1)
+    with pytest.raises(ValueError, match=r"third/runs/models/a-0 \(use another --out"):
+        making.require_own(Shelf(tmp_path / "third", Path(known)), new)
 
 
 def test_what_was_made_without_a_sweep_is_not_taken_for_tuned(told, tmp_path):
@@ -183,6 +213,12 @@ def test_what_was_made_without_a_sweep_is_not_taken_for_tuned(told, tmp_path):
     make(tmp_path, [*tried, tuned], side_by_side=1)
     shutil.rmtree(tmp_path / "runs" / "lr-0.0001")
     making.require_own(Shelf(tmp_path), [*tried, tuned])
+    taken = Shelf(tmp_path).made("s/x-0").arguments
+    other = Job("s/x-1", "atod", 1, {"optim.lr": 1e-3 if "0.0001" in taken[-1] else 1e-4})
+    make(tmp_path, [other], side_by_side=1)
+    both = [*tried, tuned, Job("s/x-1", "atod", 1, tuned=tuned.tuned)]
+    with pytest.raises(ValueError, match=r"s/x-1 was made with --config.optim.lr"):
+        making.require_own(Shelf(tmp_path), both)  # one of each value
 
 
 def test_a_study_goes_on_from_what_another_one_kept(told, tmp_path, capsys):
@@ -190,6 +226,10 @@ def test_a_study_goes_on_from_what_another_one_kept(told, tmp_path, capsys):
     there, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     config = f"--config={tmp_path / 'three.py'}"
     study.main([config, f"--out={there}", "--only=*-0,*-2"])
+    metrics = there / "runs/s/atod-0/metrics.jsonl"  # steps whose loss was not finite
+    lost = '"loss/total": null, "kl/verb": 2'
+    metrics.write_text(metrics.read_text().replace(lost.replace("null", "1.0"), lost))
+    study.main([config, f"--out={there}", "--report"])
     kept = shutil.copy(there / KEPT, tmp_path)
     there.rename(tmp_path / "gone")
     again = [config, f"--out={elsewhere}", f"--known={kept}"]
@@ -222,7 +262,7 @@ def test_what_was_kept_stays_kept(tmp_path):
 def finished(out, name):
     make_run(out / "runs" / name)
     shelf = Shelf(out)
-    shelf.put(name, ["--config=atod"], 1)
+    shelf.put(name, ["--config=atod"], seconds=1, needs=())
     return shelf
 
 
@@ -246,6 +286,7 @@ def of_line(change):
         lambda x: lzma.compress(b"[" * 100_000),
         *(of_line({key: wrong})
           for key, wrong in (("results", [1]), ("metrics", 5), ("metrics", [1]), ("tables", 5),
+                             ("metrics", [{"step": 1, "kl/verb": "x"}]), ("needs", [1]),
                              ("arguments", "abc"), ("arguments", None), ("seconds", None))),
     ],
 )  # fmt: skip
@@ -255,6 +296,9 @@ def test_results_that_are_damaged_are_not_taken(tmp_path, capsys, damage):
     (tmp_path / KEPT).write_bytes(damage((tmp_path / KEPT).read_bytes()))
     with pytest.raises(SystemExit):
         study.main([f"--config={tmp_path / 'three.py'}", f"--known={tmp_path / KEPT}", "--plan"])
+    assert "holds no results of a study, or half of them" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # before anything is made
+        study.main([f"--config={tmp_path / 'three.py'}", f"--out={tmp_path}"])
     assert "holds no results of a study, or half of them" in capsys.readouterr().err
 
 
@@ -286,6 +330,16 @@ def test_a_model_that_is_gone_is_made_again_for_those_who_start_from_it(told, tm
     make(tmp_path, jobs[:2], side_by_side=1)
     make(tmp_path / "new", jobs, side_by_side=1, known=tmp_path / KEPT)
     assert [word for word, _, _ in told()] == ["sft", "atod", "sft", "opd"]
+
+
+def test_a_run_without_an_evaluation_at_its_end_is_told(told, tmp_path):
+    (tmp_path / "three.py").write_text(STUDY)
+    arguments = [f"--config={tmp_path / 'three.py'}", f"--out={tmp_path / 'out'}"]
+    study.main(arguments)
+    (tmp_path / "out/runs/s/opd-1/evaluations/final-T1.json").unlink()
+    study.main([*arguments, "--report"])
+    words = "Without an evaluation at the end, and so in no table: opd, seed 1."
+    assert words in (tmp_path / "out/study.md").read_text()
 
 
 def test_methods_that_began_with_other_models_are_told(told, tmp_path):
@@ -349,7 +403,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path, capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_reaches_the_runs_once(told, tmp_path, number):
     (tmp_path / "three.py").write_text(STUDY)
     code = textwrap.dedent(f"""

@@ -55,6 +55,12 @@ def test_commands_name_the_folder_of_the_study():
         ([Job("a", "c", 0, tuned={"x": ("b",)})], (), "the job 'b'"),
         ([Job("a", "c", 0)], [Cell("s", "m", {0: "b"})], "the job 'b'"),
         ([Job("a", "c", 0)], [Cell("z", "m", {0: "a"})], "the setting 'z'"),
+        ([Job("a", "c", 0)], [Cell("s", "m", {0: "a"})] * 2, "twice there: s, m"),
+        ([Job("../a", "c", 0)], (), "a job '../a'"),
+        ([Job("/a", "c", 0)], (), "a job '/a'"),
+        ([Job("", "c", 0)], (), "a job ''"),
+        ([Job("a", "c", None)], (), "a: give a whole number as seed"),
+        ([Job("a", "c", 0, tuned={"x": ()})], (), "a: no job tries values of x"),
     ],
 )
 def test_what_a_study_names_must_be_there(jobs, cells, words):
