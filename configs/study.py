@@ -74,6 +74,7 @@ def _tried(method: str, rate: float, seed: int) -> str:  # a folder
 
 
 AXIS = ("stopped", "mid", "good")  # teachers
+POOLED = ("thoughts", "turned", "large")
 QUICK = "stopped"  # whose teacher is the soonest made
 SIGNALS_AT = (20, 60)  # steps
 TOLD = ("mid", "stopped", "good", "thoughts", "turned", "large")  # settings
@@ -184,6 +185,7 @@ def get_study(arg: str | None = None) -> Study:
         _linked(jobs),
         tuple(cells),
         axis=() if v.quick else AXIS,
+        pooled=() if v.quick else POOLED,
     )
 
 

@@ -1,10 +1,11 @@
-"""All settings and methods of a study in one table."""
+"""All settings and methods of a study in one table, and what methods differ by over several."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 
 from atod_jax.results.tables import markdown_table
-from atod_jax.studies.found import TEACHER, Found, by_seed, temperatures
+from atod_jax.studies.evidence import bounds, over_seeds
+from atod_jax.studies.found import TEACHER, Found, by_seed, contrast, temperatures
 from atod_jax.studies.plan import Study
 
 
@@ -28,6 +29,35 @@ def overview(study: Study, every: Mapping[str, Sequence[Found]]) -> str:
     )
     table = markdown_table(["setting", "before", TEACHER, *methods], rows)
     return f"## At a glance\n\n{about}\n\n{table}"
+
+
+POOLED = (
+    "The mean over all pairs of runs in {settings}, one a setting and a seed: each has a student "
+    "and a teacher of its own. In braces the 95 % interval over **pairs** (Student's t), how many "
+    "in parentheses. It speaks of other models and seeds of these very settings."
+)
+
+
+def pooled(study: Study, every: Mapping[str, Sequence[Found]]) -> str:
+    """What methods differ by over several settings, "" where fewer than two of them have runs."""
+    begun = [s for s in study.settings if s.name in study.pooled and every[s.name]]
+    if len(begun) < 2:
+        return ""
+    common = [pair for pair in begun[0].contrasts if all(pair in s.contrasts for s in begun)]
+    degrees = sorted({t for s in begun for t in temperatures(every[s.name])})[::-1]
+    rows = []
+    for one, other in common:
+        cells = [f"{one} - {other}"]
+        for t in degrees:
+            found = [contrast(every[s.name], one, other, temperature=t) for s in begun]
+            each = [x for estimate in found if estimate for x in estimate.per_seed]
+            mean = over_seeds(each) if each else None
+            said = mean and f"{100 * mean.value:+.1f} {{{bounds(mean, '+')}}} ({len(each)})"
+            cells.append(said or "")
+        rows.append(cells)
+    table = markdown_table(["difference, points", *(f"T = {t:g}" for t in degrees)], rows)
+    about = POOLED.format(settings=", ".join(s.name for s in begun))
+    return f"## Over settings\n\n{about}\n\n{table}"
 
 
 def _of_all(found: Sequence[Found], role: str, temperature: float) -> str:

@@ -23,7 +23,7 @@ from atod_jax.studies.found import (
     temperatures,
 )
 from atod_jax.studies.levels import levels
-from atod_jax.studies.overview import overview
+from atod_jax.studies.overview import overview, pooled
 from atod_jax.studies.plan import Job, Setting, Study, best_of, by_value, mean_by_value
 from atod_jax.studies.signs import outcome, signs
 
@@ -48,7 +48,8 @@ def write_study(study: Study, shelf: Shelf) -> Path:
             parts += _section(setting, found, planned=planned, shelf=shelf)
         else:
             later.append(f"{setting.name} ({setting.about.rstrip('.')})")
-    parts += [levels(study, every, out=shelf.out), outcome(every), *_tuning(study.jobs, shelf)]
+    parts += [levels(study, every, out=shelf.out), pooled(study, every), outcome(every)]
+    parts += _tuning(study.jobs, shelf)
     if later:
         parts.append(f"Planned, and not begun: {'; '.join(later)}.")
     runs = [done for job in study.jobs if (done := shelf.get(job.name))]

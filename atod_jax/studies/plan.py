@@ -92,6 +92,7 @@ class Study:
     jobs: tuple[Job, ...]
     cells: tuple[Cell, ...]
     axis: tuple[str, ...] = ()  # settings that differ in their teacher only
+    pooled: tuple[str, ...] = ()  # settings whose models differ too, which are read together
     spread: float = 5.0  # points between equal runs of two seeds that are planned for, paired
 
     def __post_init__(self) -> None:
@@ -141,7 +142,8 @@ def _require_settings(study: Study) -> None:
         raise ValueError(f"a study has a setting {bad[0]!r}, which cannot be a picture's name")
     _require_once("setting", names)
     _require_once("method of a setting", [f"{c.setting}, {c.method}" for c in study.cells])
-    _require_there("setting", {*study.axis, *(cell.setting for cell in study.cells)}, names)
+    wanted = {*study.axis, *study.pooled, *(cell.setting for cell in study.cells)}
+    _require_there("setting", wanted, names)
     wanted = {name for cell in study.cells for name in cell.jobs.values()}
     wanted |= {name for setting in study.settings for name in setting.signals}
     _require_there("job", wanted, {job.name for job in study.jobs})
