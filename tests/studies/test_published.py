@@ -33,3 +33,44 @@ def test_the_results_of_STUDY_md_are_those_of_the_page(page):
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert rows
     assert [row for row in rows if row not in page] == []
+
+
+ROWS = {  # of README -> settings
+    "commands, bad teacher": "stopped",
+    "commands, middle teacher": "mid",
+    "commands, good teacher": "good",
+    "thoughts of 20 tokens": "thoughts",
+    "thoughts in an order that the teacher seldom uses": "turned",
+    "thoughts in an order that it never saw": "foreign",
+    "rooms of 40 turns": "large",
+}
+BRACES = re.compile(r"\{([+-]?\d+\.\d), ([+-]?\d+\.\d)\}")
+
+
+def intervals(text):
+    """Those in braces, whichever side was taken from the other."""
+    each = [(float(low), float(high)) for low, high in BRACES.findall(text)]
+    return {max((low, high), (-high, -low)) for low, high in each}
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_README_and_the_answers_say_what_the_page_says(page):
+    readme, text = ((REPO / name).read_text() for name in ("README.md", "atod_jax/STUDY.md"))
+    section = readme.partition("\n## What the algorithms do here\n")[2].partition("\n## ")[0]
+    head, _, *rows = [cells(row) for row in section.splitlines() if row.startswith("|")]
+    glance = page.partition("\n## At a glance\n")[2].partition("\n## ")[0]
+    names, _, *found = [cells(row) for row in glance.splitlines() if row.startswith("|")]
+    known = {
+        row[0]: dict(zip(names, (x.partition(" ")[0] for x in row), strict=True)) for row in found
+    }
+    for row in rows:
+        assert row[1:] == [known[ROWS[row[0]]][name] for name in head[1:]]
+    answers = text.partition("\n## Answers so far\n")[2].partition("\n## ")[0]
+    before = text.partition("\n## Five seeds with GRPO\n")[2].partition("\n## ")[0]
+    assert len(intervals(section)) > 3
+    assert len(intervals(answers)) > 10
+    assert intervals(section) <= intervals(page)
+    assert intervals(answers) - intervals(before) <= intervals(page)
