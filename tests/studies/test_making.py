@@ -430,8 +430,9 @@ def test_what_cannot_be_done_is_one_line(tmp_path, capsys, arguments, words):
 def test_an_interruption_reaches_the_runs_once(told, tmp_path, number):
     (tmp_path / "three.py").write_text(STUDY)
     code = textwrap.dedent(f"""
-        import sys
+        import signal, sys
         sys.argv = ["-m"]  # as `python -m` begins
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup pytest` ignores
         from atod_jax import study
         from atod_jax.studies import making
         making.program = lambda name: {making.program("train")!r}
