@@ -166,9 +166,9 @@ def _results(run: RunRecord) -> list[dict[str, str]]:
 def _gaps(workdir: Path) -> Iterator[tuple[int, list[float | None]]]:
     """Per step that was shown, the mean disagreement of the turns of each number."""
     for path in sorted((workdir / "transcripts").glob("*-turns.json")):
-        step, told = path.stem.partition("-")[0], Lines(path, "gap")
-        if step.isdecimal() and told and told[0]["gap"]:
-            yield int(step), told[0]["gap"]
+        step, first = path.stem.partition("-")[0], Lines(path, "gap")[:1]
+        if step.isdecimal() and first and first[0]["gap"]:
+            yield int(step), first[0]["gap"]
 
 
 # ----------------------------------------------------------------------------------------- episodes

@@ -69,6 +69,12 @@ def bounds(interval: Interval, sign: str = "") -> str:
     return f"{low:{sign}.1f}, {high:{sign}.1f}"
 
 
+def over_seeds_text(values: Sequence[float], sign: str = "") -> str:
+    """Mean and {interval} of one share a seed, or of one difference where there is a sign."""
+    mean = over_seeds(values)
+    return f"{100 * mean.value:{sign}.1f} {{{bounds(mean, sign)}}}"
+
+
 def detectable(spread: float, seeds: int) -> float:
     """The smallest true difference that `seeds` paired seeds show with a power of 80 %.
 

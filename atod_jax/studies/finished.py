@@ -36,12 +36,18 @@ WRONG = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowEr
 METRICS = ("step", "loss/total", *SIGNS, *CURVE_KEYS)  # those that a study reads
 
 
-class Finished(NamedTuple):
-    """What a study reads of a finished run."""
+class Mark(NamedTuple):
+    """How a finished run was made."""
 
     arguments: list[str]  # of its program, wherever the folder of the study is
     needs: dict[str, list[str]]  # the same of all runs that it came from
     seconds: int  # that it took, or its last part where it was interrupted
+
+
+class Finished(NamedTuple):
+    """What a study reads of a finished run."""
+
+    mark: Mark
     run: RunRecord
     tables: str = ""  # Markdown, of a run of `signals`
 
@@ -72,7 +78,6 @@ class Shelf:
 
     def __init__(self, out: Path, known: Path | None = None):
         self.out = out
-        self.known = known
         self._kept = _read(known, out) if known else {}
         self._found: dict[str, Finished] = {}
         self._kept_before()  # better now than when the first run has ended
@@ -89,19 +94,17 @@ class Shelf:
         """Whether a run has come to its end, its export included."""
         return self.is_made(name) or name in self._kept
 
-    def made(self, name: str) -> Finished | None:
-        """What is found in the folder of a run; None where it is not finished.
+    def mark(self, name: str) -> Mark | None:
+        """How the run in its folder was made; None where it is not finished.
 
         Raises:
-          ValueError: a file there is damaged.
+          ValueError: the mark is damaged.
         """
-        if name not in self._found and self.is_made(name):
-            self._found[name] = _found_in(self.folder(name))
-        return self._found.get(name)
+        return _mark(self.folder(name)) if self.is_made(name) else None
 
-    def taken_over(self, name: str) -> Finished | None:
-        """What is known of a run from elsewhere."""
-        return self._kept.get(name)
+    def known_mark(self, name: str) -> Mark | None:
+        """The same of a run that is known from elsewhere."""
+        return self._kept[name].mark if name in self._kept else None
 
     def forget(self, name: str) -> None:
         """Does not take over what is known of a run."""
@@ -115,7 +118,11 @@ class Shelf:
         Raises:
           ValueError: a file in its folder is damaged.
         """
-        return self._kept.get(name) or self.made(name)
+        if name in self._kept:
+            return self._kept[name]
+        if name not in self._found and self.is_made(name):
+            self._found[name] = _found_in(self.folder(name))
+        return self._found.get(name)
 
     def rates(self, names: Iterable[str]) -> dict[str, float]:
         """`Finished.rate` of those that are finished."""
@@ -125,10 +132,10 @@ class Shelf:
         """Marks a run as finished, which started from others in the folder."""
         origins: dict[str, list[str]] = {}
         for need in needs:
-            mark = _mark(self.folder(need))
-            origins |= mark["needs"] | {need: mark["arguments"]}
-        mark = {"arguments": arguments, "needs": origins, "seconds": seconds}
-        write_text(self.folder(name) / MARK, json.dumps(mark, indent=1) + "\n")
+            came_from = _mark(self.folder(need))
+            origins |= came_from.needs | {need: came_from.arguments}
+        mark = Mark(arguments, origins, seconds)
+        write_text(self.folder(name) / MARK, json.dumps(mark._asdict(), indent=1) + "\n")
 
     def keep(self, names: Iterable[str]) -> None:
         """Writes what is found of these runs, and what was kept before, to OUT/results.jsonl.xz.
@@ -148,19 +155,22 @@ class Shelf:
         return _read(path, self.out) if path.is_file() else {}
 
 
-def _mark(folder: Path) -> dict[str, Any]:
-    mark = read_object(folder / MARK, AGAIN)
-    if not _is_mark(mark):
+def _mark(folder: Path) -> Mark:
+    mark = _as_mark(read_object(folder / MARK, AGAIN))
+    if not mark:
         raise ValueError(f"{folder / MARK} does not say how the run was made; {AGAIN}")
     return mark
 
 
-def _is_mark(found: Mapping[str, Any]) -> bool:
-    needs, seconds = found.get("needs"), found.get("seconds")
+def _as_mark(found: Mapping[str, Any]) -> Mark | None:
+    values: list[Any] = [found.get(name) for name in Mark._fields]
+    arguments, needs, seconds = values
     if type(seconds) is not int or not 0 <= seconds < 1e9 or not isinstance(needs, dict):
-        return False
-    lists = [found.get("arguments"), *needs.values()]
-    return all(isinstance(x, list) and all(isinstance(w, str) for w in x) for x in lists)
+        return None
+    lists = [arguments, *needs.values()]
+    if not all(isinstance(x, list) and all(isinstance(w, str) for w in x) for x in lists):
+        return None
+    return Mark(arguments, needs, seconds)
 
 
 def _are_metrics(records: Iterable[Mapping[str, Any]]) -> bool:
@@ -177,7 +187,7 @@ def _found_in(folder: Path) -> Finished:
     if not _are_metrics(run.records):
         raise ValueError(f"{folder} has a record whose values are no numbers; {AGAIN}")
     told = tables.read_text(encoding="utf-8", errors="replace") if tables.is_file() else ""
-    return Finished(mark["arguments"], mark["needs"], mark["seconds"], run, told)
+    return Finished(mark, run, told)
 
 
 # ------------------------------------------------------------------------------------- what is kept
@@ -189,9 +199,7 @@ def _packed(every: Mapping[str, Finished]) -> bytes:
     runs = [
         {
             "name": name,
-            "arguments": found.arguments,
-            "needs": found.needs,
-            "seconds": found.seconds,
+            **found.mark._asdict(),
             "tables": found.tables,
             "metrics": [_short(record) for record in found.run.records],
             "results": [
@@ -247,7 +255,8 @@ def _unpacked(line: Mapping[str, Any], sets: list[dict[str, Any]], out: Path) ->
         result = EvalResult.from_json({"score": own["success"], **own, **sets[written["tasks"]]})
         results.setdefault(written["role"], {})[result.temperature] = result
     tables, metrics = line["tables"], line["metrics"]
-    if not _is_mark(line) or not isinstance(tables, str) or not _are_metrics(metrics):
+    mark = _as_mark(line)
+    if not mark or not isinstance(tables, str) or not _are_metrics(metrics):
         raise ValueError(f"the line of {line['name']!r:.80}")
     run = RunRecord(out / "runs" / line["name"], {}, metrics, results)
-    return Finished(line["arguments"], line["needs"], line["seconds"], run, tables)
+    return Finished(mark, run, tables)

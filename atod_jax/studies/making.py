@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atod_jax.results.lock import is_locked, locked
-from atod_jax.studies.finished import Finished, Shelf
+from atod_jax.studies.finished import Mark, Shelf
 from atod_jax.studies.plan import Job, best_of, by_value, mean_by_value
 
 # One thread per run: tiny matrices gain nothing from two, two runs do, and the order of sums does
@@ -38,7 +38,7 @@ def require_own(shelf: Shelf, jobs: Sequence[Job]) -> list[str]:
     """
     ways, said = _Ways(shelf, jobs), []
     for job in sorted(jobs, key=lambda job: bool(job.tuned)):  # those that are tuned by come first
-        made, known = shelf.made(job.name), shelf.taken_over(job.name)
+        made, known = shelf.mark(job.name), shelf.known_mark(job.name)
         if known and (wrong := ways.other(job, known)):
             shelf.forget(job.name)
             said.append(wrong)
@@ -55,12 +55,12 @@ class _Ways:
         # what runs were made with where those that tried the values are gone
         self._settled: dict[tuple[str, tuple[str, ...]], Any] = {}
 
-    def other(self, job: Job, run: Finished) -> str:
-        """How it was made otherwise, "" where it was not."""
-        for name, arguments in run.needs.items():
+    def other(self, job: Job, mark: Mark) -> str:
+        """How its run was made otherwise, "" where it was not."""
+        for name, arguments in mark.needs.items():
             if name in self._named and (wrong := self._differs(self._named[name], arguments)):
                 return f"{job.name} began from {name}, which was {wrong}"
-        wrong = self._differs(job, run.arguments)
+        wrong = self._differs(job, mark.arguments)
         return wrong and f"{job.name} was {wrong}"
 
     def _differs(self, job: Job, old: list[str]) -> str:

@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from atod_jax.results.tables import markdown_table
-from atod_jax.studies.evidence import bounds, over_seeds
+from atod_jax.studies.evidence import over_seeds_text
 from atod_jax.studies.found import TEACHER, Found, by_seed, contrast, temperatures
-from atod_jax.studies.plan import Study
+from atod_jax.studies.plan import Study, common_contrasts
 
 
 def overview(study: Study, every: Mapping[str, Sequence[Found]]) -> str:
@@ -43,17 +43,14 @@ def pooled(study: Study, every: Mapping[str, Sequence[Found]]) -> str:
     begun = [s for s in study.settings if s.name in study.pooled and every[s.name]]
     if len(begun) < 2:
         return ""
-    common = [pair for pair in begun[0].contrasts if all(pair in s.contrasts for s in begun)]
     degrees = sorted({t for s in begun for t in temperatures(every[s.name])})[::-1]
     rows = []
-    for one, other in common:
+    for one, other in common_contrasts(begun):
         cells = [f"{one} - {other}"]
         for t in degrees:
             found = [contrast(every[s.name], one, other, temperature=t) for s in begun]
             each = [x for estimate in found if estimate for x in estimate.per_seed]
-            mean = over_seeds(each) if each else None
-            said = mean and f"{100 * mean.value:+.1f} {{{bounds(mean, '+')}}} ({len(each)})"
-            cells.append(said or "")
+            cells.append(f"{over_seeds_text(each, '+')} ({len(each)})" if each else "")
         rows.append(cells)
     table = markdown_table(["difference, points", *(f"T = {t:g}" for t in degrees)], rows)
     about = POOLED.format(settings=", ".join(s.name for s in begun))

@@ -53,7 +53,7 @@ def write_study(study: Study, shelf: Shelf) -> Path:
     if later:
         parts.append(f"Planned, and not begun: {'; '.join(later)}.")
     runs = [done for job in study.jobs if (done := shelf.get(job.name))]
-    hours = sum(done.seconds for done in runs) / 3600
+    hours = sum(done.mark.seconds for done in runs) / 3600
     parts.append(f"{len(runs)} of {len(study.jobs)} runs took {hours:.1f} hours, one by one.")
     path = shelf.out / "study.md"
     write_text(path, "\n\n".join(filter(None, parts)) + "\n")

@@ -185,6 +185,12 @@ def mean_by_value(
     return {value: statistics.fmean(rates[n] for n in names) for value, names in values.items()}
 
 
+def common_contrasts(settings: Sequence[Setting]) -> list[tuple[str, str]]:
+    """Those that all of some settings ask for."""
+    first, *others = (setting.contrasts for setting in settings)
+    return [pair for pair in first if all(pair in other for other in others)]
+
+
 def best_of(means: Mapping[Any, float]) -> Any:
     """The value of the highest mean, of equal ones the first."""
     return max(means, key=lambda value: means[value])

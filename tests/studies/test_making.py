@@ -215,7 +215,7 @@ def test_what_was_made_without_a_sweep_is_not_taken_for_tuned(told, tmp_path):
     make(tmp_path, [*tried, tuned], side_by_side=1)
     shutil.rmtree(tmp_path / "runs" / "lr-0.0001")
     making.require_own(Shelf(tmp_path), [*tried, tuned])
-    taken = Shelf(tmp_path).made("s/x-0").arguments
+    taken = Shelf(tmp_path).mark("s/x-0").arguments
     other = Job("s/x-1", "atod", 1, {"optim.lr": 1e-3 if "0.0001" in taken[-1] else 1e-4})
     make(tmp_path, [other], side_by_side=1)
     both = [*tried, tuned, Job("s/x-1", "atod", 1, tuned=tuned.tuned)]
