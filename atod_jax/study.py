@@ -27,10 +27,9 @@ from atod_jax.results.page import write_page
 from atod_jax.results.runs import RunRecord
 from atod_jax.run import cli
 from atod_jax.run.workdir import read_record
-from atod_jax.studies.evidence import detectable
 from atod_jax.studies.finished import Shelf
 from atod_jax.studies.making import ALONE, chosen, make, require_own
-from atod_jax.studies.page import write_study
+from atod_jax.studies.page import power, write_study
 from atod_jax.studies.plan import Cell, Job, Study, to_make
 
 
@@ -63,9 +62,7 @@ def plan(study: Study, shelf: Shelf, jobs: list[Job]) -> None:
     """Prints what would be made, and what the design could see."""
     done = sum(job.name in shelf for job in study.jobs)
     print(f"# {study.title}: {len(study.jobs)} runs, {done} of them finished", file=sys.stderr)
-    for n in study.sizes:
-        seen = f"{detectable(study.spread, n):.1f} points" if n > 1 else "nothing"
-        print(f"# {n} paired seeds that spread by {study.spread:g} show {seen}", file=sys.stderr)
+    print(f"# {power(study)}", file=sys.stderr)
     said = " ".join(f"{name}={shlex.quote(value)}" for name, value in ALONE.items())
     print(f"# {said} goes before each")
     named = {job.name: job for job in study.jobs}

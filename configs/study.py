@@ -108,7 +108,7 @@ APART = (
     Setting(
         "rounding",
         "Seed 0 of ATOD in the first setting once more with other micro-batches each: what differs "
-        "is the order of sums.",
+        "is the order of sums. What stands for seeds below is the rows of a micro-batch.",
     ),
     Setting(
         "quickstart",

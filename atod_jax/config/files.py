@@ -66,7 +66,7 @@ def made_by(name: str, function: str, *, kind: type[T], otherwise: str) -> T:
         raise ValueError(f"--config={name}: {function}() returns {made!r}; {otherwise}")
     except (ValueError, FileNotFoundError):
         raise
-    except Exception as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the file does
         path = find(name.partition(":")[0])
         frames = [
             f

@@ -136,16 +136,19 @@ class EvalResult:
         """Reads what `to_json` wrote; results from before `stops` or `problems` have none.
 
         Raises:
-          ValueError: a field is missing or unknown.
+          ValueError: a field is missing or unknown, or a success neither true nor false.
         """
         expected = {field.name for field in dataclasses.fields(cls)}
         if set(data) | {"stops", "problems"} != expected:
             raise ValueError(f"an EvalResult has the fields {sorted(expected)}, got {sorted(data)}")
+        success = np.asarray(data["success"])
+        if not np.isin(success, (0, 1)).all():
+            raise ValueError("an EvalResult has a success that is neither true nor false")
         return cls(
             temperature=float(data["temperature"]),
             task_ids=tuple(data["task_ids"]),
             kinds=tuple(data["kinds"]),
-            success=np.asarray(data["success"], bool),
+            success=success.astype(bool),
             turns=np.asarray(data["turns"], np.int32),
             score=np.asarray(data["score"], np.float32),
             valid_rate=float(data["valid_rate"]),

@@ -39,7 +39,7 @@ HOW = (
 
 def write_study(study: Study, shelf: Shelf) -> Path:
     """Writes study.md and a picture per setting, from the runs that are finished."""
-    parts, later = [f"# {study.title}", study.about, HOW, _power(study)], []
+    parts, later = [f"# {study.title}", study.about, HOW, power(study)], []
     every = {setting.name: found_in(study, setting.name, shelf) for setting in study.settings}
     parts.append(overview(study, every))
     for setting in study.settings:
@@ -60,22 +60,19 @@ def write_study(study: Study, shelf: Shelf) -> Path:
     return path
 
 
-def _intervals(study: Study) -> int:
-    return sum(len(setting.contrasts) for setting in study.settings)
-
-
-def _power(study: Study) -> str:
+def power(study: Study) -> str:
     """What the design can see, said before anything has run."""
     sizes = [n for n in study.sizes if n > 1]
     seen = [f"{detectable(study.spread, n):.1f} points with {n} seeds" for n in sizes]
     if not seen:
         return "With one seed a cell nothing can be said of methods, only of these runs."
+    intervals = sum(len(setting.contrasts) for setting in study.settings)
     return (
         f"Where the difference of two methods varies from seed to seed by a standard deviation of "
         f"{study.spread:g} points, the smallest true difference that is seen four times in five is "
         f"{', '.join(seen)}; what it was in fact stands in the last column of the tables. A true "
         "difference that is smaller will often be missed: an interval that holds zero does not "
-        f"deny it. There are {_intervals(study)} differences at each temperature, of which one in "
+        f"deny it. There are {intervals} differences at each temperature, of which one in "
         "twenty excludes zero by chance alone."
     )
 

@@ -102,6 +102,9 @@ def test_a_file_that_raises_leaves_nothing_behind(folder):
         with pytest.raises(ValueError, match=r"half\.py, line 2: ZeroDivisionError: division"):
             config.load("half.py")
     assert not [name for name in sys.modules if name.endswith(".half")]
+    (folder / "end.py").write_text("raise SystemExit\n")
+    with pytest.raises(ValueError, match=r"end\.py, line 1: SystemExit"):
+        config.load("end.py")
 
 
 def test_arguments_of_a_variant_are_typed():

@@ -192,6 +192,9 @@ def test_results_survive_json():
     assert EvalResult.from_json(older).stops == EvalResult.from_json(older).problems == {}
     with pytest.raises(ValueError, match="has the fields"):
         EvalResult.from_json({key: value for key, value in older.items() if key != "failed"})
+    for success in ([["a", "b", "c"]], [[2, 0, 1]]):
+        with pytest.raises(ValueError, match="neither true nor false"):
+            EvalResult.from_json(result.to_json() | {"success": success})
 
 
 def test_the_share_of_a_stop_reason_is_over_all_episodes():
