@@ -83,7 +83,6 @@ SETTINGS = {
         "mid",
         (*PLAIN, SAME_RATE, "OPD, exact KL", "ATOD, not annealed", KINDS[0]),
         (*CLAIMS, *AT_RATE, *EXACT, *ANNEALING, TDUR[0]),
-        few=(SAME_RATE, "OPD, exact KL", KINDS[0]),
     ),
     "long": Plan("As mid, for twice as long.", "student", "mid", PLAIN, CLAIMS, steps=120, seeds=3),
     "stopped": Plan(

@@ -61,16 +61,24 @@ def contrast(
     found: Sequence[Found], one: str, other: str, *, temperature: float
 ) -> Estimate | None:
     """Of two methods, or of one and its teacher, on the seeds that both have."""
+    both = paired(found, one, other, temperature=temperature)
+    if not both:
+        return None
+    first, second = zip(*both.values(), strict=True)
+    return difference([r.success for r in first], [r.success for r in second])
+
+
+def paired(
+    found: Sequence[Found], one: str, other: str, *, temperature: float
+) -> dict[int, tuple[EvalResult, EvalResult]]:
+    """What `contrast` compares, by seed."""
     named = {f.cell.method: f for f in found}
     sides = named.get(one), named.get(one if other == TEACHER else other)
     if sides[0] is None or sides[1] is None:
-        return None
+        return {}
     first = sides[0].results("final", temperature)
     second = sides[1].results("teacher" if other == TEACHER else "final", temperature)
-    both = sorted(first.keys() & second.keys())
-    if not both:
-        return None
-    return difference([first[s].success for s in both], [second[s].success for s in both])
+    return {seed: (first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())}
 
 
 def strangers(found: Sequence[Found]) -> list[int]:

@@ -10,24 +10,24 @@ import numpy as np
 from atod_jax.results import plots
 from atod_jax.results.tables import markdown_table
 from atod_jax.studies.evidence import over_seeds_text
-from atod_jax.studies.found import TEACHER, Found, by_seed, contrast, temperatures
+from atod_jax.studies.found import TEACHER, Found, by_seed, paired, temperatures
 from atod_jax.studies.plan import Study, common_contrasts
 
 PICTURE = "levels.png"
 TITLE = "Against the teacher's level"
 ABOUT = (
     "Settings that differ in their teacher only, from the worst to the best. Lines join the means "
-    "over seeds at the teachers' mean level, a dot is a seed; in braces the 95 % interval over "
-    "**seeds**. Temperature "
+    "over seeds at the teachers' mean level, a dot is a seed at its own teacher's; in braces the "
+    "95 % interval over **seeds**. Temperature "
 )
 
 
 class Level(NamedTuple):
-    """A setting: what its teachers solve, and how methods differ there; shares, one a seed."""
+    """A setting: what its teachers solve, and how methods differ there; shares by seed."""
 
     setting: str
-    teacher: Sequence[float]
-    differences: Mapping[str, Sequence[float]]
+    teacher: Mapping[int, float]
+    differences: Mapping[str, Mapping[int, float]]
 
 
 def levels(study: Study, every: Mapping[str, Sequence[Found]], *, out: Path) -> str:
@@ -40,20 +40,23 @@ def levels(study: Study, every: Mapping[str, Sequence[Found]], *, out: Path) -> 
     known = []
     for name, found in zip(study.axis, along, strict=True):
         teacher = by_seed(found, TEACHER, temperature)
-        estimates = {
-            f"{one} - {other}": e.per_seed
+        by_pair = {
+            f"{one} - {other}": {
+                seed: a.rate().value - b.rate().value
+                for seed, (a, b) in paired(found, one, other, temperature=temperature).items()
+            }
             for one, other in common
-            if (e := contrast(found, one, other, temperature=temperature))
         }
-        if estimates and teacher:
-            solved = [r.rate().value for r in teacher.values()]
-            known.append(Level(name, solved, estimates))
+        differences = {pair: by for pair, by in by_pair.items() if by}
+        if differences and teacher:
+            solved = {seed: result.rate().value for seed, result in teacher.items()}
+            known.append(Level(name, solved, differences))
     if len(known) < 2:
         return ""
     names = list(dict.fromkeys(name for level in known for name in level.differences))
     rows = [
-        [level.setting, over_seeds_text(level.teacher),
-         *(over_seeds_text(level.differences[n], "+") if n in level.differences else ""
+        [level.setting, over_seeds_text([*level.teacher.values()]),
+         *(over_seeds_text([*level.differences[n].values()], "+") if n in level.differences else ""
            for n in names)]
         for level in known
     ]  # fmt: skip
@@ -66,12 +69,14 @@ def _draw(path: Path, known: Sequence[Level], names: Sequence[str]) -> None:
     figure, axes = plots.success_figure("difference (points)")
     for number, name in enumerate(names):
         there = [level for level in known if name in level.differences]
-        style, x = plots.line_style(number), [100 * np.mean(level.teacher) for level in there]
-        y = [100 * np.mean(level.differences[name]) for level in there]
+        style = plots.line_style(number)
+        x = [100 * np.mean([*level.teacher.values()]) for level in there]
+        y = [100 * np.mean([*level.differences[name].values()]) for level in there]
         axes.plot(x, y, color=style.colour, ls=style.dashes, label=name)
-        for at, level in zip(x, there, strict=True):
-            seeds = 100 * np.array(level.differences[name])
-            axes.plot([at] * len(seeds), seeds, "o", color=style.colour, ms=4, alpha=0.6)
+        for level in there:
+            for seed, value in level.differences[name].items():
+                at = 100 * level.teacher.get(seed, np.nan)
+                axes.plot(at, 100 * value, "o", color=style.colour, ms=4, alpha=0.6)
     axes.axhline(0.0, color="0.5", lw=0.8)
     axes.autoscale(axis="y")
     axes.set_xlabel("held-out tasks that the teacher solves (%)")

@@ -37,6 +37,9 @@ HOW = (
 )
 
 
+RANGES = 3  # in a picture; more hide each other
+
+
 def write_study(study: Study, shelf: Shelf) -> Path:
     """Writes study.md and a picture per setting, from the runs that are finished."""
     parts, later = [f"# {study.title}", study.about, HOW, power(study)], []
@@ -157,8 +160,10 @@ def _seeds(estimate: Estimate, sign: str = "") -> str:
 
 
 def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:
-    """Mean curves over seeds with the range of the seeds, and the teacher's mean as a level."""
+    """Mean curves over seeds, the range of the seeds of the first methods, and the teacher's mean
+    as a level."""
     figure, axes = plots.success_figure("held-out tasks solved (%)", 4.6)
+    most = max(len(f.runs) for f in found)
     for number, f in enumerate(found):
         by_step = curve_points(f.runs.values())
         if by_step:
@@ -166,15 +171,19 @@ def _draw(path: Path, setting: Setting, found: Sequence[Found]) -> None:
             low, high, mean = (
                 list(map(of, by_step.values())) for of in (min, max, statistics.fmean)
             )
-            axes.fill_between(steps, low, high, color=style.colour, alpha=0.12, lw=0)
-            axes.plot(steps, mean, color=style.colour, ls=style.dashes, label=f.cell.method)
+            if number < RANGES:
+                axes.fill_between(steps, low, high, color=style.colour, alpha=0.12, lw=0)
+            fewer = f" ({len(f.runs)} seeds)" if len(f.runs) < most else ""  # other models too
+            label = f"{f.cell.method}{fewer}"
+            axes.plot(steps, mean, color=style.colour, ls=style.dashes, label=label)
     temperature = max(temperatures(found), default=1.0)
     teachers = by_seed(found, TEACHER, temperature)
     if teachers:
         colour, dashes = plots.level_style(0)
         mean = statistics.fmean(100 * r.rate().value for r in teachers.values())
         axes.axhline(mean, color=colour, ls=dashes, label="teacher")
-    axes.set_title(f"{setting.name}: mean over seeds, and their range", fontsize=11)
+    over = f"mean over {most} seeds, and their range" if most > 1 else "one seed"
+    axes.set_title(f"{setting.name}: {over}", fontsize=11)
     figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     plots.save(figure, path)
 
