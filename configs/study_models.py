@@ -14,6 +14,7 @@ MODELS: dict[str, tuple[str, str, Options]] = {
     "student": (f"{SFT}:stage=student", "base", {}),
     "weak": (f"{SFT}:stage=student_weak", "", {}),
     "early": (f"{SFT}:stage=student_early", "", {}),
+    "half": (f"{SFT}:stage=student_base,steps=120", "", {}),
     "good-sft": (f"{SFT}:stage=teacher_good", "", {}),
     "good": (f"{RL}:steps=24", "good-sft", {"algorithm.grpo.reward.invalid_penalty": 0.1}),
     "stopped": (f"{SFT}:stage=teacher_mid", "", {}),

@@ -116,6 +116,14 @@ SETTINGS = {
         CLAIMS,
         seeds=3,
     ),
+    "half": Plan(
+        "A student that was stopped halfway, and the mediocre teacher.",
+        "half",
+        "mid",
+        PLAIN,
+        CLAIMS,
+        seeds=3,
+    ),
     "thoughts": Plan(
         "Answers are a short thought and a command, about 20 tokens; nothing rises after 12 steps.",
         "student-thoughts",
