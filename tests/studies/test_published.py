@@ -39,6 +39,7 @@ ROWS = {  # of README -> settings
     "commands, bad teacher": "stopped",
     "commands, middle teacher": "mid",
     "commands, good teacher": "good",
+    "a student that saw messy play only": "weak",
     "thoughts of 20 tokens": "thoughts",
     "thoughts in an order that the teacher seldom uses": "turned",
     "thoughts in an order that it never saw": "foreign",
