@@ -63,7 +63,7 @@ class Plan(NamedTuple):
 THINKING = "configs/household.py:thoughts,"
 ALL = (*PLAIN, SAME_RATE, *KINDS)
 ASKED = (*CLAIMS, *AT_RATE, *TDUR)  # of all of them
-FEW = ("GRPO", "OPD", SAME_RATE, *KINDS[1:])
+FEW = ("GRPO", "OPD", SAME_RATE, *KINDS[2:])
 TERSE = {  # what a shop and a world of questions have in common
     "rollout.group": 8,
     "packing.minibatch_rows": 256,
@@ -163,7 +163,7 @@ SETTINGS = {
         ALL,
         ASKED,
         config="configs/household.py:rooms=large,",
-        seeds=3,
+        few=FEW,
     ),
     "shop": Plan(
         "The built-in shop with its shipped models; seeds differ in training alone.",

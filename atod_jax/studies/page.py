@@ -51,7 +51,7 @@ def write_study(study: Study, shelf: Shelf) -> Path:
             parts += _section(setting, found, planned=planned, shelf=shelf)
         else:
             later.append(f"{setting.name} ({setting.about.rstrip('.')})")
-    parts += [levels(study, every, out=shelf.out), pooled(study, every), outcome(every)]
+    parts += [levels(study, every, out=shelf.out), pooled(study, every), outcome(every, study.axis)]
     parts += _tuning(study.jobs, shelf)
     if later:
         parts.append(f"Planned, and not begun: {'; '.join(later)}.")
@@ -73,10 +73,10 @@ def power(study: Study) -> str:
     return (
         f"Where the difference of two methods varies from seed to seed by a standard deviation of "
         f"{study.spread:g} points, the smallest true difference that is seen four times in five is "
-        f"{', '.join(seen)}; what it was in fact stands in the last column of the tables. A true "
-        "difference that is smaller will often be missed: an interval that holds zero does not "
-        f"deny it. There are {intervals} differences at each temperature, of which one in "
-        "twenty excludes zero by chance alone."
+        f"{', '.join(seen)} (in fact: `smallest seen` of each difference). A true one that is "
+        "smaller will often be missed: an interval that holds zero does not deny it. There are "
+        f"{intervals} differences at each temperature, of which one in twenty excludes zero by "
+        "chance alone."
     )
 
 

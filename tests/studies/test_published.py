@@ -40,6 +40,7 @@ ROWS = {  # of README -> settings
     "commands, middle teacher": "mid",
     "commands, good teacher": "good",
     "a student that saw messy play only": "weak",
+    "a student that was stopped halfway": "half",
     "thoughts of 20 tokens": "thoughts",
     "thoughts in an order that the teacher seldom uses": "turned",
     "thoughts in an order that it never saw": "foreign",
@@ -74,3 +75,18 @@ def test_README_and_the_answers_say_what_the_page_says(page):
     assert len(intervals(answers)) > 10
     assert intervals(section) <= intervals(page)
     assert intervals(answers) <= intervals(page)
+
+
+def test_README_says_of_the_quickstart_what_its_five_seeds_came_to(page):
+    rows = re.findall(r"^\| temperature (.*)$", (REPO / "README.md").read_text(), re.M)
+    assert len(rows) == 2
+    for temperature, *said in map(cells, rows):
+        section = page.partition(f"### quickstart at temperature {temperature}\n")[2]
+        found = {}
+        for line in section.partition("\n### ")[0].splitlines():
+            if line.startswith("|") and "/" in line:
+                name, mean, by_seed, _ = cells(line)
+                seeds = sorted(by_seed.split(" / "), key=float)
+                found[name] = mean.split()[0], f"{mean.split()[0]} ({seeds[0]} to {seeds[-1]})"
+        names = ("*before training*", "ATOD", "*teacher*", "ATOD - teacher")
+        assert said == [found[name][i] for name, i in zip(names, (0, 1, 0, 1), strict=True)]
