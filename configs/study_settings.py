@@ -84,7 +84,14 @@ SETTINGS = {
         (*PLAIN, SAME_RATE, "OPD, exact KL", "ATOD, not annealed", KINDS[0]),
         (*CLAIMS, *AT_RATE, *EXACT, *ANNEALING, TDUR[0]),
     ),
-    "long": Plan("As mid, for twice as long.", "student", "mid", PLAIN, CLAIMS, steps=120, seeds=3),
+    "long": Plan(
+        "As mid, for twice as long.",
+        "student",
+        "mid",
+        (*PLAIN, SAME_RATE),
+        (*CLAIMS, *AT_RATE),
+        steps=120,
+    ),
     "stopped": Plan(
         "An un-sharpened student and a bad teacher, which was stopped early; commands of 3 to 6 "
         "tokens.",

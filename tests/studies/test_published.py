@@ -38,6 +38,7 @@ def test_the_results_of_STUDY_md_are_those_of_the_page(page):
 ROWS = {  # of README -> settings
     "commands, bad teacher": "stopped",
     "commands, middle teacher": "mid",
+    "the same, 120 steps instead of 60": "long",
     "commands, good teacher": "good",
     "a student that saw messy play only": "weak",
     "a student that was stopped halfway": "half",
