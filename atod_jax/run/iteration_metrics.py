@@ -136,10 +136,10 @@ class Judge:
     """A callable (step, scalars) -> what to say, once each, of a run that will not learn."""
 
     def __init__(self) -> None:
-        self._idle = 0  # steps in a row without a gradient
+        self._idle = 0  # steps in a row without a signal
 
     def __call__(self, step: int, scalars: Mapping[str, float]) -> list[str]:
-        self._idle = 0 if scalars["update/grad_norm"] else self._idle + 1
+        self._idle = 0 if has_signal(scalars) else self._idle + 1
         return [text for text in (foreign_wording(step, scalars), no_signal(self._idle)) if text]
 
 
@@ -156,12 +156,20 @@ def foreign_wording(step: int, scalars: Mapping[str, float]) -> str:
     )
 
 
+def has_signal(scalars: Mapping[str, float]) -> bool:
+    """Whether a step had anything to learn from: without a teacher and with no reward that differs
+    an entropy bonus still has a gradient, which only makes the student less sure."""
+    silent = "kl/token" not in scalars and scalars.get("rl/abs_mean") == 0
+    return bool(scalars["update/grad_norm"]) and not silent
+
+
 def no_signal(steps: int) -> str:
-    """What to say of so many steps in a row whose gradient was zero."""
+    """What to say of so many steps in a row without a signal."""
     if steps != PATIENCE:
         return ""
     return (
-        f"the gradient was zero for {PATIENCE} steps: where all episodes of a task end alike "
-        "(rollout/mixed_groups) a reward says nothing; take easier tasks, larger groups, a student "
+        f"for {PATIENCE} steps there was nothing to learn from: where all episodes of a task end "
+        "alike (rollout/mixed_groups) a reward says nothing, and an entropy bonus or the "
+        "optimizer's memory alone moves the weights; take easier tasks, larger groups, a student "
         "that solves some of them, or a teacher"
     )

@@ -175,12 +175,26 @@ def test_a_gap_of_nats_that_does_not_fall_is_told_once(step, gap, told):
     assert ("3.0 nats" in text) == told
 
 
+def step(norm, **more):
+    return {"update/grad_norm": norm} | {name.replace("_", "/", 1): x for name, x in more.items()}
+
+
 @pytest.mark.parametrize(
-    ("norms", "times"), [([0.0] * 25, 1), ([0.0] * 9 + [1.0] + [0.0] * 9, 0), ([0.3] * 25, 0)]
+    ("steps", "times"),
+    [
+        ([step(0.0)] * 25, 1),
+        ([step(0.0)] * 9 + [step(1.0)] + [step(0.0)] * 9, 0),
+        ([step(0.3)] * 25, 0),
+        # an entropy bonus alone has a gradient
+        ([step(1e-3, rl_abs_mean=0.0)] * 25, 1),
+        ([step(1e-3, rl_abs_mean=0.0)] * 9 + [step(1.0, rl_abs_mean=0.1)] * 9, 0),
+        # the teacher speaks where no reward does
+        ([step(1.0, rl_abs_mean=0.0, kl_token=0.5)] * 25, 0),
+    ],
 )
-def test_steps_without_a_gradient_are_told(norms, times):
+def test_steps_without_a_signal_are_told_once(steps, times):
     judge = Judge()
-    said = [judge(step, {"update/grad_norm": norm}) for step, norm in enumerate(norms)]
+    said = [judge(number, scalars) for number, scalars in enumerate(steps)]
     assert [text for (text,) in filter(None, said)] == [no_signal(10)] * times
 
 
