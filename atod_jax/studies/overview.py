@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
+from atod_jax.results.intervals import EvalResult
 from atod_jax.results.tables import markdown_table
 from atod_jax.studies.evidence import over_seeds_text
 from atod_jax.studies.found import TEACHER, Found, by_seed, contrast, temperatures
@@ -17,17 +18,18 @@ def overview(study: Study, every: Mapping[str, Sequence[Found]]) -> str:
     temperature = max((t for found in begun.values() for t in temperatures(found)), default=1.0)
     there = {f.cell.method for found in begun.values() for f in found}
     methods = [m for m in dict.fromkeys(cell.method for cell in study.cells) if m in there]
-    rows = [
-        [name, _of_all(found, "start", temperature), _of_all(found, TEACHER, temperature)]
-        + [_of_all([f for f in found if f.cell.method == m], "final", temperature) for m in methods]
-        for name, found in begun.items()
-    ]
+    rows = []
+    for name, found in begun.items():
+        seeds = _common_seeds(found, temperature)
+        by_method = {f.cell.method: f.results("final", temperature) for f in found}
+        roles = [by_seed(found, role, temperature) for role in ("start", TEACHER)]
+        cells = [*roles, *(by_method.get(method, {}) for method in methods)]
+        rows.append([name, len(seeds), *(_mean_of(results, seeds) for results in cells)])
     about = (
-        f"Percent solved at temperature {temperature:g}, mean over the seeds that are finished, in "
-        "parentheses how many these are. Methods with other seeds began with other models: their "
-        "differences stand below, seed by seed."
+        f"Percent solved at temperature {temperature:g}, mean over the seeds that all methods of "
+        "the setting have. What more seeds say stands below."
     )
-    table = markdown_table(["setting", "before", TEACHER, *methods], rows)
+    table = markdown_table(["setting", "seeds", "before", TEACHER, *methods], rows)
     return f"## At a glance\n\n{about}\n\n{table}"
 
 
@@ -57,9 +59,17 @@ def pooled(study: Study, every: Mapping[str, Sequence[Found]]) -> str:
     return f"## Over settings\n\n{about}\n\n{table}"
 
 
-def _of_all(found: Sequence[Found], role: str, temperature: float) -> str:
-    results = by_seed(found, role, temperature)
-    if not results:
+def _common_seeds(found: Sequence[Found], temperature: float) -> set[int]:
+    """Seeds that all methods have, so that a row compares like with like; a method that shares none
+    with those before it is left out."""
+    common: set[int] = set()
+    for f in found:
+        seeds = set(f.results("final", temperature))
+        common = (common & seeds) or common or seeds
+    return common
+
+
+def _mean_of(results: Mapping[int, EvalResult], seeds: set[int]) -> str:
+    if not seeds or not seeds <= results.keys():
         return ""
-    solved = statistics.fmean(100 * result.rate().value for result in results.values())
-    return f"{solved:.1f} ({len(results)})"
+    return f"{statistics.fmean(100 * results[seed].rate().value for seed in seeds):.1f}"
