@@ -63,7 +63,7 @@ class Plan(NamedTuple):
 THINKING = "configs/household.py:thoughts,"
 ALL = (*PLAIN, SAME_RATE, *KINDS)
 ASKED = (*CLAIMS, *AT_RATE, *TDUR)  # of all of them
-FEW = ("GRPO", "OPD", SAME_RATE, *KINDS[2:])
+FEW = (SAME_RATE, *KINDS[2:])
 TERSE = {  # what a shop and a world of questions have in common
     "rollout.group": 8,
     "packing.minibatch_rows": 256,
