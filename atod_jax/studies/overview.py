@@ -1,7 +1,8 @@
 """All settings and methods of a study in one table, and what methods differ by over several."""
 
+import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from atod_jax.results.intervals import EvalResult
 from atod_jax.results.tables import markdown_table
@@ -20,14 +21,14 @@ def overview(study: Study, every: Mapping[str, Sequence[Found]]) -> str:
     methods = [m for m in dict.fromkeys(cell.method for cell in study.cells) if m in there]
     rows = []
     for name, found in begun.items():
-        seeds = _common_seeds(found, temperature)
         by_method = {f.cell.method: f.results("final", temperature) for f in found}
         roles = [by_seed(found, role, temperature) for role in ("start", TEACHER)]
         cells = [*roles, *(by_method.get(method, {}) for method in methods)]
-        rows.append([name, len(seeds), *(_mean_of(results, seeds) for results in cells)])
+        for seeds in _shared_seeds(by_method.values()):
+            rows.append([name, len(seeds), *(_mean_of(results, seeds) for results in cells)])
     about = (
-        f"Percent solved at temperature {temperature:g}, mean over the seeds that all methods of "
-        "the setting have. What more seeds say stands below."
+        f"Percent solved at temperature {temperature:g}. The numbers of a row are means over the "
+        "same seeds; where some methods have fewer seeds, a further row compares all methods."
     )
     table = markdown_table(["setting", "seeds", "before", TEACHER, *methods], rows)
     return f"## At a glance\n\n{about}\n\n{table}"
@@ -59,17 +60,15 @@ def pooled(study: Study, every: Mapping[str, Sequence[Found]]) -> str:
     return f"## Over settings\n\n{about}\n\n{table}"
 
 
-def _common_seeds(found: Sequence[Found], temperature: float) -> set[int]:
-    """Seeds that all methods have, so that a row compares like with like; a method that shares none
-    with those before it is left out."""
-    common: set[int] = set()
-    for f in found:
-        seeds = set(f.results("final", temperature))
-        common = (common & seeds) or common or seeds
-    return common
+def _shared_seeds(each: Iterable[Iterable[int]]) -> list[frozenset[int]]:
+    """Sets of seeds that two methods share, the most seeds first; a setting's only method has its
+    own. A row of such a set compares like with like."""
+    own = [seeds for one in each if (seeds := frozenset(one))]
+    shared = {one & other for one, other in itertools.combinations(own, 2)} - {frozenset()}
+    return sorted(shared or set(own), key=lambda seeds: (-len(seeds), sorted(seeds)))
 
 
-def _mean_of(results: Mapping[int, EvalResult], seeds: set[int]) -> str:
-    if not seeds or not seeds <= results.keys():
+def _mean_of(results: Mapping[int, EvalResult], seeds: frozenset[int]) -> str:
+    if not seeds <= results.keys():
         return ""
     return f"{statistics.fmean(100 * results[seed].rate().value for seed in seeds):.1f}"

@@ -22,7 +22,7 @@ from atod_jax.results.lock import locked
 from atod_jax.studies import making
 from atod_jax.studies.finished import KEPT, Shelf
 from atod_jax.studies.found import found_in
-from atod_jax.studies.overview import pooled
+from atod_jax.studies.overview import overview, pooled
 from atod_jax.studies.plan import Cell, Job, Setting, Study, to_make
 
 STAND_IN = """
@@ -344,10 +344,10 @@ def test_a_run_without_an_evaluation_at_its_end_is_told(told, tmp_path):
     assert words in (tmp_path / "out/study.md").read_text()
 
 
-def test_differences_are_pooled_over_settings_and_seeds(tmp_path):
+def test_differences_are_pooled_over_settings_and_seeds_and_a_row_compares_the_same_seeds(tmp_path):
     solved = {
-        "a/atod-0": 0.5, "a/opd-0": 0.4, "a/atod-1": 0.6, "a/opd-1": 0.4, "b/atod-0": 0.8,
-        "b/opd-0": 0.5, "b/atod-1": 0.9,
+        "a/atod-0": 0.5, "a/opd-0": 0.4, "a/atod-1": 0.6, "a/opd-1": 0.4, "a/grpo-0": 0.3,
+        "b/atod-0": 0.8, "b/opd-0": 0.5, "b/atod-1": 0.9,
     }  # fmt: skip
     shelf = Shelf(tmp_path)
     for name, share in solved.items():
@@ -356,13 +356,19 @@ def test_differences_are_pooled_over_settings_and_seeds(tmp_path):
     settings = tuple(Setting(name, "About.", (("atod", "opd"),)) for name in "ab")
     cells = tuple(
         Cell(setting, method, {int(n[-1]): n for n in solved if n[:-2] == f"{setting}/{method}"})
-        for setting in "ab" for method in ("atod", "opd")
+        for setting in "ab" for method in ("atod", "opd", "grpo")
     )  # fmt: skip
     jobs = tuple(Job(name, "x", int(name[-1])) for name in solved)
     about = Study("t", "a", settings, jobs, cells, pooled=("a", "b"))
-    text = pooled(about, {name: found_in(about, name, shelf) for name in "ab"})
+    every = {name: found_in(about, name, shelf) for name in "ab"}
+    text = pooled(about, every)
     # +10, +20 and +30 points: 4.303 standard errors of 10 / sqrt(3) each way; b/1 has no pair
     assert text.splitlines()[-1] == "| atod - opd | +20.0 {-4.8, +44.8} (3) |"
+    rows = [line.split(" | ") for line in overview(about, every).splitlines()[-3:]]
+    assert [[row[0], row[1], *row[4:]] for row in rows] == [
+        ["| a", "2", "55.0", "40.0", " |"], ["| a", "1", "50.0", "40.0", "30.0 |"],
+        ["| b", "1", "80.0", "50.0", " |"],
+    ]  # fmt: skip
 
 
 def test_methods_that_began_with_other_models_are_told(told, tmp_path):
