@@ -15,6 +15,7 @@ METHODS: dict[str, Options] = {
     "OPD, exact KL": {"algorithm.name": "opd", "algorithm.opd.exact": True},
     # its steps are kept, for what `signals` says of them
     "ATOD": {"algorithm.name": "atod", "save_every": 10, "keep_checkpoints": 99},
+    "ATOD, exact KL": {"algorithm.name": "atod", "algorithm.atod.token_signal": "exact"},
     "ATOD, not annealed": {"algorithm.name": "atod", "algorithm.atod.anneal.kind": "constant"},
     "ATOD, uniform": {"algorithm.name": "atod", "algorithm.atod.weighting": "uniform"},
     # T-DUR's mean length in thoughts, turned and large at step 20 (0.86, 0.50, 0.75 of uniform
@@ -41,7 +42,8 @@ ANNEALING = (("ATOD", "ATOD, not annealed"),)
 KINDS = ("ATOD, uniform", SMALLER, "ATOD, mean kept", "ATOD, token weights", "ATOD, other sign")
 TDUR = (*((method, KINDS[0]) for method in ("ATOD", *KINDS[1:])), ("ATOD", SMALLER))
 PLAIN, TAUGHT = ("GRPO", "OPD", "ATOD"), ("OPD", "ATOD")
-EXACT = (("OPD, exact KL", "OPD"),)
+EXACT = (("OPD, exact KL", "OPD"), ("ATOD", "OPD, exact KL"))
+NAMED = (*EXACT, ("ATOD, exact KL", "OPD, exact KL"), ("ATOD, exact KL", "ATOD"))
 AT_RATE = (("ATOD", SAME_RATE),)
 
 
@@ -186,10 +188,13 @@ SETTINGS = {
         "The built-in world of questions with its shipped models; seeds differ in training alone.",
         "searchqa/student",
         "searchqa/teacher",
-        PLAIN,
-        CLAIMS,
+        (*PLAIN, "OPD, exact KL", "ATOD, exact KL"),
+        (*CLAIMS, *NAMED),
         config="configs/searchqa.py:smoke,",
         options={**TERSE, "rollout.tasks": 12},
         seeds=3,
     ),
 }
+SETTINGS["questions-long"] = SETTINGS["questions"]._replace(
+    about="As questions, for four times as long.", steps=240
+)
