@@ -43,7 +43,6 @@ KINDS = ("ATOD, uniform", SMALLER, "ATOD, mean kept", "ATOD, token weights", "AT
 TDUR = (*((method, KINDS[0]) for method in ("ATOD", *KINDS[1:])), ("ATOD", SMALLER))
 PLAIN, TAUGHT = ("GRPO", "OPD", "ATOD"), ("OPD", "ATOD")
 EXACT = (("OPD, exact KL", "OPD"), ("ATOD", "OPD, exact KL"))
-NAMED = (*EXACT, ("ATOD, exact KL", "OPD, exact KL"), ("ATOD, exact KL", "ATOD"))
 AT_RATE = (("ATOD", SAME_RATE),)
 
 
@@ -189,7 +188,12 @@ SETTINGS = {
         "searchqa/student",
         "searchqa/teacher",
         (*PLAIN, "OPD, exact KL", "ATOD, exact KL"),
-        (*CLAIMS, *NAMED),
+        (
+            *CLAIMS,
+            *EXACT,
+            ("ATOD, exact KL", "OPD, exact KL"),
+            ("ATOD, exact KL", "ATOD"),
+        ),
         config="configs/searchqa.py:smoke,",
         options={**TERSE, "rollout.tasks": 12},
         seeds=3,
